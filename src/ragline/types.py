@@ -106,8 +106,10 @@ class Fusion:
 
 @dataclass(frozen=True, slots=True)
 class NamespaceSettings:
-    """What an owner may choose for a namespace. `fields` and the chunk sizes take effect for an epoch (`ragline reindex`).
+    """What an owner may choose for a namespace.
 
+    A change of `fusion` holds at once; of `fields`, from the next epoch (`ragline reindex`); of the chunk sizes, for what
+    is parsed from then on (`ragline reindex --reparse` for the rest).
     Units: `chunk_tokens`, `overlap_tokens` in the embedder's own tokens.
     """
 
@@ -123,13 +125,15 @@ class Epoch:
     """A namespace's serving state as one immutable snapshot. A query reads one, once; the label is in every cache key."""
 
     namespace: str
+    uid: str
     label: str
     vectors: str
     """Physical collection in the vector store."""
     keywords: str
     """Physical index in the keyword engine."""
     space: Space
-    settings: NamespaceSettings
+    fields: Mapping[str, FieldType]
+    """The declared metadata fields, as these collections were built with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +141,8 @@ class Namespace:
     """One isolated corpus. `sequence` counts accepted changes; `visible` moves whenever what a reader may see has moved."""
 
     name: str
+    uid: str
+    """Random; stands in the names of its collections and blobs, so that a namespace made anew under an old name is empty."""
     sequence: int
     visible: int
     settings: NamespaceSettings
@@ -151,7 +157,10 @@ class Document:
 
     revision: sequence of its last accepted change (a delete is one).   content: sequence of its last accepted bytes.
     live:     the content that is indexed and served, or None.          settled: the last revision whose work is done:
-              work is due exactly while ``settled < revision``, or while `sweep` says that rows of older contents remain.
+              work is due exactly while ``settled < revision``, or while `sweep` says that older contents remain.
+    blob:     the folder of `content`: the bytes, the text and its chunks, the vectors.  `live_blob`: that of `live`.
+    garbage:  folders of contents that were replaced.
+    title:    `given_title`, else what the parser found, else the last part of the uri.
     Units:    `size` in bytes, times in seconds since 1970.
     """
 
@@ -159,13 +168,17 @@ class Document:
     namespace: str
     uri: str
     title: str
-    media_type: str
+    given_title: str | None
+    media_type: str | None
     size: int
     revision: int
     content: int
     live: int | None
     settled: int
-    sweep: bool
+    blob: str | None
+    live_blob: str | None
+    garbage: tuple[str, ...]
+    sweep: int
     state: State
     reason: str | None
     attempt: int

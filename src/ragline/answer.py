@@ -1,0 +1,157 @@
+"""From passages to a checked answer.
+
+    search ─▶ pack ─▶ prompt ─▶ generate ─▶ check citations ─▶ does it hold? ─▶ answer
+
+Generators are tried in the order of the settings. When one fails, or its answer does not hold to its passages, the
+extractive one answers instead: sentences of the passages, cited, or an honest refusal. `degraded` says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import structlog
+
+from ragline import metrics
+from ragline.citations import CitationStream, holds, is_refusal
+from ragline.errors import EngineError, Overloaded
+from ragline.generators.extractive import ExtractiveGenerator
+from ragline.prompting import build_prompt, pack
+from ragline.protocols import Embedder, Generator
+from ragline.query import Search
+from ragline.settings import QuerySettings
+from ragline.types import Answer, Passage, Prompt, Retrieved, SearchRequest, Usage
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text of the answer, to be shown behind what was shown before."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """What was shown so far does not count; another generator begins anew."""
+
+    reason: str
+
+
+Event: TypeAlias = Retrieved | Piece | Restarted | Answer
+"""In this order: Retrieved once, Piece and Restarted in between, Answer once and last."""
+
+
+class Answers:
+    def __init__(
+        self, *, search: Search, generators: Sequence[Generator], embedder: Embedder, settings: QuerySettings
+    ) -> None:
+        self._search = search
+        self._embedder = embedder
+        self._settings = settings
+        self._extractive = ExtractiveGenerator(embedder)
+        self._generators = [*generators]
+        if not any(isinstance(generator, ExtractiveGenerator) for generator in generators):
+            self._generators.append(self._extractive)
+
+    async def answer(self, request: SearchRequest) -> Answer:
+        """The answer, whole. Raises as `Search.search` does; a generator's failure is not an error here."""
+        async with aclosing(self.stream(request)) as events:
+            async for event in events:
+                if isinstance(event, Answer):
+                    return event
+        raise AssertionError("a stream ends with its answer")
+
+    async def stream(self, request: SearchRequest) -> AsyncIterator[Event]:
+        """The answer as it comes about. A consumer that leaves stops the generation."""
+        start = time.perf_counter()
+        found = await self._search.search(request)
+        packed = await asyncio.to_thread(
+            pack, found.passages, self._count_tokens, budget_tokens=self._settings.context_tokens
+        )
+        found = replace(found, passages=packed)
+        yield found
+        prompt = build_prompt(request.query, packed)
+        degraded: list[str] = []
+        for position, generator in enumerate(self._generators):
+            last = position == len(self._generators) - 1
+            attempt = _Attempt(generator, prompt, self._settings.answer_tokens, start)
+            async with aclosing(attempt.pieces()) as pieces:
+                async for piece in pieces:
+                    yield Piece(piece)
+            if not attempt.failed and (last or attempt.stands()):
+                yield attempt.answer(found, degraded, start)
+                return
+            reason = attempt.failed or "ungrounded"
+            degraded.append(f"generator:{generator.name}" if attempt.failed else "ungrounded")
+            metrics.degraded_total.labels("generator" if attempt.failed else "ungrounded").inc()
+            log.warning("generator left out", generator=generator.name, reason=reason)
+            if attempt.text:
+                yield Restarted(reason)
+        raise attempt.error or AssertionError("the last generator either answers or raises")
+
+    def _count_tokens(self, text: str) -> int:
+        return len(self._embedder.token_spans(text))
+
+
+class _Attempt:
+    """One generator's try at an answer, its citations checked while it streams."""
+
+    def __init__(self, generator: Generator, prompt: Prompt, max_tokens: int, asked_at: float) -> None:
+        self._generator = generator
+        self._prompt = prompt
+        self._max_tokens = max_tokens
+        self._asked_at = asked_at
+        self._citations = CitationStream([passage.n for passage in prompt.passages])
+        self._usage = Usage()
+        self.text = ""
+        self.failed = ""
+        self.error: EngineError | Overloaded | None = None
+
+    async def pieces(self) -> AsyncIterator[str]:
+        """What may be shown. Ends early, with `failed` set, when the generator fails."""
+        name = self._generator.name
+        start = time.perf_counter()
+        try:
+            async with aclosing(self._generator.generate(self._prompt, max_tokens=self._max_tokens)) as tokens:
+                async for token in tokens:
+                    self._usage = token.usage or self._usage
+                    if shown := self._show(self._citations.feed(token.text)):
+                        yield shown
+            if shown := self._show(self._citations.finish()):
+                yield shown
+        except (EngineError, Overloaded) as error:
+            self.failed, self.error = str(error), error
+        metrics.generation_latency_ms.labels(name).observe((time.perf_counter() - start) * 1000)
+        metrics.citations_removed_total.inc(self._citations.removed)
+        metrics.tokens_total.labels(name, "prompt").inc(self._usage.prompt_tokens)
+        metrics.tokens_total.labels(name, "completion").inc(self._usage.completion_tokens)
+
+    def stands(self) -> bool:
+        """A refusal stands, and so does an answer that cites and holds to what it cites."""
+        passages: Sequence[Passage] = self._prompt.passages
+        return is_refusal(self.text) or (bool(self._citations.citations) and holds(self.text, passages))
+
+    def answer(self, found: Retrieved, degraded: Sequence[str], start: float) -> Answer:
+        grounded = bool(self._citations.citations) and not is_refusal(self.text)
+        total = round((time.perf_counter() - start) * 1000, 3)
+        timings = {**found.timings_ms, "retrieval": found.timings_ms.get("total", 0.0), "total": total}
+        return Answer(
+            text=self.text.strip(), citations=self._citations.citations, retrieved=found, grounded=grounded,
+            generator=self._generator.name, degraded=(*found.degraded, *degraded), usage=self._usage,
+            timings_ms=timings,
+        )  # fmt: skip
+
+    def _show(self, piece: str) -> str:
+        if piece and not self.text:
+            metrics.time_to_first_token_ms.labels(self._generator.name).observe(
+                (time.perf_counter() - self._asked_at) * 1000
+            )
+        self.text += piece
+        return piece

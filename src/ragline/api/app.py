@@ -1,0 +1,124 @@
+"""The application: which routes a process serves, and what stands around them all."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ragline import __version__, metrics
+from ragline.api import answers, documents, embeddings, health, keys, namespaces, problems, search
+from ragline.api.access import Access
+from ragline.clock import Clock
+from ragline.errors import TooLarge
+from ragline.protocols import Embedder
+from ragline.registry.keys import Keys
+from ragline.settings import HttpSettings
+from ragline.system import System
+
+DESCRIPTION = "Documents in, cited answers out. Errors are RFC 9457 problem details that say what to do next."
+
+
+def gateway(system: System, *, owner_token: str) -> FastAPI:
+    """Every route."""
+    app = _app(system.settings.http, system.keys, system.clock, owner_token, _ready(system))
+    app.state.system, app.state.embedder = system, system.embedder
+    for module in (namespaces, documents, search, answers, keys, embeddings):
+        app.include_router(module.router, responses=problems.RESPONSES)
+    return app
+
+
+def retriever(system: System, *, owner_token: str) -> FastAPI:
+    """`/v1/search` only."""
+    app = _app(system.settings.http, system.keys, system.clock, owner_token, _ready(system))
+    app.state.system = system
+    app.include_router(search.router, responses=problems.RESPONSES)
+    return app
+
+
+def embedder(served: Embedder, http: HttpSettings, keys: Keys, clock: Clock, *, owner_token: str) -> FastAPI:
+    """`/v1/embeddings` only."""
+
+    async def ready() -> list[str]:
+        return []
+
+    app = _app(http, keys, clock, owner_token, ready)
+    app.state.embedder = served
+    app.include_router(embeddings.router, responses=problems.RESPONSES)
+    return app
+
+
+def _app(
+    http: HttpSettings, keys: Keys, clock: Clock, owner_token: str, ready: Callable[[], Awaitable[list[str]]]
+) -> FastAPI:
+    app = FastAPI(title="Ragline", version=__version__, description=DESCRIPTION, redoc_url=None)
+    app.state.access = Access(keys, clock, owner_token=owner_token, origins=http.cors_origins)
+    app.state.ready = ready
+    problems.install(app)
+    app.include_router(health.router)
+    app.add_middleware(_Limits, http=http)
+    if http.cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(http.cors_origins), allow_methods=["*"], allow_headers=["*"]
+        )
+    return app
+
+
+def _ready(system: System) -> Callable[[], Awaitable[list[str]]]:
+    async def missing() -> list[str]:
+        """What does not answer; asked of the engines themselves."""
+        found = []
+        for name, ask in (
+            ("registry", system.documents.waiting),
+            ("vectors", system.vectors.collections),
+            ("keywords", system.keywords.collections),
+        ):
+            try:
+                await ask()
+            except Exception as error:  # whatever it is, the process cannot answer
+                found.append(f"{name}: {error}")
+        return found
+
+    return missing
+
+
+class _Limits:
+    """Bounds the body of a request while it is read, and counts requests by route and status."""
+
+    def __init__(self, app: ASGIApp, http: HttpSettings) -> None:
+        self._app = app
+        self._http = http
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        headers = dict(scope["headers"])
+        upload = headers.get(b"content-type", b"").startswith(b"multipart/")
+        limit = self._http.max_upload_bytes if upload else self._http.max_body_bytes
+        setting = "http.max_upload_bytes" if upload else "http.max_body_bytes"
+        too_large = TooLarge(
+            f"The request's body is over {limit} bytes.",
+            next_step=f"Send less in one request, or raise {setting}.",
+            field="body",
+        )
+        read = 0
+
+        async def bounded() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > limit:
+                raise too_large
+            return message
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = getattr(scope.get("route"), "path", "other")
+                metrics.http_requests_total.labels(route, message["status"]).inc()
+            await send(message)
+
+        if int(headers.get(b"content-length", b"0") or 0) > limit:
+            return await problems.problem(too_large)(scope, receive, counted)
+        return await self._app(scope, bounded, counted)

@@ -1,0 +1,289 @@
+"""Documents: upload, list, show, original, chunks, why, retry, delete."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Annotated, Any, cast
+
+from fastapi import APIRouter, Query, Request, Response
+from starlette.datastructures import FormData, UploadFile
+
+from ragline.api.access import Reader, Writer
+from ragline.api.models import Accepted, DocumentBrief
+from ragline.errors import InvalidRequest, NotFound, Overloaded, RaglineError
+from ragline.filters import coerce_metadata, matches, parse_filters
+from ragline.registry.documents import unknown_document
+from ragline.system import System
+from ragline.types import Caller, Document, Namespace, Scope, State, Upload
+
+router = APIRouter(prefix="/v1/namespaces/{namespace}/documents", tags=["documents"])
+
+MOST_FILES = 1000
+"""Files in one request; more come in more requests."""
+
+_TEXTS = {"type": "array", "items": {"type": "string"}}
+_FORM = {
+    "type": "object",
+    "required": ["file"],
+    "properties": {
+        "file": {"type": "array", "items": {"type": "string", "format": "binary"}},
+        "uri": {**_TEXTS, "description": "One for each file; left out: the file names."},
+        "title": {**_TEXTS, "description": "One for each file; left out: found in the file."},
+        "metadata": {"type": "string", "description": "A JSON object, for every file of the request."},
+        "groups": {**_TEXTS, "description": "Who may read them; none: everyone in the namespace."},
+    },
+}
+UPLOAD = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}}
+
+
+@router.post("", status_code=202, response_model=Accepted, response_model_exclude_none=True, openapi_extra=UPLOAD)
+async def upload(
+    namespace: str, request: Request, response: Response, _: Writer, wait: bool = False,
+    wait_s: Annotated[float, Query(gt=0, le=3600)] = 300.0,
+) -> Accepted:  # fmt: skip
+    """Accept files: 202 once their bytes are safe, or, with `wait`, 200 once every one is indexed or failed.
+
+    A file that cannot be accepted has the state `refused` and its reason; the others are not touched by it.
+    """
+    system: System = request.app.state.system
+    found = await system.namespaces.get(namespace)
+    await _check_room(system)
+    async with request.form(max_files=MOST_FILES, max_fields=4 * MOST_FILES) as form:
+        files, uploads = _files(form), _uploads(form)
+        results = await asyncio.gather(*(_accept(system, found, *pair) for pair in zip(files, uploads, strict=True)))
+    taken = [result for result in results if not isinstance(result, RaglineError)]
+    if not taken:
+        raise next(result for result in results if isinstance(result, RaglineError))
+    sequence = max(sequence for _, sequence in taken)
+    documents = {document.id: document for document, _ in taken}
+    if wait:
+        revisions = {document.id: document.revision for document in documents.values()}
+        if await system.documents.settled_all(revisions, deadline_s=wait_s):
+            response.status_code = 200
+        documents = {id: await system.documents.look(id) or document for id, document in documents.items()}
+    briefs = [
+        DocumentBrief(uri=item.uri, state="refused", reason=str(result))
+        if isinstance(result, RaglineError)
+        else _brief(documents[result[0].id])
+        for item, result in zip(uploads, results, strict=True)
+    ]
+    return Accepted(documents=briefs, sequence=sequence)
+
+
+@router.get("")
+async def list_documents(
+    namespace: str, request: Request, caller: Reader, state: State | None = None, uri: str | None = None,
+    cursor: str = "", limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> dict[str, Any]:  # fmt: skip
+    """By id; `next` is the cursor of the next page, or null."""
+    system: System = request.app.state.system
+    await system.namespaces.get(namespace)
+    page = await system.documents.list(namespace, after=cursor, most=limit, state=state, uri=uri)
+    return {
+        "documents": [_full(document) for document in page if _readable(document, caller)],
+        "next": page[-1].id if len(page) == limit else None,
+    }
+
+
+@router.delete("")
+async def delete_by_filter(
+    namespace: str, request: Request, _: Writer, filters: str, dry_run: bool = False
+) -> dict[str, Any]:
+    """Delete every document whose metadata matches `filters` (JSON, as in a search)."""
+    system: System = request.app.state.system
+    found = await system.namespaces.get(namespace)
+    conditions = parse_filters(_json_object(filters, "filters"), found.settings.fields)
+    if not conditions:
+        raise InvalidRequest(
+            "filters is empty: that would delete everything.",
+            next_step=f"To delete everything, DELETE /v1/namespaces/{namespace}.",
+            field="filters",
+        )
+    deleted, sequence, after = [], found.sequence, ""
+    while page := await system.documents.list(namespace, after=after, most=500, state=None):
+        after = page[-1].id
+        for document in page:
+            fields = coerce_metadata(document.metadata, found.settings.fields)
+            if not matches(fields, frozenset(), Scope(conditions=conditions)):
+                continue
+            deleted.append(document.id)
+            if not dry_run:
+                sequence = (await system.documents.delete(namespace, document.id)).revision
+    return {"deleted": deleted, "sequence": sequence, "dry_run": dry_run}
+
+
+@router.get("/{document}")
+async def show_document(namespace: str, document: str, request: Request, caller: Reader) -> dict[str, Any]:
+    return _full(await _get(request, namespace, document, caller))
+
+
+@router.get("/{document}/original")
+async def original(namespace: str, document: str, request: Request, caller: Reader) -> Response:
+    """The bytes as they arrived, as an attachment."""
+    system: System = request.app.state.system
+    found = await _get(request, namespace, document, caller)
+    assert found.blob
+    data = await system.contents.original(await system.namespaces.get(namespace), found.id, found.blob)
+    headers = {"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"}
+    return Response(data, media_type=found.media_type or "application/octet-stream", headers=headers)
+
+
+@router.get("/{document}/chunks")
+async def chunks(namespace: str, document: str, request: Request, caller: Reader) -> dict[str, Any]:
+    """The live content's chunks, in order."""
+    system: System = request.app.state.system
+    found = await _get(request, namespace, document, caller)
+    content = None
+    if found.live is not None and found.live_blob is not None:
+        holder = await system.namespaces.get(namespace)
+        content = await system.contents.get(holder, found, found.live_blob, found.live)
+    if content is None or found.live is None:
+        raise NotFound(
+            f"Document {document} has no live content: {found.reason or found.state}.",
+            next_step=f"Ask why with `ragline documents why {document}`.",
+        )
+    return {"content": found.live, "chunks": [asdict(chunk) for chunk in content.chunks(found, found.live)]}
+
+
+@router.get("/{document}/why")
+async def why(namespace: str, document: str, request: Request, caller: Reader) -> dict[str, Any]:
+    """The document's whole story: each change, each attempt, how long it took, and what happens next."""
+    system: System = request.app.state.system
+    found = await _get(request, namespace, document, caller)
+    story = await system.documents.history(found.id)
+    return {**_full(found), "next": _next(found), "history": [asdict(entry) for entry in story]}
+
+
+@router.post("/{document}/retry", status_code=202)
+async def retry(namespace: str, document: str, request: Request, _: Writer) -> dict[str, Any]:
+    """Parse the same bytes again, as a new content."""
+    system: System = request.app.state.system
+    return _full(await system.documents.retry(namespace, document))
+
+
+@router.delete("/{document}")
+async def delete_document(namespace: str, document: str, request: Request, _: Writer) -> dict[str, Any]:
+    """Not served from this moment on."""
+    system: System = request.app.state.system
+    gone = await system.documents.delete(namespace, document)
+    return {"id": gone.id, "uri": gone.uri, "state": gone.state, "sequence": gone.revision}
+
+
+async def _get(request: Request, namespace: str, id: str, caller: Caller) -> Document:
+    """Raises NotFound, also where the caller's groups may not read it: what may not be read is not shown to exist."""
+    system: System = request.app.state.system
+    found = await system.documents.get(namespace, id)
+    if not _readable(found, caller):
+        raise unknown_document(id, namespace)
+    return found
+
+
+def _readable(document: Document, caller: Caller) -> bool:
+    """Writers and admins see the entry of every document; readers those that a search may show them."""
+    return caller.role != "read" or not document.groups or not document.groups.isdisjoint(caller.groups)
+
+
+async def _check_room(system: System) -> None:
+    waiting, most = await system.documents.waiting(), system.settings.ingest.max_waiting
+    if waiting >= most:
+        raise Overloaded(
+            f"{waiting} documents are waiting; the limit is {most}.",
+            next_step="Send this again later; `ragline documents list --state received` shows what waits.",
+            retry_after_s=10,
+        )
+
+
+async def _accept(
+    system: System, namespace: Namespace, file: UploadFile, item: Upload
+) -> tuple[Document, int] | RaglineError:
+    try:
+        data = await file.read()
+        accepted = await system.ingest.accept(namespace, Upload(**{**_words(item), "data": data}))
+    except RaglineError as error:
+        return error
+    return accepted.document, accepted.sequence
+
+
+def _words(item: Upload) -> dict[str, Any]:
+    return {name: getattr(item, name) for name in item.__dataclass_fields__}
+
+
+def _files(form: FormData) -> list[UploadFile]:
+    files = [part for part in form.getlist("file") if isinstance(part, UploadFile)]
+    if not files:
+        raise InvalidRequest(
+            "The request holds no file.", next_step="Send multipart/form-data with parts named `file`.", field="file"
+        )
+    return files
+
+
+def _uploads(form: FormData) -> list[Upload]:
+    """What the form says about each file, without its bytes."""
+    files = _files(form)
+    metadata = _json_object(str(form.get("metadata") or "{}"), "metadata")
+    groups = frozenset(_groups(form))
+    uris = _each(form, "uri", len(files), [file.filename or "" for file in files])
+    titles = _each(form, "title", len(files), [""] * len(files))
+    if not all(uri.strip() for uri in uris):
+        raise InvalidRequest("A file has no name.", next_step="Send `uri`, one for each file.", field="uri")
+    return [
+        Upload(uri=uri, data=b"", title=title or None, media_type=file.content_type, metadata=metadata, groups=groups)
+        for file, uri, title in zip(files, uris, titles, strict=True)
+    ]
+
+
+def _each(form: FormData, name: str, count: int, default: list[str]) -> list[str]:
+    given = [str(value) for value in form.getlist(name)]
+    if given and len(given) != count:
+        raise InvalidRequest(
+            f"{len(given)} values of {name} for {count} files.", next_step=f"Send one {name} a file, or none.", field=name
+        )
+    return given or default
+
+
+def _groups(form: FormData) -> Iterator[str]:
+    """`groups` may be repeated, or be one JSON list."""
+    for value in map(str, form.getlist("groups")):
+        names = _json(value, "groups") if value.lstrip().startswith("[") else [value]
+        if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
+            raise InvalidRequest("groups must be names.", next_step='Send them as ["a", "b"].', field="groups")
+        yield from names
+
+
+def _json(text: str, field: str) -> object:
+    try:
+        return cast(object, json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{field} is not valid JSON: {error}.", next_step="Correct it.", field=field) from error
+
+
+def _json_object(text: str, field: str) -> dict[str, Any]:
+    value = _json(text, field)
+    if not isinstance(value, dict):
+        raise InvalidRequest(
+            f"{field} must be a JSON object.", next_step='Send it as {"name": "value"}.', field=field
+        )
+    return value
+
+
+def _next(document: Document) -> str:
+    if document.state is State.FAILED:
+        return f"Nothing by itself: mend the cause, then upload it again or `ragline documents retry {document.id}`."
+    if document.settled < document.revision:
+        return "Work is due: a worker claims it, or is at it now."
+    return "Nothing: what was accepted last is served."
+
+
+def _brief(document: Document) -> DocumentBrief:
+    return DocumentBrief(
+        id=document.id, uri=document.uri, revision=document.revision, state=document.state, reason=document.reason
+    )
+
+
+def _full(document: Document) -> dict[str, Any]:
+    hidden = ("blob", "live_blob", "garbage", "sweep", "given_title")
+    shown = {name: value for name, value in asdict(document).items() if name not in hidden}
+    return {**shown, "groups": sorted(document.groups)}

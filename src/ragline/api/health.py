@@ -1,0 +1,35 @@
+"""Is the process alive, can it answer, and what does it measure?"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from ragline import metrics
+from ragline.system import System
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """The process is alive; says nothing of its engines."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+async def readyz(request: Request) -> JSONResponse:
+    """It can take requests: 200, or 503 with what is missing."""
+    missing = await request.app.state.ready()
+    return JSONResponse({"ready": not missing, "missing": missing}, 503 if missing else 200)
+
+
+@router.get("/metrics")
+async def exposition(request: Request) -> Response:
+    """Prometheus text format."""
+    system: System | None = getattr(request.app.state, "system", None)
+    if system is not None:
+        metrics.documents_waiting.set(await system.documents.waiting())
+    return Response(generate_latest(metrics.REGISTRY), media_type=CONTENT_TYPE_PLAIN_0_0_4)

@@ -1,0 +1,136 @@
+"""Bodies of requests and responses: the interface others script against."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ragline.types import FieldType
+
+NAMESPACE = Field("default", description="The corpus to search.", examples=["default"])
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class FusionBody(Strict):
+    method: Literal["rrf", "convex"] = "rrf"
+    weights: dict[Literal["keyword", "dense"], float] = Field({"keyword": 1.0, "dense": 1.0})
+
+
+class NamespaceBody(Strict):
+    """Settings of a namespace. Left out: as it is, or the default for a new one."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"fields": {"year": "integer"}}]})
+
+    fields: dict[str, FieldType] | None = Field(None, description="Filterable metadata; holds from the next re-index.")
+    fusion: FusionBody | None = None
+    chunk_tokens: int | None = Field(None, ge=32, le=2048, description="Largest chunk, in the embedder's tokens.")
+    overlap_tokens: int | None = Field(None, ge=0, le=512)
+
+
+class SearchBody(Strict):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"query": "How long do I have to return an item?", "top_k": 5}]},
+    )
+
+    query: str
+    namespace: str = NAMESPACE
+    top_k: int = Field(10, description="Passages returned.")
+    filters: dict[str, Any] = Field({}, description="{field: value | [values] | {gte, lte}}; all must hold.")
+    legs: list[Literal["keyword", "dense"]] = Field(["keyword", "dense"])
+    distinct: Literal["chunk", "document"] = "chunk"
+    min_sequence: int | None = Field(None, ge=0, description="Wait until every change up to it is visible.")
+
+
+class AnswerBody(Strict):
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"query": "How long do I have to return an item?"}]}
+    )
+
+    query: str
+    namespace: str = NAMESPACE
+    top_k: int = 8
+    filters: dict[str, Any] = {}
+    stream: bool = Field(False, description="Server-sent events: passages, token …, done.")
+    min_sequence: int | None = Field(None, ge=0)
+
+
+class PassageOut(BaseModel):
+    n: int
+    document: str
+    uri: str
+    title: str
+    chunk: str
+    text: str
+    start: int = Field(description="First character in the document's text.")
+    end: int
+    page: int | None = None
+    headings: list[str]
+    score: float
+    ranks: dict[str, int] = Field(description="The passage's rank in each leg that found it, from 1.")
+
+
+class SearchOut(BaseModel):
+    passages: list[PassageOut]
+    degraded: list[str] = Field(description="Steps that were skipped or failed over; empty when all is well.")
+    epoch: str
+    sequence: int = Field(description="Every change up to it was visible to this search.")
+    timings_ms: dict[str, float]
+
+
+class BatchOut(BaseModel):
+    results: list[SearchOut]
+
+
+class UsageOut(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class AnswerOut(BaseModel):
+    answer: str
+    citations: list[int] = Field(description="Numbers of the passages the answer cites.")
+    passages: list[PassageOut]
+    generator: str
+    grounded: bool = Field(description="False: the documents do not answer the question, and the answer says so.")
+    degraded: list[str]
+    usage: UsageOut
+    timings_ms: dict[str, float]
+
+
+class DocumentBrief(BaseModel):
+    id: str | None = None
+    uri: str
+    revision: int | None = None
+    state: str
+    reason: str | None = None
+
+
+class Accepted(BaseModel):
+    documents: list[DocumentBrief]
+    sequence: int = Field(description="Give it to a search as `min_sequence` to be sure of finding these.")
+
+
+class KeyBody(Strict):
+    principal: str = Field(min_length=1, max_length=200, description="Whom the key stands for; jobs belong to it.")
+    role: Literal["read", "write", "admin"] = "read"
+    namespaces: list[str] | None = Field(None, description="Where it is good; null: everywhere.")
+    groups: list[str] = Field([], description="Which documents it may read besides those open to everyone.")
+    expires_in_s: float | None = Field(None, gt=0)
+
+
+class EmbeddingsBody(BaseModel):
+    """As of the OpenAI API; `input_type` is ours."""
+
+    model: str = ""
+    input: str | list[str]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+    user: str | None = None
+    input_type: Literal["query", "document"] | None = Field(
+        None, description="Queries go first; left out: one text is a query, a list is documents."
+    )

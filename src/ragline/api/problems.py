@@ -1,0 +1,114 @@
+"""Errors as RFC 9457 problem details that say what to do next."""
+
+from __future__ import annotations
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from ragline.errors import InvalidRequest, Overloaded, RaglineError, Unauthenticated
+
+log = structlog.get_logger()
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(BaseModel):
+    """The body of every error."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "about:blank#NotFound",
+                    "title": "Not found",
+                    "status": 404,
+                    "detail": "Namespace 'hr' does not exist.",
+                    "next_step": "Create it with PUT /v1/namespaces/NAME.",
+                    "retryable": False,
+                }
+            ]
+        }
+    )
+
+    type: str = Field(description="Names the kind of error; stable.")
+    title: str
+    status: int
+    detail: str = Field(description="The thing and the reason.")
+    next_step: str = Field(description="What to do about it.")
+    retryable: bool = Field(description="Whether the same call may succeed later.")
+    field: str | None = Field(None, description="The part of the request that is wrong.")
+
+
+RESPONSES: dict[int | str, dict[str, object]] = {
+    "4XX": {"model": Problem, "description": "The request cannot be served as it is.", "content": {MEDIA_TYPE: {}}},
+    "5XX": {"model": Problem, "description": "An engine failed; see `retryable`.", "content": {MEDIA_TYPE: {}}},
+}
+
+
+def problem(error: RaglineError) -> JSONResponse:
+    kind = type(error).__name__
+    title = "".join(f" {c.lower()}" if c.isupper() and i else c for i, c in enumerate(kind))
+    body = Problem(
+        type=f"about:blank#{kind}",
+        title=title,
+        status=error.status,
+        detail=error.message,
+        next_step=error.next_step,
+        retryable=error.retryable,
+        field=error.field if isinstance(error, InvalidRequest) else None,
+    )
+    headers: dict[str, str] = {}
+    if isinstance(error, Overloaded):
+        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    elif error.status == 503:
+        headers["Retry-After"] = "1"
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = "Bearer"
+    content = body.model_dump(exclude_none=True)
+    return JSONResponse(content, error.status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of `app` with a problem."""
+
+    @app.exception_handler(RaglineError)
+    async def ours(_: Request, error: RaglineError) -> JSONResponse:
+        return problem(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
+        step = "See /docs for the request's fields."
+        if where == "groups":
+            step = "Leave it out: what a caller may read comes from its API key."
+        return problem(InvalidRequest(f"{where or 'body'}: {first['msg']}.", next_step=step, field=where or None))
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, error: HTTPException) -> JSONResponse:
+        body = Problem(
+            type="about:blank",
+            title=str(error.detail),
+            status=error.status_code,
+            detail=str(error.detail),
+            next_step="See /docs for the routes.",
+            retryable=False,
+        )
+        return JSONResponse(body.model_dump(exclude_none=True), error.status_code, error.headers, MEDIA_TYPE)
+
+    @app.exception_handler(Exception)
+    async def defect(request: Request, error: Exception) -> JSONResponse:
+        log.error("defect", path=request.url.path, exc_info=error)
+        body = Problem(
+            type="about:blank#Defect",
+            title="Defect",
+            status=500,
+            detail="Ragline failed in a way it should not.",
+            next_step="Report it with the log line of this moment.",
+            retryable=False,
+        )
+        return JSONResponse(body.model_dump(exclude_none=True), 500, media_type=MEDIA_TYPE)

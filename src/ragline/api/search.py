@@ -1,0 +1,93 @@
+"""Search: passages for a query, or for a batch of them. Answers: see `answers`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Query, Request
+from fastapi.responses import JSONResponse
+
+from ragline.api.access import Reader, allow
+from ragline.api.models import BatchOut, SearchBody, SearchOut
+from ragline.errors import InvalidRequest
+from ragline.system import System
+from ragline.types import Caller, Passage, Retrieved, SearchRequest
+
+router = APIRouter(prefix="/v1", tags=["search"])
+
+MOST_IN_BATCH = 64
+"""Queries in one request: more than a model call takes, few enough to stay inside the deadline."""
+
+
+@router.post("/search", response_model=SearchOut | BatchOut)
+async def search(
+    request: Request, caller: Reader, body: Annotated[SearchBody | list[SearchBody], Body()]
+) -> JSONResponse:
+    """Search once, or for each element of a list: `{results: […]}` in the same order."""
+    system: System = request.app.state.system
+    if isinstance(body, SearchBody):
+        return JSONResponse(retrieved_out(await system.search.search(_request(body, caller))))
+    if not 1 <= len(body) <= MOST_IN_BATCH:
+        raise InvalidRequest(
+            f"A batch of {len(body)} queries.", next_step=f"Send 1 to {MOST_IN_BATCH} in a request.", field="body"
+        )
+    results = await asyncio.gather(*(system.search.search(_request(one, caller)) for one in body))
+    return JSONResponse({"results": [retrieved_out(result) for result in results]})
+
+
+@router.get("/search", response_model=SearchOut)
+async def search_by_get(
+    request: Request, caller: Reader, q: str, namespace: str = "default", top_k: int = 10,
+    filters: Annotated[str, Query(description="JSON object")] = "{}", min_sequence: int | None = None,
+) -> JSONResponse:  # fmt: skip
+    """The same as POST, for a browser, a cache or a shell."""
+    try:
+        parsed = json.loads(filters)
+    except ValueError as error:
+        raise InvalidRequest(f"filters is not valid JSON: {error}.", next_step="Correct it.", field="filters") from error
+    if not isinstance(parsed, dict):
+        raise InvalidRequest("filters must be a JSON object.", next_step="Send {} for none.", field="filters")
+    body = SearchBody(query=q, namespace=namespace, top_k=top_k, filters=parsed, min_sequence=min_sequence)
+    system: System = request.app.state.system
+    return JSONResponse(retrieved_out(await system.search.search(_request(body, caller))))
+
+
+def _request(body: SearchBody, caller: Caller) -> SearchRequest:
+    allow(caller, "read", body.namespace)
+    return SearchRequest(
+        query=body.query, namespace=body.namespace, groups=caller.groups, top_k=body.top_k, filters=body.filters,
+        legs=tuple(body.legs), distinct=body.distinct, min_sequence=body.min_sequence,
+    )  # fmt: skip
+
+
+def retrieved_out(retrieved: Retrieved) -> dict[str, Any]:
+    """As `SearchOut`; built by hand, because a search response is the hot path."""
+    return {
+        "passages": [passage_out(passage) for passage in retrieved.passages],
+        "degraded": list(retrieved.degraded),
+        "epoch": retrieved.epoch,
+        "sequence": retrieved.sequence,
+        "timings_ms": dict(retrieved.timings_ms),
+    }
+
+
+def passage_out(passage: Passage) -> dict[str, Any]:
+    hit, chunk = passage.hit, passage.hit.chunk
+    out = {
+        "n": passage.n,
+        "document": chunk.document,
+        "uri": hit.uri,
+        "title": hit.title,
+        "chunk": chunk.id,
+        "text": chunk.text,
+        "start": chunk.start,
+        "end": chunk.end,
+        "headings": list(chunk.headings),
+        "score": hit.score,
+        "ranks": dict(hit.ranks),
+    }
+    if chunk.page is not None:
+        out["page"] = chunk.page
+    return out

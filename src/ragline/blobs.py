@@ -1,0 +1,152 @@
+"""Immutable bytes by path, in a folder or anywhere fsspec reaches.
+
+A folder is written by us, because fsspec's local writer neither syncs nor renames: an accepted document must survive
+power loss, and a reader must never see half a blob.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import cast
+
+import fsspec
+
+from ragline.errors import ConfigurationError, EngineUnavailable, MissingDependency, NotFound
+from ragline.protocols import Blobs
+
+
+def open_blobs(url: str) -> Blobs:
+    """`url`: a path, ``file:///…``, or a URL of any fsspec file system.
+
+    Raises:  MissingDependency: the package behind the scheme is not installed.  ConfigurationError: no such scheme.
+    """
+    scheme, _, rest = url.partition("://")
+    if not rest or scheme == "file":
+        return FolderBlobs(Path(rest or url))
+    try:
+        return FsspecBlobs(url)
+    except ImportError as error:
+        raise MissingDependency(f"blobs: {error}", next_step="Install it, then start again.") from error
+    except ValueError as error:
+        raise ConfigurationError(f"blobs: {error}.", next_step="Use a path or a URL that fsspec knows.") from error
+
+
+class FolderBlobs:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.absolute()
+
+    async def put(self, path: str, data: bytes, *, durable: bool = True) -> None:
+        await self._call(self._put, self._folder / path, data, durable)
+
+    async def get(self, path: str) -> bytes:
+        try:
+            return cast(bytes, await self._call((self._folder / path).read_bytes))
+        except FileNotFoundError as error:
+            raise _missing(path) from error
+
+    async def list(self, prefix: str) -> list[str]:
+        def work() -> list[str]:
+            found = (self._folder / prefix).rglob("*")
+            return sorted(p.relative_to(self._folder).as_posix() for p in found if p.is_file())
+
+        return cast("list[str]", await self._call(work))
+
+    async def delete(self, prefix: str) -> None:
+        def work() -> None:
+            target = self._folder / prefix
+            if target.is_dir():
+                shutil.rmtree(target, ignore_errors=False)
+            else:
+                target.unlink(missing_ok=True)
+
+        await self._call(work)
+
+    @staticmethod
+    def _put(target: Path, data: bytes, durable: bool) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        half = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+        try:
+            with half.open("wb") as file:
+                file.write(data)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            half.replace(target)
+        except BaseException:
+            half.unlink(missing_ok=True)
+            raise
+        if durable:
+            _sync_folder(target.parent)
+
+    async def _call(self, function: object, *args: object) -> object:
+        try:
+            return await asyncio.to_thread(function, *args)  # type: ignore[arg-type]
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise EngineUnavailable(
+                f"The blob folder did not take the call: {error.strerror or error}.",
+                next_step="Check the free space and the permissions of the data folder.",
+                engine="blobs:folder",
+            ) from error
+
+
+class FsspecBlobs:
+    """Any other file system. Object stores write whole or not at all, and durably, by themselves."""
+
+    def __init__(self, url: str) -> None:
+        self._fs, self._root = fsspec.core.url_to_fs(url)
+
+    async def put(self, path: str, data: bytes, *, durable: bool = True) -> None:
+        await self._call("makedirs", self._at(path).rsplit("/", 1)[0], exist_ok=True)
+        await self._call("pipe_file", self._at(path), data)
+
+    async def get(self, path: str) -> bytes:
+        try:
+            return cast(bytes, await self._call("cat_file", self._at(path)))
+        except FileNotFoundError as error:
+            raise _missing(path) from error
+
+    async def list(self, prefix: str) -> list[str]:
+        try:
+            found = cast("list[str]", await self._call("find", self._at(prefix)))
+        except FileNotFoundError:
+            return []
+        return sorted(path[len(self._root) :].lstrip("/") for path in found)
+
+    async def delete(self, prefix: str) -> None:
+        try:
+            await self._call("rm", self._at(prefix), recursive=True)
+        except FileNotFoundError:
+            return
+
+    def _at(self, path: str) -> str:
+        return f"{self._root.rstrip('/')}/{path}"
+
+    async def _call(self, verb: str, *args: object, **kwargs: object) -> object:
+        try:
+            return await asyncio.to_thread(getattr(self._fs, verb), *args, **kwargs)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise EngineUnavailable(
+                f"The blob store did not take the call: {error}.",
+                next_step="Check that it is reachable and that the credentials may read and write.",
+                engine=f"blobs:{self._fs.protocol if isinstance(self._fs.protocol, str) else self._fs.protocol[0]}",
+            ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _missing(path: str) -> NotFound:
+    return NotFound(f"Blob {path} is gone.", next_step="Upload the document again.")

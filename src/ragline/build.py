@@ -1,0 +1,142 @@
+"""Settings to objects: the only wiring. A vendor's module is imported only when a setting names it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ragline.answer import Answers
+from ragline.batching import BatchingEmbedder
+from ragline.blobs import open_blobs
+from ragline.clock import SystemClock
+from ragline.contents import Contents
+from ragline.epochs import Epochs
+from ragline.errors import ConfigurationError
+from ragline.ingest import Ingest
+from ragline.protocols import Embedder, Generator, KeywordIndex, VectorStore
+from ragline.query import Search
+from ragline.registry.database import Database, sqlite_url
+from ragline.registry.documents import Documents
+from ragline.registry.keys import Keys
+from ragline.registry.namespaces import Namespaces
+from ragline.settings import GeneratorSettings, Settings
+from ragline.snapshots import Snapshots
+from ragline.system import System
+from ragline.types import NamespaceSettings
+from ragline.workers import Housekeeper, IngestWorker
+
+DEFAULT_NAMESPACE = "default"
+
+
+async def build(settings: Settings) -> System:
+    """Everything of one process on the engines that `settings` name; whoever calls this holds the data folder.
+
+    Raises:  ConfigurationError: a setting, a missing package, model or file.  EngineError: an engine does not answer.
+    """
+    clock = SystemClock()
+    closers: list[Callable[[], Awaitable[None]]] = []
+    try:
+        database = await Database.open(settings.registry or sqlite_url(settings.data_dir.absolute() / "registry.sqlite"))
+        closers.append(database.aclose)
+        vectors = open_vectors(settings)
+        closers.append(vectors.aclose)
+        keywords = open_keywords(settings)
+        closers.append(keywords.aclose)
+        embedder = BatchingEmbedder(await open_embedder(settings))
+        closers.append(embedder.aclose)
+        generators = [open_generator(one, embedder) for one in settings.generators]
+        closers.extend(generator.aclose for generator in generators)
+        from ragline.parsing.pool import ParserPool
+
+        limits = settings.ingest
+        parser = ParserPool(
+            processes=limits.parse_processes, timeout_s=limits.parse_timeout_s,
+            memory_bytes=limits.parse_memory_bytes, max_text_chars=limits.max_text_chars,
+        )  # fmt: skip
+        closers.append(parser.aclose)
+        namespaces, documents = Namespaces(database, clock), Documents(database, clock)
+        contents = Contents(open_blobs(settings.blobs or str(settings.data_dir.absolute() / "blobs")))
+        snapshots = Snapshots(namespaces, clock)
+        ingest = Ingest(
+            namespaces=namespaces, documents=documents, contents=contents, parser=parser, embedder=embedder,
+            vectors=vectors, keywords=keywords, settings=settings.ingest,
+        )  # fmt: skip
+        epochs = Epochs(
+            namespaces=namespaces, documents=documents, contents=contents, ingest=ingest, vectors=vectors,
+            keywords=keywords, snapshots=snapshots, space=embedder.space,
+            drop_after_s=2 * settings.query.deadline_ms / 1000,
+        )  # fmt: skip
+        search = Search(
+            snapshots=snapshots, documents=documents, embedder=embedder, vectors=vectors, keywords=keywords,
+            settings=settings.query,
+        )  # fmt: skip
+        system = System(
+            settings=settings, clock=clock, database=database, namespaces=namespaces, documents=documents,
+            keys=Keys(database, clock), contents=contents, snapshots=snapshots, embedder=embedder, vectors=vectors,
+            keywords=keywords, ingest=ingest, epochs=epochs, search=search,
+            answers=Answers(search=search, generators=generators, embedder=embedder, settings=settings.query),
+            ingest_worker=IngestWorker(ingest=ingest, documents=documents, database=database, settings=settings.ingest),
+            housekeeper=Housekeeper(epochs=epochs, namespaces=namespaces), closers=tuple(reversed(closers)),
+        )  # fmt: skip
+        if not any(namespace.name == DEFAULT_NAMESPACE for namespace in await namespaces.list()):
+            await epochs.create_namespace(DEFAULT_NAMESPACE, NamespaceSettings())
+    except BaseException:
+        for close in reversed(closers):
+            await close()
+        raise
+    return system
+
+
+def open_vectors(settings: Settings) -> VectorStore:
+    scheme = urlsplit(settings.vectors).scheme
+    if not settings.vectors:
+        from ragline.vectors.embedded import EmbeddedVectorStore
+
+        return EmbeddedVectorStore(settings.data_dir.absolute() / "vectors")
+    raise _unknown("vectors", scheme, "leave it empty for the embedded store")
+
+
+def open_keywords(settings: Settings) -> KeywordIndex:
+    scheme = urlsplit(settings.keywords).scheme
+    if not settings.keywords:
+        from ragline.keywords.tantivy import TantivyKeywordIndex
+
+        return TantivyKeywordIndex(settings.data_dir.absolute() / "keywords")
+    raise _unknown("keywords", scheme, "leave it empty for the embedded Tantivy")
+
+
+async def open_embedder(settings: Settings) -> Embedder:
+    chosen = settings.embedder
+    url = urlsplit(chosen.url)
+    if url.scheme == "local":
+        from ragline.embedders.local import LocalEmbedder
+
+        cache_dir = settings.cache_dir or Path.home() / ".cache" / "ragline"
+        return await LocalEmbedder.load(url.netloc, source=chosen.source, cache_dir=cache_dir, threads=chosen.threads)
+    raise _unknown("embedder.url", url.scheme, "use local://MODEL")
+
+
+def open_generator(settings: GeneratorSettings, embedder: Embedder) -> Generator:
+    url = urlsplit(settings.url)
+    match url.scheme:
+        case "extractive":
+            from ragline.generators.extractive import ExtractiveGenerator
+
+            return ExtractiveGenerator(embedder)
+        case "gguf":
+            from ragline.generators.gguf import GgufGenerator
+
+            return GgufGenerator(settings)
+        case "http" | "https":
+            from ragline.generators.openai import OpenAIGenerator
+
+            return OpenAIGenerator(settings)
+    raise _unknown("generators.url", url.scheme, "use extractive://, gguf://… or http(s)://…")
+
+
+def _unknown(setting: str, scheme: str, instead: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{setting}: no adapter for the scheme {scheme!r} is part of this version.",
+        next_step=f"Correct the setting: {instead}.",
+    )

@@ -1,0 +1,86 @@
+"""Do together what has queued while the last call ran.
+
+No window, no timer: an idle system serves one item at once, a busy one serves larger and larger batches. Group commit
+in the registry, batching over callers in the embedder and one durable write for many documents are all this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Coalescer(Generic[T, R]):
+    """Calls `run` with everything that waits, one call at a time.
+
+    Shapes:  `run` gets 1..n items in arrival order and returns as many results; a result that is an exception is raised
+             to its own caller only. When `run` itself raises, every caller of that batch gets the error.
+    Limits:  a batch stops before its weights exceed `most`, but never holds less than one item.
+    Cancel:  a caller that leaves before its batch starts takes its item along; later, the work goes on for the others.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[T]], Awaitable[Sequence[R | Exception]]],
+        *,
+        most: int,
+        weigh: Callable[[T], int] = lambda _: 1,
+    ) -> None:
+        self._run = run
+        self._most = most
+        self._weigh = weigh
+        self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
+        self._drain: asyncio.Task[None] | None = None
+
+    async def __call__(self, item: T) -> R:
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._drain is None or self._drain.done():
+            self._drain = asyncio.create_task(self._work())
+        return await future
+
+    async def aclose(self) -> None:
+        """Wait for what has been handed in."""
+        if self._drain is not None:
+            await asyncio.wait([self._drain])
+
+    async def _work(self) -> None:
+        while batch := self._next():
+            try:
+                results = await self._run([item for item, _ in batch])
+            except BaseException as error:
+                for _, future in batch:
+                    if not future.done():
+                        if isinstance(error, Exception):
+                            future.set_exception(error)
+                        else:
+                            future.cancel()
+                if not isinstance(error, Exception):
+                    raise
+                continue
+            for (_, future), result in zip(batch, results, strict=True):
+                if future.done():
+                    continue
+                if isinstance(result, Exception):
+                    future.set_exception(result)
+                else:
+                    future.set_result(result)
+
+    def _next(self) -> list[tuple[T, asyncio.Future[R]]]:
+        batch: list[tuple[T, asyncio.Future[R]]] = []
+        weight = 0
+        while self._waiting:
+            item, future = self._waiting[0]
+            if future.done():
+                self._waiting.popleft()
+                continue
+            weight += self._weigh(item)
+            if batch and weight > self._most:
+                break
+            batch.append(self._waiting.popleft())
+        return batch

@@ -1,0 +1,122 @@
+"""What a content leaves in the blob store: the bytes, the text with its chunks, the vectors of each space.
+
+    {namespace}-{uid}/{document}/{blob}/original
+                                       /chunks-{content}              JSON: the text once, and the chunks as spans of it
+                                       /vectors-{content}-{space}     NumPy array, float32, (chunks, dim)
+
+Stores are derived from these: `ragline reindex` rebuilds any of them without parsing or embedding again. Only the bytes
+must survive power loss; the rest is made again when it is missing or torn.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ragline.chunking import chunk_id
+from ragline.errors import NotFound
+from ragline.protocols import Blobs, Vectors
+from ragline.types import Chunk, Document, Namespace, Space, Span
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A parsed content: its text, the title found in it, and its chunks as spans of the text."""
+
+    text: str
+    title: str | None
+    spans: tuple[Span, ...]
+
+    def chunks(self, document: Document, number: int) -> list[Chunk]:
+        """The chunks of `document` at content `number`, in order."""
+        return [
+            Chunk(
+                id=chunk_id(document.namespace, document.id, number, ordinal),
+                document=document.id,
+                content=number,
+                ordinal=ordinal,
+                text=self.text[span.start : span.end],
+                start=span.start,
+                end=span.end,
+                page=span.page,
+                headings=span.headings,
+            )
+            for ordinal, span in enumerate(self.spans)
+        ]
+
+
+class Contents:
+    """Reads and writes the blobs of contents."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+
+    async def put_original(self, namespace: Namespace, document: str, blob: str, data: bytes) -> None:
+        await self._blobs.put(f"{_folder(namespace, document, blob)}/original", data)
+
+    async def original(self, namespace: Namespace, document: str, blob: str) -> bytes:
+        """Raises NotFound."""
+        return await self._blobs.get(f"{_folder(namespace, document, blob)}/original")
+
+    async def put(self, namespace: Namespace, document: Document, content: Content) -> None:
+        spans = [(s.start, s.end, s.page, s.headings) for s in content.spans]
+        data = json.dumps({"title": content.title, "text": content.text, "spans": spans}, ensure_ascii=False)
+        path = f"{_folder(namespace, document.id, document.blob)}/chunks-{document.content}"
+        await self._blobs.put(path, data.encode("utf-8", "surrogatepass"), durable=False)
+
+    async def get(self, namespace: Namespace, document: Document, blob: str, number: int) -> Content | None:
+        """None when it is missing or torn, and must be parsed again."""
+        try:
+            data = await self._blobs.get(f"{_folder(namespace, document.id, blob)}/chunks-{number}")
+            stored = json.loads(data.decode("utf-8", "surrogatepass"))
+        except (NotFound, ValueError):
+            return None
+        spans = tuple(Span(start, end, page, tuple(headings)) for start, end, page, headings in stored["spans"])
+        return Content(stored["text"], stored["title"], spans)
+
+    async def put_vectors(self, namespace: Namespace, document: Document, space: Space, vectors: Vectors) -> None:
+        buffer = io.BytesIO()
+        np.save(buffer, vectors, allow_pickle=False)
+        path = _vectors(namespace, document, document.blob, document.content, space)
+        await self._blobs.put(path, buffer.getvalue(), durable=False)
+
+    async def vectors(
+        self, namespace: Namespace, document: Document, blob: str, number: int, space: Space, count: int
+    ) -> Vectors | None:
+        """Shapes: (count, space.dim). None when missing, torn or of another shape: they must be embedded again."""
+        try:
+            data = await self._blobs.get(_vectors(namespace, document, blob, number, space))
+            vectors = np.load(io.BytesIO(data), allow_pickle=False)
+        except (NotFound, ValueError, EOFError):
+            return None
+        return vectors if vectors.shape == (count, space.dim) else None
+
+    async def sweep(self, namespace: Namespace, document: str, garbage: Sequence[str]) -> None:
+        for blob in garbage:
+            await self._blobs.delete(_folder(namespace, document, blob))
+
+    async def keep_only(self, namespace: Namespace, document: Document) -> None:
+        """Remove what earlier parses of the same bytes have left beside the live content."""
+        if document.live_blob is None:
+            return
+        served = {document.live, document.content}
+        for path in await self._blobs.list(_folder(namespace, document.id, document.live_blob)):
+            kind, _, rest = path.rsplit("/", 1)[-1].partition("-")
+            if kind in ("chunks", "vectors") and int(rest.split("-", 1)[0]) not in served:
+                await self._blobs.delete(path)
+
+    async def delete_namespace(self, namespace: str, uid: str) -> None:
+        await self._blobs.delete(f"{namespace}-{uid}")
+
+
+def _folder(namespace: Namespace, document: str, blob: str | None) -> str:
+    assert blob, "a document that is not deleted has a blob"
+    return f"{namespace.name}-{namespace.uid}/{document}/{blob}"
+
+
+def _vectors(namespace: Namespace, document: Document, blob: str | None, number: int, space: Space) -> str:
+    return f"{_folder(namespace, document.id, blob)}/vectors-{number}-{space.id}"

@@ -1,0 +1,83 @@
+"""The data folder of the embedded engines belongs to one process at a time.
+
+Whoever holds it writes into the lock file where it answers, so that the CLI goes through it instead of failing. The
+token in there makes the reader the owner: who can read the folder can read all of it anyway, so the file is as private
+as the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ragline.errors import ConfigurationError, DataFolderInUse
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    pid: int
+    url: str | None
+    token: str
+
+
+class DataFolder:
+    """Raises ConfigurationError: the folder cannot be made or written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self._lock = FileLock(self.path / "lock", blocking=False)
+        self._card = self.path / "holder.json"
+
+    def take(self, token: str) -> None:
+        """Hold the folder until `release` or the end of the process. Raises DataFolderInUse."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock.acquire()
+        except Timeout as error:
+            holder = self.holder()
+            where = f" by process {holder.pid}" if holder and holder.pid else ""
+            where += f", which answers at {holder.url}" if holder and holder.url else ""
+            raise DataFolderInUse(
+                f"The data folder {self.path} is in use{where}.",
+                next_step="Use that one with --url, stop it, or choose another folder with --data-dir.",
+                url=holder.url if holder else None,
+            ) from error
+        except OSError as error:
+            raise ConfigurationError(
+                f"The data folder {self.path} cannot be used: {error.strerror}.",
+                next_step="Choose another one with --data-dir or RAGLINE_DATA_DIR.",
+            ) from error
+        self.announce(Holder(os.getpid(), None, token))
+
+    def announce(self, holder: Holder) -> None:
+        """Write who holds the folder and where it answers."""
+        half = self._card.with_suffix(".half")
+        descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(asdict(holder), file)
+        half.replace(self._card)
+
+    def holder(self) -> Holder | None:
+        """Who holds the folder, as it says itself; None when nobody does."""
+        probe = FileLock(self.path / "lock", blocking=False)
+        try:
+            if not self.path.is_dir():
+                return None
+            probe.acquire()
+            probe.release()
+        except Timeout:
+            try:
+                return Holder(**json.loads(self._card.read_text()))
+            except (OSError, ValueError, TypeError):
+                return Holder(0, None, "")
+        except OSError:
+            return None
+        return None
+
+    def release(self) -> None:
+        self._card.unlink(missing_ok=True)
+        self._lock.release()

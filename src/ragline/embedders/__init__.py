@@ -1,0 +1,1 @@
+"""The embedding room: one file a vendor."""

@@ -1,0 +1,249 @@
+"""The default embedder: a sentence encoder in this process, on the CPU, through ONNX Runtime.
+
+`build` makes one. Queries and documents have sessions and threads of their own, so that a query never stands behind
+ingest: document threads take short model calls, let waiting queries go first between two of them, and run at a lower
+priority. Every model call holds texts of one length: no padding, and no text that depends on its neighbours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ragline.embedders.model_files import READY_MADE, ModelFiles, Precision, damaged, locate, prepare
+from ragline.errors import EngineUnavailable
+from ragline.protocols import Purpose, Vectors
+from ragline.types import Space
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+ENGINE = "embedder:local"
+
+TOKENS_A_CALL = 256
+"""Tokens of one model call. About 30 ms on one core; more a call gains nothing (docs/adr/0003-minilm-precision.md)."""
+
+TEXTS_A_SLICE = 256
+"""Document texts that are tokenised and sorted together; bounds what a huge call holds in memory."""
+
+YIELD_S = 0.05
+"""Longest a document call waits for queries to finish, so that a flood of queries slows ingest but never stops it."""
+
+INGEST_NICENESS = 10
+"""Priority of document threads, in Unix steps below normal (Linux only): they take what queries and the loop leave."""
+
+SLOW_FUSIONS = ["SkipLayerNormFusion"]
+"""Graph rewrites that ONNX Runtime must leave: this kernel takes 7 times what its two parts take."""
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class LocalEmbedder:
+    """One model, loaded. Make it with `load`."""
+
+    def __init__(
+        self,
+        space: Space,
+        tokenizer: Tokenizer,
+        *,
+        queries: Encoder,
+        documents: Encoder,
+        threads: int,
+        query_threads: int,
+    ) -> None:
+        self.space = space
+        self._whole = tokenizer
+        self._cut = _cut_at(tokenizer, space.max_tokens)
+        self._queries = queries
+        self._documents = documents
+        self._query_threads = ThreadPoolExecutor(query_threads, "embed-query")
+        self._document_threads = ThreadPoolExecutor(threads, "embed-document", initializer=_lower_priority)
+        self._queries_in_flight = 0
+        self._no_queries = threading.Event()
+        self._no_queries.set()
+        self._closed = False
+
+    @classmethod
+    async def load(
+        cls,
+        model: str,
+        *,
+        source: str,
+        cache_dir: Path,
+        precision: Precision = "int8",
+        threads: int = 0,
+        query_threads: int = 1,
+    ) -> LocalEmbedder:
+        """Load `model`, whose files `source` names (see `model_files.locate`).
+
+        Threads: `threads` is how many document calls run at a time, 0 = one a core; `query_threads` the same for
+                 queries. A model call itself runs on one thread.
+        Raises:  MissingDependency, ConfigurationError.
+        """
+        load = partial(cls._load, model, source, cache_dir, precision, threads=threads, query_threads=query_threads)
+        return await asyncio.to_thread(load)
+
+    @classmethod
+    def _load(
+        cls, model: str, source: str, cache_dir: Path, precision: Precision, *, threads: int, query_threads: int
+    ) -> LocalEmbedder:
+        from tokenizers import Tokenizer
+
+        files = prepare(locate(source), cache_dir=cache_dir, precision=precision)
+        try:
+            tokenizer = Tokenizer.from_file(str(files.tokenizer))
+        except Exception as error:  # the library raises nothing narrower
+            raise damaged(files.tokenizer, error) from error
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        queries, documents = Encoder(files), Encoder(files)
+        probe = _cut_at(tokenizer, files.max_tokens).encode_batch_fast(["warm up, and see the dimension"])[0].ids
+        dim = queries.encode([probe]).shape[1]
+        return cls(
+            Space(model, files.revision, files.precision, dim, files.max_tokens),
+            tokenizer,
+            queries=queries,
+            documents=documents,
+            threads=threads or _cores(),
+            query_threads=query_threads,
+        )
+
+    async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Vectors:
+        """See `protocols.Embedder`. A document call is worked off by all document threads, a slice at a time."""
+        vectors = np.empty((len(texts), self.space.dim), np.float32)
+        if purpose == "document":
+            for start in range(0, len(texts), TEXTS_A_SLICE):
+                part = texts[start : start + TEXTS_A_SLICE]
+                vectors[start : start + len(part)] = await self._embed(part, self._document_threads, self._one_document)
+            return vectors
+        self._queries_in_flight += 1
+        self._no_queries.clear()
+        try:
+            vectors[:] = await self._embed(texts, self._query_threads, self._queries.encode)
+        finally:
+            self._queries_in_flight -= 1
+            if not self._queries_in_flight:
+                self._no_queries.set()
+        return vectors
+
+    def token_spans(self, text: str) -> Sequence[tuple[int, int]]:
+        # A batch of one: `encode` would hold the interpreter lock.
+        (encoding,) = self._whole.encode_batch([_encodable(text)], add_special_tokens=False)
+        spans: list[tuple[int, int]] = encoding.offsets
+        return spans
+
+    async def aclose(self) -> None:
+        self._closed = True
+        for pool in (self._query_threads, self._document_threads):
+            await asyncio.to_thread(pool.shutdown, cancel_futures=True)
+
+    async def _embed(
+        self, texts: Sequence[str], pool: ThreadPoolExecutor, encode: Callable[[list[list[int]]], Vectors]
+    ) -> Vectors:
+        if self._closed:
+            raise EngineUnavailable("The embedder is closed.", next_step="Send the request again.", engine=ENGINE)
+        loop = asyncio.get_running_loop()
+        vectors = np.empty((len(texts), self.space.dim), np.float32)
+        tokens = await loop.run_in_executor(pool, self._tokens, texts)
+        calls = _calls(tokens)
+        work = [loop.run_in_executor(pool, encode, [tokens[i] for i in call]) for call in calls]
+        for call, rows in zip(calls, await asyncio.gather(*work), strict=True):
+            vectors[call] = rows
+        return vectors
+
+    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._cut.encode_batch_fast([_encodable(text) for text in texts])]
+
+    def _one_document(self, tokens: list[list[int]]) -> Vectors:
+        self._no_queries.wait(YIELD_S)
+        return self._documents.encode(tokens)
+
+
+class Encoder:
+    """One ONNX session: token ids to vectors of unit length."""
+
+    def __init__(self, files: ModelFiles) -> None:
+        import onnxruntime  # type: ignore[import-untyped]
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        # Without it, a CPU that has AVX2 but no VNNI saturates 16-bit sums, and its vectors differ from everyone's.
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(files.model), options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOW_FUSIONS
+            )
+        except Exception as error:  # ONNX Runtime's errors share no narrower class
+            raise damaged(files.model, error) from error
+        self._inputs = [node.name for node in self._session.get_inputs()]
+        self._output = _vector_output([node.name for node in self._session.get_outputs()])
+        self._ours = files.precision != READY_MADE
+
+    def encode(self, tokens: list[list[int]]) -> Vectors:
+        """Shapes: `tokens` (texts, length), one length for all; returns float32 (texts, dim)."""
+        if not self._ours and len(tokens) > 1:  # its arithmetic is unknown: texts of one call might not be independent
+            return np.concatenate([self.encode([text]) for text in tokens])
+        ids = np.asarray(tokens, np.int64)
+        feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        try:
+            rows: Vectors = self._session.run([self._output], {name: feeds[name] for name in self._inputs})[0]
+        except Exception as error:
+            raise EngineUnavailable(
+                f"The embedding model failed: {type(error).__name__}.",
+                next_step="Retry; if it happens again, look at the process's memory.",
+                engine=ENGINE,
+            ) from error
+        if self._ours:
+            return rows
+        pooled = rows.mean(axis=1) if rows.ndim == 3 else rows
+        unit: Vectors = (pooled / np.linalg.norm(pooled, axis=1, keepdims=True)).astype(np.float32)
+        return unit
+
+
+def _vector_output(names: Sequence[str]) -> str:
+    """The output that holds a vector a text; else the first, which holds one a token and is averaged."""
+    return next((name for name in ("embedding", "sentence_embedding") if name in names), names[0])
+
+
+def _calls(tokens: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Positions in `tokens`, shortest first, grouped into model calls: one length each, at most TOKENS_A_CALL."""
+    calls: list[list[int]] = []
+    for i in sorted(range(len(tokens)), key=lambda i: len(tokens[i])):
+        length = len(tokens[i])
+        if calls and len(tokens[calls[-1][0]]) == length and (len(calls[-1]) + 1) * length <= TOKENS_A_CALL:
+            calls[-1].append(i)
+        else:
+            calls.append([i])
+    return calls
+
+
+def _cut_at(tokenizer: Tokenizer, max_tokens: int) -> Tokenizer:
+    cut = type(tokenizer).from_str(tokenizer.to_str())
+    cut.enable_truncation(max_tokens)
+    return cut
+
+
+def _encodable(text: str) -> str:
+    """Half of a surrogate pair has no UTF-8, which the tokenizer needs; the text keeps its length."""
+    return _LONE_SURROGATE.sub("\ufffd", text)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _lower_priority() -> None:
+    if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + INGEST_NICENESS))

@@ -1,0 +1,321 @@
+"""The ingest path: what happens to a document from its arrival until it is found.
+
+    accept ─▶ parse ─▶ embed ─▶ index ─▶ sweep
+
+`accept` is the client's call; the rest is done by workers (`process`), each step from what the one before left in the
+blob store, so that a crash at any line loses nothing and repeats at most one step. At least once, idempotent effect.
+
+Two guards make "late never wins": `index` looks at the row before and after it writes, and at query time a hit whose
+content is not its document's `live` is dropped (see `query`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import structlog
+
+from ragline import metrics
+from ragline.chunking import chunk, search_text
+from ragline.coalescing import Coalescer
+from ragline.contents import Content, Contents
+from ragline.errors import DocumentRejected, EngineRejected, InvalidRequest, RaglineError, Reason, TooLarge
+from ragline.filters import coerce_metadata
+from ragline.protocols import Embedder, KeywordIndex, Parser, Vectors, VectorStore
+from ragline.registry.documents import Accepted, Documents, Incoming, document_id
+from ragline.registry.namespaces import Namespaces
+from ragline.settings import IngestSettings
+from ragline.types import Document, Epoch, Metadata, Namespace, Record, State, Upload
+
+log = structlog.get_logger()
+
+EMBED_SLICE = 128
+"""Chunks of one document handed to the embedder at a time, so that a long document does not hold up short ones."""
+
+MOST_RECORDS = 2048
+"""Records in one durable write to a store."""
+
+PARSER_VERSION = 1
+"""Part of the fingerprint: raise it when a parser gets better, and the next upload of the same bytes is parsed anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    collection: str
+    records: Sequence[Record]
+    vectors: Vectors
+
+
+_Upsert = Callable[[str, Sequence[_Write]], Awaitable[None]]
+
+
+class Ingest:
+    def __init__(
+        self, *, namespaces: Namespaces, documents: Documents, contents: Contents, parser: Parser, embedder: Embedder,
+        vectors: VectorStore, keywords: KeywordIndex, settings: IngestSettings,
+    ) -> None:  # fmt: skip
+        self._namespaces = namespaces
+        self._documents = documents
+        self._contents = contents
+        self._parser = parser
+        self._embedder = embedder
+        self._vectors = vectors
+        self._keywords = keywords
+        self._settings = settings
+        self._write_vectors = Coalescer(self._upsert_vectors, most=MOST_RECORDS, weigh=lambda w: len(w.records))
+        self._write_keywords = Coalescer(self._upsert_keywords, most=MOST_RECORDS, weigh=lambda w: len(w.records))
+
+    # ── accept ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def accept(self, namespace: Namespace, upload: Upload) -> Accepted:
+        """Keep the bytes, then take a sequence number for them: from then on nothing of it can be lost.
+
+        Raises:  TooLarge, InvalidRequest: the document's size, its metadata.  NotFound: the namespace is gone.
+        """
+        if len(upload.data) > self._settings.max_document_bytes:
+            raise TooLarge(
+                f"{upload.uri}: {len(upload.data)} bytes are over the limit of {self._settings.max_document_bytes}.",
+                next_step="Split the document, or raise ingest.max_document_bytes.",
+                field="file",
+            )
+        _check_metadata(upload, self._settings.max_metadata_bytes)
+        coerce_metadata(upload.metadata, namespace.settings.fields)
+        uri = _clean(upload.uri)
+        sha256 = await asyncio.to_thread(lambda: hashlib.sha256(upload.data).hexdigest())
+        blob = secrets.token_hex(8)
+        incoming = Incoming(
+            uri=uri, title=upload.title, media_type=upload.media_type, size=len(upload.data), sha256=sha256, blob=blob,
+            fingerprint=_fingerprint(sha256, upload.media_type, namespace), groups=upload.groups,
+            metadata=upload.metadata,
+        )  # fmt: skip
+        document = document_id(namespace.name, uri)
+        await self._contents.put_original(namespace, document, blob, upload.data)
+        try:
+            accepted = await self._documents.accept(namespace.name, incoming)
+        except RaglineError:
+            await self._contents.sweep(namespace, document, [blob])
+            raise
+        if accepted.document.blob != blob:
+            await self._contents.sweep(namespace, document, [blob])
+        return accepted
+
+    # ── one claimed document, whole ──────────────────────────────────────────────────────────────────────────────────
+
+    async def process(self, document: Document) -> None:
+        """Do what is due for `document`. Raises RaglineError: DocumentRejected is final, the rest may be tried again."""
+        namespace = await self._namespaces.get(document.namespace)
+        if document.state is State.DELETED or document.settled >= document.revision:
+            await self.sweep(namespace, document)
+        elif document.live == document.content:
+            await self.index_words(namespace, document)
+        else:
+            content = await self.parse(namespace, document)
+            vectors = await self.embed(namespace, document, content)
+            await self.index(namespace, document, content, vectors)
+
+    async def parse(self, namespace: Namespace, document: Document) -> Content:
+        """Bytes to chunks, left as a blob; read back from there when an earlier attempt came this far."""
+        assert document.blob
+        if document.state is State.CHUNKED:
+            content = await self._contents.get(namespace, document, document.blob, document.content)
+            if content is not None:
+                return content
+        start = time.perf_counter()
+        data = await self._contents.original(namespace, document.id, document.blob)
+        parsed = await self._parser.parse(data, name=document.uri, media_type=document.media_type)
+        sizes = {"chunk_tokens": namespace.settings.chunk_tokens, "overlap_tokens": namespace.settings.overlap_tokens}
+        spans = await asyncio.to_thread(chunk, parsed, self._embedder.token_spans, **sizes)
+        if not spans:
+            raise DocumentRejected(
+                Reason.NO_TEXT, f"{document.uri} holds no text.", next_step="Check the file; scans need OCR first."
+            )
+        content = Content(parsed.text, parsed.title, tuple(spans))
+        await self._contents.put(namespace, document, content)
+        took_s = time.perf_counter() - start
+        metrics.ingest_latency_ms.labels("parse").observe(took_s * 1000)
+        title = _title(document, content)
+        await self._documents.mark_chunked(document, chunks=len(spans), title=title, took_s=took_s)
+        return content
+
+    async def embed(self, namespace: Namespace, document: Document, content: Content) -> Vectors:
+        """Chunks to vectors of the embedder's space, left as a blob; read back from there when they are."""
+        assert document.blob
+        space, count = self._embedder.space, len(content.spans)
+        if document.attempt > 1:
+            found = await self._contents.vectors(
+                namespace, document, document.blob, document.content, space, count
+            )
+            if found is not None:
+                return found
+        start = time.perf_counter()
+        title = _title(document, content)
+        texts = [search_text(title, span.headings, content.text[span.start : span.end]) for span in content.spans]
+        vectors = await self.embed_texts(texts)
+        await self._contents.put_vectors(namespace, document, space, vectors)
+        metrics.ingest_latency_ms.labels("embed").observe((time.perf_counter() - start) * 1000)
+        return vectors
+
+    async def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        """Shapes: (len(texts), dim). In slices, between which other documents get their turn."""
+        slices = [texts[i : i + EMBED_SLICE] for i in range(0, len(texts), EMBED_SLICE)]
+        return np.concatenate([await self._embedder.embed(part, purpose="document") for part in slices])
+
+    async def index(self, namespace: Namespace, document: Document, content: Content, vectors: Vectors) -> None:
+        """Look, write to every epoch's stores, look again: serve it, or take back what came too late."""
+        start = time.perf_counter()
+        while True:
+            now = await self._documents.look(document.id)
+            if now is None or now.content != document.content:
+                return await self._take_back(namespace, document)
+            epochs = [epoch for epoch in (namespace.epoch, namespace.building) if epoch]
+            title = _title(now, content)
+            for epoch in epochs:
+                await self.write(epoch, records(now, content, document.content, title, epoch), vectors)
+            took_s = time.perf_counter() - start
+            claimed = replace(now, attempt=document.attempt)
+            if await self._documents.mark_live(
+                claimed, title=title, epochs=frozenset(epoch.label for epoch in epochs), event="indexed",
+                detail=f"{len(content.spans)} chunks live", took_s=took_s,
+            ):  # fmt: skip
+                metrics.ingest_latency_ms.labels("index").observe(took_s * 1000)
+                metrics.documents_total.labels("indexed").inc()
+                metrics.chunks_total.inc(len(content.spans))
+                return None
+            if not await self._documents.renew(document, lease_s=self._settings.lease_s):
+                return await self._take_back(namespace, document)
+            namespace = await self._namespaces.get(document.namespace)
+
+    async def index_words(self, namespace: Namespace, document: Document) -> None:
+        """Only title, metadata or groups changed: the same content, its payload replaced, nothing embedded."""
+        assert document.live_blob
+        content = await self._contents.get(namespace, document, document.live_blob, document.content)
+        title = _title(document, content) if content else document.given_title or document.title
+        for epoch in filter(None, (namespace.epoch, namespace.building)):
+            groups, fields = document.groups, _fields(document, epoch)
+            await asyncio.gather(
+                self._vectors.update_payload(epoch.vectors, document.id, title=title, groups=groups, fields=fields),
+                self._keywords.update_payload(epoch.keywords, document.id, title=title, groups=groups, fields=fields),
+            )
+        epochs = frozenset(epoch.label for epoch in (namespace.epoch, namespace.building) if epoch)
+        if not await self._documents.mark_live(
+            document, title=title, epochs=epochs, event="updated words", detail="payload replaced", took_s=0.0
+        ):
+            await self._documents.release(document, after_s=0.0, detail="")
+
+    async def sweep(self, namespace: Namespace, document: Document) -> None:
+        """Remove rows and blobs of contents that are not served any more; for a tombstone that is all there is to do."""
+        await self._delete_rows(namespace, document)
+        await self._contents.sweep(namespace, document.id, document.garbage)
+        await self._contents.keep_only(namespace, document)
+        await self._documents.mark_swept(document)
+
+    # ── writing to stores ────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def write(self, epoch: Epoch, rows: Sequence[Record], vectors: Vectors) -> None:
+        """Upsert into both stores of `epoch`, together with whatever other documents are being written."""
+        await asyncio.gather(
+            self._write_vectors(_Write(epoch.vectors, rows, vectors)),
+            self._write_keywords(_Write(epoch.keywords, rows, vectors)),
+        )
+
+    async def _upsert_vectors(self, batch: list[_Write]) -> list[None | Exception]:
+        def upsert(collection: str, writes: Sequence[_Write]) -> Awaitable[None]:
+            return self._vectors.upsert(collection, _rows(writes), np.concatenate([write.vectors for write in writes]))
+
+        return await _by_collection(batch, upsert)
+
+    async def _upsert_keywords(self, batch: list[_Write]) -> list[None | Exception]:
+        return await _by_collection(batch, lambda collection, writes: self._keywords.upsert(collection, _rows(writes)))
+
+    async def _take_back(self, namespace: Namespace, document: Document) -> None:
+        """A newer change won while this one was being written. What is not live yet sweeps after itself; else we do."""
+        now = await self._documents.look(document.id)
+        if now is not None and (now.live is not None or now.state is State.DELETED):
+            await self._delete_rows(namespace, now)
+        log.info("superseded", document=document.id, content=document.content)
+
+    async def _delete_rows(self, namespace: Namespace, document: Document) -> None:
+        below = {document.id: document.content if document.live is None else document.live}
+        for epoch in filter(None, (namespace.epoch, namespace.building)):
+            await asyncio.gather(
+                self._vectors.delete(epoch.vectors, below), self._keywords.delete(epoch.keywords, below)
+            )
+
+
+def records(document: Document, content: Content, number: int, title: str, epoch: Epoch) -> list[Record]:
+    """The rows of one content, as both stores of `epoch` hold them."""
+    fields = _fields(document, epoch)
+    return [
+        Record(one, document.uri, title, document.groups, fields, search_text(title, one.headings, one.text))
+        for one in content.chunks(document, number)
+    ]
+
+
+async def _by_collection(batch: Sequence[_Write], upsert: _Upsert) -> list[None | Exception]:
+    """One write per collection. When the engine rejects it, document by document, so that only the bad one fails."""
+    results: dict[int, None | Exception] = {}
+    for collection in {write.collection for write in batch}:
+        mine = [write for write in batch if write.collection == collection]
+        try:
+            await upsert(collection, mine)
+        except EngineRejected as error:
+            for write in mine:
+                results[id(write)] = error if len(mine) == 1 else await _alone(upsert, write)
+        except RaglineError as error:
+            results.update({id(write): error for write in mine})
+    return [results.get(id(write)) for write in batch]
+
+
+async def _alone(upsert: _Upsert, write: _Write) -> None | Exception:
+    try:
+        await upsert(write.collection, [write])
+    except RaglineError as error:
+        return error
+    return None
+
+
+def _fields(document: Document, epoch: Epoch) -> Metadata:
+    """The declared metadata. What was accepted under older declarations and has another type now is left out, and told."""
+    try:
+        return coerce_metadata(document.metadata, epoch.fields)
+    except InvalidRequest as error:
+        log.warning("metadata left out", document=document.id, epoch=epoch.label, field=error.field)
+        left = {name: kind for name, kind in epoch.fields.items() if f"metadata.{name}" != error.field}
+        assert len(left) < len(epoch.fields)
+        return _fields(document, replace(epoch, fields=left))
+
+
+def _rows(writes: Sequence[_Write]) -> list[Record]:
+    return [record for write in writes for record in write.records]
+
+
+def _title(document: Document, content: Content) -> str:
+    return document.given_title or content.title or document.uri.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _check_metadata(upload: Upload, limit_bytes: int) -> None:
+    size = len(json.dumps(dict(upload.metadata), ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    if size > limit_bytes:
+        raise TooLarge(
+            f"{upload.uri}: metadata of {size} bytes is over the limit of {limit_bytes}.",
+            next_step="Put long values into the document, or raise ingest.max_metadata_bytes.",
+            field="metadata",
+        )
+
+
+def _fingerprint(sha256: str, media_type: str | None, namespace: Namespace) -> str:
+    settings = namespace.settings
+    parts = [sha256, media_type, PARSER_VERSION, settings.chunk_tokens, settings.overlap_tokens]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _clean(uri: str) -> str:
+    """Control characters percent-encoded: a uri is shown on terminals and in logs."""
+    return "".join(f"%{ord(c):02X}" if ord(c) < 32 or ord(c) == 127 else c for c in uri)

@@ -1,0 +1,1 @@
+"""The room of keyword indexes: one vendor per file, all held to `ragline.testing.keywords`."""

@@ -1,0 +1,52 @@
+"""Every metric name and label, and the timer of stages. Names are part of the interface: add, never rename."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY = CollectorRegistry()
+"""Our own, so that `import ragline` in somebody else's process adds nothing to theirs."""
+
+LATENCY_MS = (1, 2, 5, 10, 20, 35, 50, 75, 100, 150, 200, 300, 500, 750, 1000, 2000, 5000, 10_000, 30_000)
+"""Bucket bounds in milliseconds; exactly 150, 200 and 1000 are among them, because the objectives stand there."""
+
+retrieval_latency_ms = Histogram(
+    "retrieval_latency_ms", "Retrieval, by stage (total, embed, fuse, guard) or leg.", ["stage"],
+    buckets=LATENCY_MS, registry=REGISTRY,
+)  # fmt: skip
+generation_latency_ms = Histogram(
+    "generation_latency_ms", "A whole generation.", ["generator"], buckets=LATENCY_MS, registry=REGISTRY
+)
+time_to_first_token_ms = Histogram(
+    "time_to_first_token_ms", "From the request to the first token.", ["generator"], buckets=LATENCY_MS,
+    registry=REGISTRY,
+)  # fmt: skip
+ingest_latency_ms = Histogram(
+    "ingest_latency_ms", "One document's stage: parse, embed, index.", ["stage"], buckets=LATENCY_MS, registry=REGISTRY
+)
+retrieval_errors_total = Counter("retrieval_errors", "Failed legs and searches.", ["leg", "error"], registry=REGISTRY)
+degraded_total = Counter("degraded", "Answers and searches that left a step out.", ["step"], registry=REGISTRY)
+documents_total = Counter("documents", "Documents by how a revision ended.", ["outcome"], registry=REGISTRY)
+documents_waiting = Gauge("documents_waiting", "Documents with a change that is not settled.", registry=REGISTRY)
+redriven_total = Counter("documents_redriven", "Documents claimed again after an interrupted attempt.", registry=REGISTRY)
+chunks_total = Counter("chunks_indexed", "Chunks written to both stores.", registry=REGISTRY)
+citations_removed_total = Counter("citations_removed", "Citations that pointed nowhere.", registry=REGISTRY)
+tokens_total = Counter("generation_tokens", "Tokens of generators.", ["generator", "kind"], registry=REGISTRY)
+http_requests_total = Counter("http_requests", "Requests by route and status.", ["route", "status"], registry=REGISTRY)
+
+
+@contextmanager
+def stage(timings_ms: MutableMapping[str, float], name: str, histogram: Histogram | None = None) -> Iterator[None]:
+    """Time a stage into `timings_ms[name]`, and into `histogram` under the same name."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        took = (time.perf_counter() - start) * 1000
+        timings_ms[name] = round(took, 3)
+        if histogram is not None:
+            histogram.labels(name).observe(took)

@@ -1,0 +1,148 @@
+"""Which format a document truly is: by its content first, then by its name's ending, then by its media type.
+
+A wrong ending is no error: a PDF called `report.txt` is read as the PDF it is. What no format reads is refused with
+the name of what it looks like, so that its owner knows what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ragline.errors import DocumentRejected, Reason
+from ragline.parsing.decode import SAMPLE_BYTES, wide_codec
+from ragline.parsing.formats import RECORD_MEDIA_TYPE, Format
+
+HEAD_BYTES = 1024
+
+_KNOWN: tuple[tuple[bytes, str], ...] = (
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"GIF8", "a GIF image"),
+    (b"II*\0", "a TIFF image"),
+    (b"MM\0*", "a TIFF image"),
+    (b"RIFF", "a RIFF file (WebP, WAV or AVI)"),
+    (b"ID3", "an MP3 recording"),
+    (b"\xff\xfb", "an MP3 recording"),
+    (b"OggS", "an Ogg recording"),
+    (b"fLaC", "a FLAC recording"),
+    (b"\x1aE\xdf\xa3", "a Matroska or WebM film"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"BZh", "a bzip2 archive"),
+    (b"\xfd7zXZ", "an xz archive"),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard archive"),
+    (b"7z\xbc\xaf", "a 7-Zip archive"),
+    (b"Rar!", "a RAR archive"),
+    (b"\x7fELF", "a program"),
+    (b"MZ", "a Windows program"),
+    (b"SQLite format 3", "an SQLite database"),
+    (b"wOFF", "a web font"),
+    (b"{\\rtf", "a rich text (RTF) document"),
+)
+_ZIPS = (
+    (b"xl/", "an Excel workbook (XLSX)"),
+    (b"ppt/", "a PowerPoint presentation (PPTX)"),
+    (b"mimetypeapplication/epub", "an EPUB book"),
+    (b"mimetypeapplication/vnd.oasis", "an OpenDocument file"),
+)
+_OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_ENCRYPTED_PACKAGE = "EncryptedPackage".encode("utf-16-le")
+_PDF_SIGNS = (b"endobj", b"startxref", b"trailer")
+
+
+def detect(data: bytes, *, name: str, media_type: str | None, formats: Sequence[Format]) -> Format:
+    """The format that reads `data`.
+
+    Raises:  DocumentRejected: EMPTY, ENCRYPTED (an Office file under a password), UNSUPPORTED.
+    """
+    if media_type == RECORD_MEDIA_TYPE:
+        return next(f for f in formats if RECORD_MEDIA_TYPE in f.media_types)
+    if not data or data.isspace():
+        raise DocumentRejected(
+            Reason.EMPTY, "The document is empty: it has no bytes but white space.", next_step="Upload its content."
+        )
+    claimed = _claimed(name, media_type, formats)
+    found = _by_content(data, formats)
+    if found is not None:
+        return found
+    if data.startswith(_OLE) and _ENCRYPTED_PACKAGE in data:
+        raise DocumentRejected(
+            Reason.ENCRYPTED,
+            "The document is an Office file under a password.",
+            next_step="Remove the password and upload it again.",
+        )
+    known = _looks_like(data)
+    if known is None and not _is_binary(data):
+        if claimed is not None and not (claimed.binary and not _pieces_of_pdf(data, claimed)):
+            return claimed
+        return next(f for f in formats if "text/plain" in f.media_types)
+    if claimed is not None and claimed.binary and (known is None or (claimed.member and data.startswith(b"PK"))):
+        return claimed  # a broken file of that kind: its own parser says what is left of it
+    supported = ", ".join(f.name for f in formats if f.endings)
+    raise DocumentRejected(
+        Reason.UNSUPPORTED,
+        f"The document looks like {known or 'binary data'}, which cannot be read.",
+        next_step=f"Convert it to one of: {supported}.",
+    )
+
+
+def _by_content(data: bytes, formats: Sequence[Format]) -> Format | None:
+    if data.startswith(b"PK\x03\x04"):
+        return next((f for f in formats if f.member and f.member.encode() in data), None)
+    head = data[:HEAD_BYTES]
+    for f in formats:
+        if f.binary and any(magic in head for magic in f.magic):
+            return f
+    start = _ascii_start(head)
+    return next((f for f in formats if not f.binary and any(start.startswith(magic) for magic in f.magic)), None)
+
+
+def _ascii_start(head: bytes) -> bytes:
+    """The first letters of a text in any encoding, lower case, past mark, white space, XML declaration and comments."""
+    start = head.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe").lstrip().lower()
+    for opening, closing in ((b"<?xml", b"?>"), (b"<!--", b"-->")):
+        if start.startswith(opening):
+            start = start.partition(closing)[2].lstrip()
+    return start
+
+
+def _claimed(name: str, media_type: str | None, formats: Sequence[Format]) -> Format | None:
+    last = name.replace("\\", "/").rsplit("/", 1)[-1].split("?", 1)[0]
+    ending = last.rpartition(".")[2].lower() if "." in last else None
+    declared = (media_type or "").partition(";")[0].strip().lower()
+    for f in formats:
+        if ending is not None and ending in f.endings:
+            return f
+    return next((f for f in formats if declared in f.media_types), None)
+
+
+def _pieces_of_pdf(data: bytes, claimed: Format) -> bool:
+    return b"%PDF" in claimed.magic and any(sign in data for sign in _PDF_SIGNS)
+
+
+def _looks_like(data: bytes) -> str | None:
+    for magic, words in _KNOWN:
+        if data.startswith(magic):
+            return words
+    if data[4:8] == b"ftyp":
+        return "an MP4 film or recording"
+    if data.startswith(_OLE):
+        return "an Office file from before 2007 (DOC, XLS, PPT) or an Outlook message"
+    if data.startswith(b"PK\x03\x04"):
+        head = data[:4096]
+        return next((words for sign, words in _ZIPS if sign in head or sign in data[-65536:]), "a ZIP archive")
+    return None
+
+
+def _is_binary(data: bytes) -> bool:
+    """Whether `data` is no text in any encoding: too many control characters, as no one-byte or multi-byte text has."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")) or wide_codec(data) is not None:
+        return False
+    sample = data[:SAMPLE_BYTES]
+    controls = sum(sample.count(c) for c in range(32) if c not in b"\t\n\x0b\x0c\r\x1b") + sample.count(127)
+    if controls <= 0.02 * len(sample):
+        return False
+    try:  # text with stray NULs is text; noise is never valid UTF-8 for long
+        sample[: len(sample) - 4 if len(data) > len(sample) else len(sample)].decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.start < len(sample) - 8 or len(sample) < 8
+    return controls > 0.3 * len(sample)

@@ -1,0 +1,199 @@
+"""The query path, to passages.
+
+    snapshot ─▶ wait for min_sequence ─▶ [ keyword leg | embed ─▶ dense leg ] ─▶ fuse ─▶ guard ─▶ passages
+
+A leg that fails or is late leaves the other one answering, and the response says so in `degraded`. The guard is one
+statement: a hit is dropped when its content is not what its document serves, or when the caller may not read it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from ragline import metrics
+from ragline.errors import EngineError, EngineUnavailable, InvalidRequest
+from ragline.filters import parse_filters
+from ragline.fusion import fuse
+from ragline.leg import Leg
+from ragline.protocols import Embedder, KeywordIndex, VectorStore
+from ragline.registry.documents import Documents, GuardRow, GuardView
+from ragline.settings import QuerySettings
+from ragline.singleflight import SingleFlight
+from ragline.snapshots import Snapshots
+from ragline.types import Epoch, Groups, Hit, LegName, Namespace, Passage, Retrieved, Scope, SearchRequest
+
+KEEP_ROWS = 100_000
+"""Guard rows kept for the time the registry is away; about 200 bytes each."""
+
+
+class Search:
+    def __init__(
+        self, *, snapshots: Snapshots, documents: Documents, embedder: Embedder, vectors: VectorStore,
+        keywords: KeywordIndex, settings: QuerySettings,
+    ) -> None:  # fmt: skip
+        self._snapshots = snapshots
+        self._documents = documents
+        self._embedder = embedder
+        self._vectors = vectors
+        self._keywords = keywords
+        self._settings = settings
+        self._flights: SingleFlight[Retrieved] = SingleFlight()
+        self._last_seen: dict[str, GuardRow] = {}
+        many = settings.leg_concurrency
+        self._legs: dict[LegName, Leg] = {
+            "keyword": Leg("keyword", deadline_ms=settings.keyword_deadline_ms, concurrency=many),
+            "dense": Leg("dense", deadline_ms=settings.dense_deadline_ms, concurrency=many),
+        }
+
+    async def search(self, request: SearchRequest) -> Retrieved:
+        """The passages for a query. Identical requests that are in flight together are answered by one search.
+
+        Raises:  InvalidRequest, NotFound: the namespace.  EngineError: every leg failed, or the registry is away and
+                 the namespace was never read.
+        """
+        _check(request, self._settings)
+        found = await self._flights.run(_key(request), lambda: self._search(request))
+        for step in found.degraded:
+            metrics.degraded_total.labels(step).inc()
+        return found
+
+    async def _search(self, request: SearchRequest) -> Retrieved:
+        timings: dict[str, float] = {}
+        with metrics.stage(timings, "total", metrics.retrieval_latency_ms):
+            namespace = await self._snapshots.get(request.namespace)
+            scope = Scope(request.groups, parse_filters(request.filters, namespace.epoch.fields))
+            degraded: list[str] = []
+            if request.min_sequence is not None:
+                with metrics.stage(timings, "wait"):
+                    await self._wait(request, degraded)
+            rankings = await self._rankings(request, namespace.epoch, scope, timings, degraded)
+            with metrics.stage(timings, "fuse", metrics.retrieval_latency_ms):
+                fused = fuse(rankings, namespace.settings.fusion, top_k=sum(map(len, rankings.values())) or 1)
+            with metrics.stage(timings, "guard", metrics.retrieval_latency_ms):
+                view = await self._guard(namespace, fused, degraded)
+            readable = [hit for hit in fused if _serves(view.rows.get(hit.chunk.document), hit, request.groups)]
+            passages = _number(readable, request)
+        return Retrieved(passages, tuple(degraded), namespace.epoch.label, view.settled, timings)
+
+    async def _wait(self, request: SearchRequest, degraded: list[str]) -> None:
+        assert request.min_sequence is not None
+        try:
+            settled = await self._documents.settled(
+                request.namespace, request.min_sequence, deadline_s=self._settings.deadline_ms / 1000
+            )
+        except EngineError:
+            settled = False
+        if not settled:
+            degraded.append("not_yet_visible")
+
+    async def _rankings(
+        self, request: SearchRequest, epoch: Epoch, scope: Scope, timings: dict[str, float], degraded: list[str]
+    ) -> Mapping[LegName, Sequence[Hit]]:
+        """Run the asked-for legs side by side. Once one is in, the other gets only the grace."""
+        fetch = max(self._settings.candidates, 2 * request.top_k)
+
+        async def keyword() -> list[Hit]:
+            return await self._keywords.search(epoch.keywords, request.query, top_k=fetch, scope=scope)
+
+        async def dense() -> list[Hit]:
+            if epoch.space != self._embedder.space:
+                raise EngineUnavailable(
+                    f"Namespace {epoch.namespace} holds vectors of {epoch.space.id}, the embedder is {self._embedder.space.id}.",
+                    next_step=f"Run `ragline reindex --namespace {epoch.namespace}`, or set the embedder back.",
+                    engine="embedder",
+                )
+            with metrics.stage(timings, "embed", metrics.retrieval_latency_ms):
+                vector = (await self._embedder.embed([request.query], purpose="query"))[0]
+            return await self._vectors.search(epoch.vectors, vector, top_k=fetch, scope=scope)
+
+        async def timed(name: LegName) -> list[Hit]:
+            with metrics.stage(timings, name, metrics.retrieval_latency_ms):
+                return await self._legs[name].run(keyword if name == "keyword" else dense)
+
+        tasks = {name: asyncio.create_task(timed(name)) for name in request.legs}
+        return await self._collect(tasks, degraded)
+
+    async def _collect(
+        self, tasks: Mapping[LegName, asyncio.Task[list[Hit]]], degraded: list[str]
+    ) -> Mapping[LegName, Sequence[Hit]]:
+        try:
+            waiting = set(tasks.values())
+            while waiting and not any(task.done() and not task.exception() for task in tasks.values()):
+                _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if waiting:
+                await asyncio.wait(waiting, timeout=self._settings.grace_ms / 1000)
+        finally:
+            late = [name for name, task in tasks.items() if task.cancel()]
+        for name in late:
+            metrics.retrieval_errors_total.labels(name, "late").inc()
+        rankings: dict[LegName, Sequence[Hit]] = {}
+        failures: list[BaseException] = []
+        for name, task in tasks.items():
+            error = None if name in late else task.exception()
+            if name not in late and error is None:
+                rankings[name] = task.result()
+                continue
+            if error is not None and not isinstance(error, EngineError):
+                raise error
+            degraded.append(name)
+            failures.extend([error] if error else [])
+        if not rankings:
+            raise failures[0]
+        return rankings
+
+    async def _guard(self, namespace: Namespace, hits: Sequence[Hit], degraded: list[str]) -> GuardView:
+        """One statement for the whole query. With the registry away: the last-seen rows of documents open to everyone."""
+        ids = list({hit.chunk.document for hit in hits})
+        try:
+            view = await self._documents.guard(namespace.name, ids)
+        except EngineError:
+            degraded.append("guard")
+            rows = {id: row for id in ids if (row := self._last_seen.get(id)) and not row.groups}
+            return GuardView(rows, namespace.visible, 0)
+        if len(self._last_seen) > KEEP_ROWS:
+            self._last_seen.clear()
+        self._last_seen.update(view.rows)
+        return view
+
+
+def _check(request: SearchRequest, settings: QuerySettings) -> None:
+    if not request.query.strip():
+        raise InvalidRequest("query is empty.", next_step="Send some words to search for.", field="query")
+    if len(request.query) > settings.max_query_chars:
+        raise InvalidRequest(
+            f"query has {len(request.query)} characters; the limit is {settings.max_query_chars}.",
+            next_step="Shorten it, or raise query.max_query_chars.",
+            field="query",
+        )
+    if not 1 <= request.top_k <= settings.max_top_k:
+        raise InvalidRequest(
+            f"top_k is {request.top_k}; it must be from 1 to {settings.max_top_k}.",
+            next_step="Ask for fewer passages, or raise query.max_top_k.",
+            field="top_k",
+        )
+    if not request.legs or len(set(request.legs)) != len(request.legs):
+        raise InvalidRequest(
+            "legs must name keyword, dense or both, each once.", next_step="Leave it out for both.", field="legs"
+        )
+
+
+def _serves(row: GuardRow | None, hit: Hit, groups: Groups) -> bool:
+    return row is not None and row.live == hit.chunk.content and (not row.groups or not row.groups.isdisjoint(groups))
+
+
+def _number(hits: Sequence[Hit], request: SearchRequest) -> tuple[Passage, ...]:
+    if request.distinct == "document":
+        best: dict[str, Hit] = {}
+        for hit in hits:
+            best.setdefault(hit.chunk.document, hit)
+        hits = list(best.values())
+    return tuple(Passage(n, hit) for n, hit in enumerate(hits[: request.top_k], start=1))
+
+
+def _key(request: SearchRequest) -> tuple[object, ...]:
+    """All that the result depends on, groups included."""
+    return (
+        request.namespace, request.query, request.groups, request.top_k, repr(sorted(request.filters.items())),
+        request.legs, request.distinct, request.min_sequence,
+    )  # fmt: skip

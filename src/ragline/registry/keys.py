@@ -1,0 +1,154 @@
+"""API keys: who may do what, where, and which groups it reads for.
+
+A key reads ``rgl_<id>_<secret>``. Only a SHA-256 of the secret is kept: 256 random bits need no slow hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from ragline.clock import Clock
+from ragline.errors import NotFound, Unauthenticated
+from ragline.registry.database import Database
+from ragline.registry.tables import keys
+from ragline.types import Caller, Groups, Role
+
+PREFIX = "rgl"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key as it is shown: never its secret. Units: times in seconds since 1970."""
+
+    id: str
+    principal: str
+    role: Role
+    namespaces: frozenset[str] | None
+    groups: Groups
+    created_at: float
+    expires_at: float | None
+    revoked_at: float | None
+
+
+class Keys:
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def create(
+        self, principal: str, role: Role, *, namespaces: frozenset[str] | None, groups: Groups, expires_at: float | None
+    ) -> tuple[Key, str]:
+        """A new key and its token, which is shown this once."""
+        id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+
+        def work(connection: Connection) -> None:
+            connection.execute(
+                insert(keys).values(
+                    id=id, hash=_hash(secret), principal=principal, role=role, groups=sorted(groups),
+                    namespaces=None if namespaces is None else sorted(namespaces), created_at=self._clock.now(),
+                    expires_at=expires_at,
+                )
+            )  # fmt: skip
+
+        await self._database.write(work)
+        return await self.get(id), f"{PREFIX}_{id}_{secret}"
+
+    async def rotate(self, id: str, *, grace_s: float) -> str:
+        """A new token for the same key; the old one is good for `grace_s` more. Raises NotFound."""
+        secret = secrets.token_urlsafe(32)
+
+        def work(connection: Connection) -> None:
+            changed = connection.execute(
+                update(keys)
+                .where(keys.c.id == id, keys.c.revoked_at.is_(None))
+                .values(hash=_hash(secret), retiring_hash=keys.c.hash, retiring_until=self._clock.now() + grace_s)
+            )
+            _must(changed.rowcount, id)
+
+        await self._database.write(work)
+        return f"{PREFIX}_{id}_{secret}"
+
+    async def revoke(self, id: str) -> None:
+        """Refuse the key from now on. Raises NotFound."""
+
+        def work(connection: Connection) -> None:
+            changed = connection.execute(
+                update(keys).where(keys.c.id == id, keys.c.revoked_at.is_(None)).values(revoked_at=self._clock.now())
+            )
+            _must(changed.rowcount, id)
+
+        await self._database.write(work)
+
+    async def get(self, id: str) -> Key:
+        rows = await self._select(id)
+        _must(len(rows), id)
+        return _key(rows[0])
+
+    async def list(self) -> list[Key]:
+        return [_key(row) for row in await self._select(None)]
+
+    async def any(self) -> bool:
+        """Does a key exist that is not revoked? While none does, loopback is open."""
+        query = select(func.count()).select_from(keys).where(keys.c.revoked_at.is_(None))
+        return await self._database.read(lambda connection: int(connection.execute(query).scalar_one()) > 0)
+
+    async def caller(self, token: str) -> Caller:
+        """Who holds `token`. Raises Unauthenticated: unknown, expired, revoked; the words do not say which part is wrong."""
+        prefix, _, rest = token.partition("_")
+        id, _, secret = rest.partition("_")
+        rows = await self._select(id) if prefix == PREFIX and secret else []
+        now = self._clock.now()
+        if rows and _matches(rows[0], secret, now):
+            key = _key(rows[0])
+            if key.revoked_at is not None:
+                raise _refused(f"API key {id} was revoked.")
+            if key.expires_at is not None and key.expires_at <= now:
+                raise _refused(f"API key {id} has expired.")
+            return Caller(key.principal, key.role, key.namespaces, key.groups)
+        raise _refused("The API key is not known.")
+
+    async def _select(self, id: str | None) -> list[Any]:
+        query = select(keys).order_by(keys.c.created_at)
+        if id is not None:
+            query = query.where(keys.c.id == id)
+        return await self._database.read(lambda connection: list(connection.execute(query)))
+
+
+def _matches(row: Any, secret: str, now: float) -> bool:
+    given = _hash(secret)
+    if hmac.compare_digest(row.hash, given):
+        return True
+    retiring = row.retiring_hash if row.retiring_until and row.retiring_until > now else None
+    return retiring is not None and hmac.compare_digest(retiring, given)
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _key(row: Any) -> Key:
+    return Key(
+        id=row.id,
+        principal=row.principal,
+        role=row.role,
+        namespaces=None if row.namespaces is None else frozenset(row.namespaces),
+        groups=frozenset(row.groups),
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+    )
+
+
+def _refused(message: str) -> Unauthenticated:
+    return Unauthenticated(message, next_step="Send `Authorization: Bearer rgl_…`; make a key with `ragline keys create`.")
+
+
+def _must(found: int, id: str) -> None:
+    if not found:
+        raise NotFound(f"There is no active API key {id[:80]!r}.", next_step="List the keys with `ragline keys list`.")

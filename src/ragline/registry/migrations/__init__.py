@@ -1,0 +1,31 @@
+"""Schema changes, forward only, run at start-up when the database is behind this version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ragline.errors import ConfigurationError
+
+HEAD = "0001"
+"""The newest revision in `versions/`; a test compares it with what Alembic finds there."""
+
+
+def upgrade(url: str, at: str | None) -> None:
+    """Bring the database at `url` from revision `at` (None: empty) to HEAD.
+
+    Raises:  ConfigurationError: the database was written by a newer version.
+    """
+    from alembic import command  # 0.2 s to import, and needed only after an upgrade
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+    try:
+        command.upgrade(config, HEAD)
+    except CommandError as error:
+        raise ConfigurationError(
+            f"The registry's schema is at {at}, which this version of Ragline does not know.",
+            next_step="Start the newer version again, or restore a backup made by this one.",
+        ) from error

@@ -1,0 +1,43 @@
+"""A namespace's serving state, read once a query.
+
+Kept for a second, so that a query costs no extra read, and for as long as the registry is away, so that reads go on.
+An old epoch's collections outlive this by far (`cut_over`), so a kept snapshot never names a dropped one.
+"""
+
+from __future__ import annotations
+
+from ragline.clock import Clock
+from ragline.errors import EngineError
+from ragline.registry.namespaces import Namespaces
+from ragline.types import Namespace
+
+KEEP_S = 1.0
+"""How old a snapshot may be while the registry answers, in seconds."""
+
+
+class Snapshots:
+    def __init__(self, namespaces: Namespaces, clock: Clock) -> None:
+        self._namespaces = namespaces
+        self._clock = clock
+        self._kept: dict[str, tuple[float, Namespace]] = {}
+
+    async def get(self, name: str) -> Namespace:
+        """Raises NotFound, and EngineError when the registry is away and the namespace was never read."""
+        read_at, namespace = self._kept.get(name, (0.0, None))
+        if namespace is not None and self._clock.monotonic() - read_at < KEEP_S:
+            return namespace
+        try:
+            fresh = await self._namespaces.get(name)
+        except EngineError:
+            if namespace is None:
+                raise
+            return namespace
+        except Exception:
+            self._kept.pop(name, None)
+            raise
+        self._kept[name] = (self._clock.monotonic(), fresh)
+        return fresh
+
+    def forget(self, name: str) -> None:
+        """Read it anew next time: this process has just changed it."""
+        self._kept.pop(name, None)

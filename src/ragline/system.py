@@ -1,0 +1,55 @@
+"""All the objects of one process, as `build` makes them and as the routes and the workers use them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from ragline.answer import Answers
+from ragline.clock import Clock
+from ragline.contents import Contents
+from ragline.epochs import Epochs
+from ragline.ingest import Ingest
+from ragline.protocols import Embedder, KeywordIndex, VectorStore
+from ragline.query import Search
+from ragline.registry.database import Database
+from ragline.registry.documents import Documents
+from ragline.registry.keys import Keys
+from ragline.registry.namespaces import Namespaces
+from ragline.settings import Settings
+from ragline.snapshots import Snapshots
+from ragline.workers import Housekeeper, IngestWorker
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    settings: Settings
+    clock: Clock
+    database: Database
+    namespaces: Namespaces
+    documents: Documents
+    keys: Keys
+    contents: Contents
+    snapshots: Snapshots
+    embedder: Embedder
+    vectors: VectorStore
+    keywords: KeywordIndex
+    ingest: Ingest
+    epochs: Epochs
+    search: Search
+    answers: Answers
+    ingest_worker: IngestWorker
+    housekeeper: Housekeeper
+    closers: tuple[Callable[[], Awaitable[None]], ...]
+    """What to close, in order, each once."""
+
+    async def work(self) -> None:
+        """Run the workers until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.ingest_worker.run())
+            group.create_task(self.housekeeper.run())
+
+    async def aclose(self) -> None:
+        for close in self.closers:
+            await close()

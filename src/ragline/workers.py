@@ -1,0 +1,155 @@
+"""The loops that do what is due: documents, building epochs, retired collections.
+
+A loop never dies of one piece of work: a document fails or is tried again with its reason, anything else is logged and
+taken up at the next round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+import structlog
+
+from ragline import metrics
+from ragline.epochs import Epochs
+from ragline.errors import DocumentRejected, RaglineError, Reason
+from ragline.ingest import Ingest
+from ragline.registry.database import Database
+from ragline.registry.documents import Documents
+from ragline.registry.namespaces import Namespaces
+from ragline.settings import IngestSettings
+from ragline.types import Document, State
+
+log = structlog.get_logger()
+
+IDLE_S = 1.0
+"""How long an idle loop waits before it looks again for what another process has left; our own commits wake it at once."""
+
+HOUSEKEEPING_S = 30.0
+"""Between two looks for retired collections and epochs to be filled."""
+
+MOST_BACKOFF_S = 60.0
+
+
+class IngestWorker:
+    """Claims due documents and processes them, `concurrency` at once."""
+
+    def __init__(self, *, ingest: Ingest, documents: Documents, database: Database, settings: IngestSettings) -> None:
+        self._ingest = ingest
+        self._documents = documents
+        self._database = database
+        self._settings = settings
+        self._working: dict[asyncio.Task[None], Document] = {}
+
+    async def run(self) -> None:
+        """Until cancelled. What is in work then is given back, and done again by the next worker."""
+        renewing = asyncio.create_task(self._renew())
+        try:
+            while True:
+                try:
+                    await self._round()
+                except RaglineError as error:
+                    log.warning("no documents claimed", error=str(error))
+                    await asyncio.sleep(IDLE_S)
+        finally:
+            renewing.cancel()
+            given_back = list(self._working.items())
+            for task, _ in given_back:
+                task.cancel()
+            await asyncio.gather(*(task for task, _ in given_back), return_exceptions=True)
+            await asyncio.gather(
+                *(self._documents.release(document, after_s=0.0, detail="") for _, document in given_back),
+                return_exceptions=True,
+            )
+
+    async def _round(self) -> None:
+        seen = self._database.commits
+        free = self._settings.concurrency - len(self._working)
+        claimed = await self._documents.claim(most=free, lease_s=self._settings.lease_s) if free else []
+        for document in claimed:
+            task = asyncio.create_task(self._one(document))
+            self._working[task] = document
+            task.add_done_callback(lambda done: self._working.pop(done, None))
+        if not free:
+            await asyncio.wait(self._working, return_when=asyncio.FIRST_COMPLETED)
+        elif not claimed:
+            await self._database.next_commit(since=seen, within_s=IDLE_S)
+
+    async def _one(self, document: Document) -> None:
+        start = time.perf_counter()
+        if document.attempt > 1:
+            metrics.redriven_total.inc()
+        try:
+            await self._ingest.process(document)
+        except DocumentRejected as error:
+            await self._fail(document, error.reason, f"{error.message} {error.next_step}", start)
+        except RaglineError as error:
+            await self._again(document, str(error), start, retryable=error.retryable)
+        except Exception as error:  # a defect must cost its own document only, and must be seen
+            log.exception("defect while processing", document=document.id)
+            await self._again(document, f"{type(error).__name__}: {error}", start, retryable=True)
+
+    async def _again(self, document: Document, why: str, start: float, *, retryable: bool) -> None:
+        unsettled = document.settled < document.revision and document.state is not State.DELETED
+        if unsettled and (not retryable or document.attempt >= self._settings.max_attempts):
+            step = f"Mend the cause, then `ragline documents retry {document.id}`."
+            return await self._fail(document, Reason.GAVE_UP, f"{why} ({document.attempt} attempts). {step}", start)
+        after_s = min(MOST_BACKOFF_S, 2.0**document.attempt) * random.uniform(0.5, 1.0)
+        log.warning("document interrupted", document=document.id, attempt=document.attempt, why=why)
+        try:
+            await self._documents.release(document, after_s=after_s, detail=why)
+        except RaglineError as error:
+            log.warning("claim not given back, its lease will end", document=document.id, error=str(error))
+        return None
+
+    async def _fail(self, document: Document, reason: Reason, detail: str, start: float) -> None:
+        try:
+            await self._documents.mark_failed(document, reason, detail, took_s=time.perf_counter() - start)
+        except RaglineError as error:
+            log.warning("failure not written, the lease will end", document=document.id, error=str(error))
+            return
+        metrics.documents_total.labels("failed").inc()
+        log.info("document failed", document=document.id, reason=str(reason))
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.lease_s / 3)
+            for document in list(self._working.values()):
+                try:
+                    await self._documents.renew(document, lease_s=self._settings.lease_s)
+                except RaglineError as error:
+                    log.warning("lease not renewed", document=document.id, error=str(error))
+
+
+class Housekeeper:
+    """Fills building epochs and drops retired collections."""
+
+    def __init__(self, *, epochs: Epochs, namespaces: Namespaces, documents: Documents) -> None:
+        self._epochs = epochs
+        self._namespaces = namespaces
+        self._documents = documents
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Look now: an epoch was begun, or a namespace deleted, in this process."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        while True:
+            try:
+                for namespace in await self._namespaces.list():
+                    if namespace.building:
+                        await self._epochs.fill(namespace.name)
+                await self._epochs.drop_retired()
+            except RaglineError as error:
+                log.warning("housekeeping interrupted, taken up again", error=str(error))
+            except Exception:  # a defect must be seen, and must not end the loop
+                log.exception("defect in housekeeping")
+            try:
+                async with asyncio.timeout(HOUSEKEEPING_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
