@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -68,7 +68,7 @@ class Answers:
                     return event
         raise AssertionError("a stream ends with its answer")
 
-    async def stream(self, request: SearchRequest) -> AsyncIterator[Event]:
+    async def stream(self, request: SearchRequest) -> AsyncGenerator[Event, None]:
         """The answer as it comes about. A consumer that leaves stops the generation."""
         start = time.perf_counter()
         found = await self._search.search(request)
@@ -114,7 +114,7 @@ class _Attempt:
         self.failed = ""
         self.error: EngineError | Overloaded | None = None
 
-    async def pieces(self) -> AsyncIterator[str]:
+    async def pieces(self) -> AsyncGenerator[str, None]:
         """What may be shown. Ends early, with `failed` set, when the generator fails."""
         name = self._generator.name
         start = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -22,9 +23,9 @@ class BatchingEmbedder:
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
-        self._calls = {
-            purpose: Coalescer[Sequence[str], Vectors](self._runner(purpose), most=most, weigh=len)
-            for purpose, most in (("query", MOST_QUERIES), ("document", MOST_PASSAGES))
+        self._calls: dict[Purpose, Coalescer[Sequence[str], Vectors]] = {
+            "query": Coalescer(partial(self._run, "query"), most=MOST_QUERIES, weigh=len),
+            "document": Coalescer(partial(self._run, "document"), most=MOST_PASSAGES, weigh=len),
         }
 
     @property
@@ -42,10 +43,7 @@ class BatchingEmbedder:
     async def aclose(self) -> None:
         await self._embedder.aclose()
 
-    def _runner(self, purpose: str):  # type: ignore[no-untyped-def]
-        async def run(batch: list[Sequence[str]]) -> list[Vectors]:
-            vectors = await self._embedder.embed([text for texts in batch for text in texts], purpose=purpose)  # type: ignore[arg-type]
-            ends = np.cumsum([len(texts) for texts in batch])
-            return np.split(vectors, ends[:-1])
-
-        return run
+    async def _run(self, purpose: Purpose, batch: list[Sequence[str]]) -> list[Vectors]:
+        vectors = await self._embedder.embed([text for texts in batch for text in texts], purpose=purpose)
+        ends = np.cumsum([len(texts) for texts in batch])
+        return np.split(vectors, ends[:-1])

@@ -48,7 +48,7 @@ class FolderBlobs:
         except FileNotFoundError as error:
             raise _missing(path) from error
 
-    async def list(self, prefix: str) -> list[str]:
+    async def paths(self, prefix: str) -> list[str]:
         def work() -> list[str]:
             found = (self._folder / prefix).rglob("*")
             return sorted(p.relative_to(self._folder).as_posix() for p in found if p.is_file())
@@ -111,7 +111,7 @@ class FsspecBlobs:
         except FileNotFoundError as error:
             raise _missing(path) from error
 
-    async def list(self, prefix: str) -> list[str]:
+    async def paths(self, prefix: str) -> list[str]:
         try:
             found = cast("list[str]", await self._call("find", self._at(prefix)))
         except FileNotFoundError:

@@ -79,7 +79,7 @@ async def build(settings: Settings) -> System:
             ingest_worker=IngestWorker(ingest=ingest, documents=documents, database=database, settings=settings.ingest),
             housekeeper=Housekeeper(epochs=epochs, namespaces=namespaces), closers=tuple(reversed(closers)),
         )  # fmt: skip
-        if not any(namespace.name == DEFAULT_NAMESPACE for namespace in await namespaces.list()):
+        if not any(namespace.name == DEFAULT_NAMESPACE for namespace in await namespaces.all()):
             await epochs.create_namespace(DEFAULT_NAMESPACE, NamespaceSettings())
     except BaseException:
         for close in reversed(closers):

@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import takewhile, zip_longest
 from typing import TypeAlias
 
 from ragline.sentences import sentences
@@ -69,16 +70,24 @@ def chunk(parsed: Parsed, token_spans: TokenSpans, *, chunk_tokens: int, overlap
         raise ValueError(f"chunk_tokens={chunk_tokens}, overlap_tokens={overlap_tokens}: 0 ≤ overlap < chunk is needed")
     text = parsed.text
     pieces: list[_Piece] = []
-    for block in parsed.blocks:
-        units = list(_units(text, block, token_spans, chunk_tokens))
+    lead: list[_Unit] = []  # a section too small to stand alone, such as a bare heading, goes with its first part
+    place: Block | None = None  # where `lead` begins
+    for block, following in zip_longest(parsed.blocks, parsed.blocks[1:]):
+        units = lead + list(_units(text, block, token_spans, chunk_tokens))
+        place = place or block
+        if following is not None and _leads_to(block, following) and _total(units) < TINY * chunk_tokens:
+            lead = units
+            continue
+        shared = place.headings[: _shared(place.headings, block.headings)]
         for i, (start, end) in enumerate(_pack(units, chunk_tokens, 0 if block.table else overlap_tokens)):
             for a, b, weight in _fit(text, start, end, token_spans, chunk_tokens):
-                piece = _Piece(a, b, weight, block.page, block.headings)
+                piece = _Piece(a, b, weight, block.page if i else place.page, block.headings if i else shared)
                 joined = _join(pieces[-1], piece, chunk_tokens) if pieces and i == 0 else None
                 if joined is not None and _weigh(text[joined.start : joined.end], token_spans) <= chunk_tokens:
                     pieces[-1] = joined
                 else:
                     pieces.append(piece)
+        lead, place = [], None
     return [Span(p.start, p.end, p.page, p.headings) for p in pieces]
 
 
@@ -168,7 +177,7 @@ def _weigh(text: str, token_spans: TokenSpans) -> int:
 
 
 def _cut(text: str, start: int, end: int, starts: Sequence[int], limit: int) -> Iterator[tuple[int, int, int]]:
-    """(start, end, weight) of pieces of at most `limit`, each cut as late and as well as can be. `starts`: of tokens."""
+    """(start, end, weight) of pieces of at most `limit`, cut as late and as well as can be. `starts`: of tokens."""
     while start < end:
         stop = min(end, start + limit * MAX_TOKEN_CHARS)
         first = bisect_left(starts, start)
@@ -232,11 +241,23 @@ def _paragraph_weights(units: Sequence[_Unit]) -> list[int]:
     return weights
 
 
+def _total(units: Sequence[_Unit]) -> int:
+    return sum(unit.weight for unit in units)
+
+
+def _shared(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many headings two paths share from the top."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _leads_to(block: Block, following: Block) -> bool:
+    """Whether `following` is the same section going on (a page, a table) or a section inside it."""
+    return following.headings[: len(block.headings)] == block.headings
+
+
 def _join(last: _Piece, piece: _Piece, limit: int) -> _Piece | None:
     """Both as one, when one is tiny and their headings are the same, siblings, or parent and child."""
-    shared = 0
-    while shared < min(len(last.headings), len(piece.headings)) and last.headings[shared] == piece.headings[shared]:
-        shared += 1
+    shared = _shared(last.headings, piece.headings)
     related = shared >= max(len(last.headings), len(piece.headings)) - 1
     tiny = min(last.weight, piece.weight) < TINY * limit
     if not (related and tiny and last.weight + piece.weight <= limit):

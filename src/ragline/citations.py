@@ -12,8 +12,6 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from ragline.prompting import REFUSAL
-
 MAX_BRACKET_CHARS = 60
 """A longer bracket is not a citation, so at most this much of a stream is ever held back for one."""
 
@@ -144,7 +142,7 @@ class CitationStream:
         if kept:
             self._found.update(dict.fromkeys(kept))
             self._show(found[0] if not gone else "[" + ", ".join(map(str, kept)) + "]", shown)
-        elif _UNFINISHED.search(self._tail + self._space) or self._tail.endswith("`"):
+        elif _UNFINISHED.search(self._tail + self._space):
             self._show("?", shown)  # taking it out would join what stands around it into a new citation
         else:
             self._gap = True

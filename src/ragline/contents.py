@@ -104,7 +104,7 @@ class Contents:
         if document.live_blob is None:
             return
         served = {document.live, document.content}
-        for path in await self._blobs.list(_folder(namespace, document.id, document.live_blob)):
+        for path in await self._blobs.paths(_folder(namespace, document.id, document.live_blob)):
             kind, _, rest = path.rsplit("/", 1)[-1].partition("-")
             if kind in ("chunks", "vectors") and int(rest.split("-", 1)[0]) not in served:
                 await self._blobs.delete(path)

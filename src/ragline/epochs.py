@@ -96,7 +96,7 @@ class Epochs:
         held = await self._vectors.contents(epoch.vectors)
         held_too = await self._keywords.contents(epoch.keywords)
         after = ""
-        while page := await self._documents.list(name, after=after, most=PAGE, state=None):
+        while page := await self._documents.page(name, after=after, most=PAGE, state=None):
             after = page[-1].id
             for start in range(0, len(page), AT_ONCE):
                 part = page[start : start + AT_ONCE]
@@ -165,7 +165,7 @@ class Epochs:
         held, held_too = await self._vectors.contents(epoch.vectors), await self._keywords.contents(epoch.keywords)
         missing: list[Document] = []
         after = ""
-        while page := await self._documents.list(name, after=after, most=PAGE, state=None):
+        while page := await self._documents.page(name, after=after, most=PAGE, state=None):
             after = page[-1].id
             for document in page:
                 if document.live is None or document.live != document.content:

@@ -225,13 +225,13 @@ class Ingest:
             self._write_keywords(_Write(epoch.keywords, rows, vectors)),
         )
 
-    async def _upsert_vectors(self, batch: list[_Write]) -> list[None | Exception]:
+    async def _upsert_vectors(self, batch: list[_Write]) -> list[Exception | None]:
         def upsert(collection: str, writes: Sequence[_Write]) -> Awaitable[None]:
             return self._vectors.upsert(collection, _rows(writes), np.concatenate([write.vectors for write in writes]))
 
         return await _by_collection(batch, upsert)
 
-    async def _upsert_keywords(self, batch: list[_Write]) -> list[None | Exception]:
+    async def _upsert_keywords(self, batch: list[_Write]) -> list[Exception | None]:
         return await _by_collection(batch, lambda collection, writes: self._keywords.upsert(collection, _rows(writes)))
 
     async def _take_back(self, namespace: Namespace, document: Document) -> None:
@@ -258,9 +258,9 @@ def records(document: Document, content: Content, number: int, title: str, epoch
     ]
 
 
-async def _by_collection(batch: Sequence[_Write], upsert: _Upsert) -> list[None | Exception]:
+async def _by_collection(batch: Sequence[_Write], upsert: _Upsert) -> list[Exception | None]:
     """One write per collection. When the engine rejects it, document by document, so that only the bad one fails."""
-    results: dict[int, None | Exception] = {}
+    results: dict[int, Exception | None] = {}
     for collection in {write.collection for write in batch}:
         mine = [write for write in batch if write.collection == collection]
         try:
@@ -273,7 +273,7 @@ async def _by_collection(batch: Sequence[_Write], upsert: _Upsert) -> list[None 
     return [results.get(id(write)) for write in batch]
 
 
-async def _alone(upsert: _Upsert, write: _Write) -> None | Exception:
+async def _alone(upsert: _Upsert, write: _Write) -> Exception | None:
     try:
         await upsert(write.collection, [write])
     except RaglineError as error:

@@ -7,13 +7,13 @@ call leaves nothing behind; `aclose` may be called twice.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ragline.types import FieldType, Hit, Metadata, Parsed, Prompt, Record, Groups, Scope, Space, Token
+from ragline.types import FieldType, Groups, Hit, Metadata, Parsed, Prompt, Record, Scope, Space, Token
 
 Vectors: TypeAlias = NDArray[np.float32]
 Purpose: TypeAlias = Literal["query", "document"]
@@ -121,7 +121,7 @@ class Generator(Protocol):
         """Such as ``extractive`` or ``openai:gpt-4o-mini``; shown in every answer."""
         ...
 
-    def generate(self, prompt: Prompt, *, max_tokens: int) -> AsyncIterator[Token]:
+    def generate(self, prompt: Prompt, *, max_tokens: int) -> AsyncGenerator[Token, None]:
         """Stream the answer; passages are cited as ``[n]``. Raises EngineError, also midway."""
         ...
 
@@ -139,7 +139,7 @@ class Blobs(Protocol):
         """Raises NotFound."""
         ...
 
-    async def list(self, prefix: str) -> list[str]:
+    async def paths(self, prefix: str) -> list[str]:
         """Paths below the folder `prefix`, sorted."""
         ...
 

@@ -33,6 +33,7 @@ _NUMBERED_LIST = "no nos nr p pp vol vols fig figs eq eqs sec ch chap art abs n�
 _NUMBERED = frozenset(_NUMBERED_LIST.split())
 """Words after which a full stop ends nothing when a digit follows."""
 
+_INITIALS = re.compile(r"[^\W\d_](?:\.[^\W\d_])*")
 _WORD_BEFORE = re.compile(r"[^\s(\[\"'“‘«]{1,24}\Z")
 _LOOK_BACK = 25
 
@@ -70,7 +71,7 @@ def _ends_sentence(text: str, start: int, found: re.Match[str]) -> bool:
     """
     if found.end() < len(text) and not text[found.end()].isspace():
         return False
-    following = _next_letter(text, found.end())
+    following = _next_letter(text, found.end()) or " "
     if following.islower():
         return False
     if found[0][0] != "." or found[0].startswith(".."):
@@ -81,8 +82,8 @@ def _ends_sentence(text: str, start: int, found: re.Match[str]) -> bool:
     word = before[0].lower()
     if word in _ABBREVIATIONS or (word in _NUMBERED and following.isdigit()):
         return False
-    if len(word) == 1 and before[0].isupper():
-        return False  # an initial: J. Smith
+    if _INITIALS.fullmatch(before[0]) or following in "§&%":
+        return False  # J. Smith, U.S.C.
     return not (word.isdigit() and len(word) <= 3 and not text[start : found.start()].strip(word).strip())
 
 

@@ -25,7 +25,7 @@ from ragline.types import Document, State
 log = structlog.get_logger()
 
 IDLE_S = 1.0
-"""How long an idle loop waits before it looks again for what another process has left; our own commits wake it at once."""
+"""How long an idle loop waits before it looks for what another process has left; our own commits wake it at once."""
 
 HOUSEKEEPING_S = 30.0
 """Between two looks for retired collections and epochs to be filled."""
@@ -126,10 +126,9 @@ class IngestWorker:
 class Housekeeper:
     """Fills building epochs and drops retired collections."""
 
-    def __init__(self, *, epochs: Epochs, namespaces: Namespaces, documents: Documents) -> None:
+    def __init__(self, *, epochs: Epochs, namespaces: Namespaces) -> None:
         self._epochs = epochs
         self._namespaces = namespaces
-        self._documents = documents
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
@@ -139,7 +138,7 @@ class Housekeeper:
     async def run(self) -> None:
         while True:
             try:
-                for namespace in await self._namespaces.list():
+                for namespace in await self._namespaces.all():
                     if namespace.building:
                         await self._epochs.fill(namespace.name)
                 await self._epochs.drop_retired()

@@ -85,9 +85,7 @@ async def test_no_texts_give_no_vectors(embedder: LocalEmbedder, purpose: local.
     assert vectors.dtype == np.float32
 
 
-async def test_order_is_kept_over_lengths_and_slices(
-    embedder: LocalEmbedder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_order_is_kept_over_lengths_and_slices(embedder: LocalEmbedder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "TEXTS_A_SLICE", 3)
     expected = await embedder.embed(SENTENCES, purpose="document")
 
@@ -99,7 +97,7 @@ async def test_order_is_kept_over_lengths_and_slices(
 async def test_near_meanings_are_near(embedder: LocalEmbedder) -> None:
     cat, kitten, revenue = await embedder.embed(SENTENCES[:3], purpose="query")
 
-    assert cat @ kitten == pytest.approx(0.558, abs=0.02)  # .5586 in fp32
+    assert cat @ kitten == pytest.approx(0.6515, abs=0.01)  # .6515 is fp32's
     assert abs(cat @ revenue) < 0.1
 
 
@@ -112,7 +110,9 @@ async def test_int8_stays_close_to_fp32(embedder: LocalEmbedder, cache_dir: Path
 
     vectors = await embedder.embed(SENTENCES, purpose="query")
 
-    assert ((vectors * expected).sum(axis=1) > 0.99).all()
+    cosines = (vectors * expected).sum(axis=1)
+    assert (cosines > 0.98).all()  # least for the empty text: two special tokens
+    assert np.median(cosines) > 0.995
     assert exact.space != embedder.space
 
 
@@ -190,9 +190,7 @@ async def test_a_document_call_lets_waiting_queries_go_first(
 
     documents = embedder._documents.encode
     monkeypatch.setattr(embedder._queries, "encode", slow)
-    monkeypatch.setattr(
-        embedder._documents, "encode", lambda tokens: (done.append("document"), documents(tokens))[1]
-    )
+    monkeypatch.setattr(embedder._documents, "encode", lambda tokens: (done.append("document"), documents(tokens))[1])
     query = asyncio.create_task(embedder.embed(["first"], purpose="query"))
     await asyncio.sleep(0)
     document = asyncio.create_task(embedder.embed(["second"], purpose="document"))

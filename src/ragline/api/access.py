@@ -68,7 +68,7 @@ class Access:
     async def _keys_exist(self) -> bool:
         now = self._clock.monotonic()
         if self._closed_at is None or now - self._closed_at > KEEP_S:
-            self._closed_at = now if await self._keys.any() else None
+            self._closed_at = now if await self._keys.exist() else None
         return self._closed_at is not None
 
     def _must_be_local(self, request: Request) -> None:

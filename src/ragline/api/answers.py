@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict
 from typing import Any
@@ -48,10 +48,10 @@ async def answers(body: AnswerBody, request: Request, caller: Reader) -> Respons
     return StreamingResponse(_stream(first, events), media_type="text/event-stream", headers=headers)
 
 
-async def _stream(first: Event, events: AsyncIterator[Event]) -> AsyncIterator[str]:
+async def _stream(first: Event, events: AsyncGenerator[Event, None]) -> AsyncGenerator[str, None]:
     yield _event(first)
     try:
-        async with aclosing(events):  # type: ignore[type-var]
+        async with aclosing(events):
             async for event in events:
                 yield _event(event)
     except RaglineError as error:

@@ -81,7 +81,7 @@ async def list_documents(
     """By id; `next` is the cursor of the next page, or null."""
     system: System = request.app.state.system
     await system.namespaces.get(namespace)
-    page = await system.documents.list(namespace, after=cursor, most=limit, state=state, uri=uri)
+    page = await system.documents.page(namespace, after=cursor, most=limit, state=state, uri=uri)
     return {
         "documents": [_full(document) for document in page if _readable(document, caller)],
         "next": page[-1].id if len(page) == limit else None,
@@ -103,7 +103,7 @@ async def delete_by_filter(
             field="filters",
         )
     deleted, sequence, after = [], found.sequence, ""
-    while page := await system.documents.list(namespace, after=after, most=500, state=None):
+    while page := await system.documents.page(namespace, after=after, most=500, state=None):
         after = page[-1].id
         for document in page:
             fields = coerce_metadata(document.metadata, found.settings.fields)

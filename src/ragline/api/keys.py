@@ -30,7 +30,7 @@ async def create_key(body: KeyBody, request: Request, _: Admin) -> dict[str, Any
 @router.get("")
 async def list_keys(request: Request, _: Admin) -> dict[str, Any]:
     system: System = request.app.state.system
-    return {"keys": [_out(key) for key in await system.keys.list()]}
+    return {"keys": [_out(key) for key in await system.keys.all()]}
 
 
 @router.post("/{key}/rotate")

@@ -25,7 +25,7 @@ class ReindexBody(BaseModel):
 async def list_namespaces(request: Request, caller: Reader) -> dict[str, Any]:
     system: System = request.app.state.system
     allowed = caller.namespaces
-    found = [n for n in await system.namespaces.list() if allowed is None or n.name in allowed]
+    found = [n for n in await system.namespaces.all() if allowed is None or n.name in allowed]
     return {"namespaces": [_brief(namespace) for namespace in found]}
 
 
@@ -87,7 +87,7 @@ async def reindex(namespace: str, request: Request, _: Admin, body: ReindexBody 
     system: System = request.app.state.system
     if body and body.reparse:
         after, count = "", 0
-        while page := await system.documents.list(namespace, after=after, most=500, state=None):
+        while page := await system.documents.page(namespace, after=after, most=500, state=None):
             after = page[-1].id
             count += len(page)
             for document in page:
@@ -118,7 +118,7 @@ def _settings(old: NamespaceSettings, body: NamespaceBody, system: System) -> Na
                 field="fusion.weights",
             )
         weights = {"keyword": 0.0, "dense": 0.0, **body.fusion.weights}
-        new = replace(new, fusion=Fusion(body.fusion.method, weights))  # type: ignore[arg-type]
+        new = replace(new, fusion=Fusion(body.fusion.method, weights))
     if body.chunk_tokens is not None:
         new = replace(new, chunk_tokens=body.chunk_tokens)
     if body.overlap_tokens is not None:

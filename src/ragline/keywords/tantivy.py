@@ -2,8 +2,8 @@
 
 A collection is a folder with one Tantivy index in it. Writes of a collection run one after the other on a thread of its
 own, each committed (fsync) and visible when it returns; searches share a small pool, and Tantivy releases the GIL while
-it works. Everything a hit shows is stored in the index. Killed at any moment, an index opens at its last commit: a commit
-is one rename, and the writer lock is the kernel's and dies with its process.
+it works. Everything a hit shows is stored in the index. Killed at any moment, an index opens at its last commit: a
+commit is one rename, and the writer lock is the kernel's and dies with its process.
 
 BM25's k1 = 1.2 and b = 0.75 are compiled into Tantivy. Words are Unicode words, lower case, without accents, stemmed as
 English; scripts without spaces are found by pairs of characters (`folding`). SciFact nDCG@10: .689.
@@ -20,7 +20,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, unquote
@@ -44,6 +44,7 @@ ERRORS: tuple[tuple[str, type[EngineError], str, str], ...] = (
     ("Read-only file system", EngineRejected, "The data folder is read-only.", "Mount it for writing."),
     ("LockBusy", EngineUnavailable, "Another process writes in the data folder.", "Stop it, or use another folder."),
     ("surrogates not allowed", EngineRejected, "A text is not valid Unicode.", "Correct it and send it again."),
+    ("is not declared", EngineRejected, "A metadata field is not declared in it.", REBUILD),
     ("ncompatible", EngineRejected, "The index was written by another Tantivy.", REBUILD),
     ("orrupt", EngineRejected, "The index is damaged.", REBUILD),
     ("DoesNotExist", EngineRejected, "The index is damaged: a file is missing.", REBUILD),
@@ -103,21 +104,25 @@ class TantivyKeywordIndex:
 
     async def aclose(self) -> None:
         self._pool.shutdown(wait=False)
-        held, self._open = list(self._open.values()), {}
-        for one in held:
-            await asyncio.wrap_future(one.thread.submit(one.close))
-            one.thread.shutdown(wait=False)
+        self._writing.clear()
+        while self._open:
+            _, held = self._open.popitem()
+            await asyncio.wrap_future(held.thread.submit(held.close))
+            held.thread.shutdown(wait=False)
 
     async def _read(self, collection: str, ask: Callable[[Collection], T]) -> T:
         return await _on(self._pool, collection, lambda: ask(self._held(collection)))
 
     async def _write(self, collection: str, change: Callable[[Collection], None]) -> None:
-        held = self._open.get(collection) or await _on(self._pool, collection, lambda: self._held(collection))
+        held = self._open.get(collection)
+        if held is None:
+            held = await _on(self._pool, collection, lambda: self._held(collection))
         self._writing[collection] = held
         self._writing.move_to_end(collection)
         while len(self._writing) > MAX_OPEN_WRITERS:
             _, idle = self._writing.popitem(last=False)
-            idle.thread.submit(idle.rest)
+            with suppress(RuntimeError):  # it was dropped meanwhile
+                idle.thread.submit(idle.rest)
         await _on(held.thread, collection, lambda: change(held))
 
     # ── on the pool's threads ────────────────────────────────────────────────────────────────────────────────────────
@@ -160,10 +165,10 @@ class TantivyKeywordIndex:
 
     def _drop(self, collection: str) -> None:
         with self._admin:
-            held = self._open.pop(collection, None)
-            if held is not None:
-                held.thread.submit(held.close).result()
-                held.thread.shutdown(wait=False)
+            open_one = self._open.pop(collection, None)
+            if open_one is not None:
+                open_one.thread.submit(open_one.close).result()
+                open_one.thread.shutdown(wait=False)
             path = self._path(collection)
             if path.exists():
                 dropped = path.rename(self._folder / f".dropped-{uuid.uuid4().hex}")

@@ -121,5 +121,18 @@ def _guess(data: bytes) -> str:
     sample = data[:SAMPLE_BYTES]
     if len(data) > SAMPLE_BYTES:
         sample = sample[: sample.rfind(b"\n") + 1] or sample
-    best = charset_normalizer.from_bytes(sample).best()
-    return best.encoding if best is not None else "cp1252"
+    matches = charset_normalizer.from_bytes(sample)
+    best = matches.best()
+    if best is None:
+        return "cp1252"
+    for rival in matches:
+        as_likely = rival.chaos <= best.chaos and rival.coherence >= best.coherence
+        if as_likely and "cp1252" in rival.could_be_from_charset and not _hungarian(sample):
+            return "cp1252"  # by far the more common one; statistics put the alphabetically first on top
+    return best.encoding
+
+
+def _hungarian(sample: bytes) -> bool:
+    """ő and ű are õ and û in cp1252, a tie that no statistics break; but Hungarian has few other accents."""
+    letters = {c for c in sample.decode("cp1250", "ignore").lower() if c > "\x7f" and c.isalpha()}
+    return bool(letters & set("őű")) and letters <= set("áéíóöőúüű")

@@ -22,9 +22,12 @@ MAX_PART_BYTES = 256 << 20
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _STRICT = "{http://purl.oclc.org/ooxml/wordprocessingml/main}"
-_FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
 _OFFICE_DOCUMENT = "/officeDocument"
-_SKIP = frozenset({f"{_W}del", f"{_W}moveFrom", f"{_W}instrText", f"{_W}delText", f"{_W}rPr", f"{_W}pPr", _FALLBACK})
+_TEXT = frozenset({f"{_W}t", "{http://schemas.openxmlformats.org/officeDocument/2006/math}t"})
+_GONE = frozenset(
+    {f"{_W}del", f"{_W}moveFrom", "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"}
+)
+"""Deleted, moved away, or said again for older readers."""
 _MARKS = {f"{_W}tab": "\t", f"{_W}br": "\n", f"{_W}cr": "\n", f"{_W}noBreakHyphen": "-", f"{_W}p": "\n"}
 _HEADING_NAME = re.compile(r"heading (\d)$")
 
@@ -144,26 +147,33 @@ def _blocks(body: ElementTree.Element) -> Iterator[ElementTree.Element]:
             waiting.pop()
         elif child.tag in (f"{_W}p", f"{_W}tbl"):
             yield child
-        elif child.tag not in _SKIP:
+        elif child.tag not in _GONE:
             waiting.append(iter(child))
 
 
 def _text(root: ElementTree.Element) -> str:
     """The words below `root`; text boxes and inner paragraphs begin a new line."""
     parts: list[str] = []
+    for element in root.iter():
+        tag = element.tag
+        if tag in _TEXT:
+            parts.append(element.text or "")
+        elif tag in _MARKS and element is not root:
+            parts.append(_MARKS[tag])
+        elif tag in _GONE:  # rare: walk again, around what is not to be read
+            return "".join(_without_gone(root))
+    return "".join(parts)
+
+
+def _without_gone(root: ElementTree.Element) -> Iterator[str]:
     waiting = [iter(root)]
     while waiting:
         child = next(waiting[-1], None)
         if child is None:
             waiting.pop()
-            continue
-        if child.tag in _SKIP:
-            continue
-        if child.tag == f"{_W}t" or child.tag.endswith("/math}t"):
-            parts.append(child.text or "")
-        parts.append(_MARKS.get(child.tag, ""))
-        waiting.append(iter(child))
-    return "".join(parts)
+        elif child.tag not in _GONE:
+            yield (child.text or "") if child.tag in _TEXT else _MARKS.get(child.tag, "")
+            waiting.append(iter(child))
 
 
 def _table(table: ElementTree.Element, out: Outline) -> None:
@@ -186,7 +196,7 @@ def _rows(table: ElementTree.Element) -> Iterator[ElementTree.Element]:
     for child in table:
         if child.tag == f"{_W}tr":
             yield child
-        elif child.tag not in _SKIP:
+        elif child.tag not in _GONE:
             yield from child.findall(f".//{_W}tr")
 
 

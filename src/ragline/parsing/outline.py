@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 
 from ragline.errors import DocumentRejected, Reason
 from ragline.types import Block, Parsed
@@ -35,6 +36,8 @@ def clean(text: str) -> str:
     Only presentation forms (Latin ﬁ, Armenian, Hebrew, Arabic) are folded by NFKC: elsewhere it changes meaning, as in
     x² → x2.
     """
+    if text.isascii() and text.isprintable():
+        return text
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\x85", "\n")
     text = text.replace("\x0b", "\n").replace("\x0c", "\n").replace("\u2028", "\n").replace("\u2029", "\n\n")
     if text.isascii():
@@ -46,6 +49,11 @@ def clean(text: str) -> str:
 def one_line(text: str) -> str:
     """`text` cleaned, every run of white space one space."""
     return " ".join(clean(text).split())
+
+
+@lru_cache(maxsize=1024)
+def _column_name(cell: str) -> str:
+    return one_line(cell)[:MAX_CELL_NAME_CHARS].rstrip(" :")
 
 
 def names_columns(row: Sequence[str]) -> bool:
@@ -110,7 +118,7 @@ class Outline:
             value = one_line(cell)
             if not value:
                 continue
-            name = one_line(header[i])[:MAX_CELL_NAME_CHARS].rstrip(" :") if i < len(header) else ""
+            name = _column_name(header[i]) if i < len(header) else ""
             parts.append(f"{name}: {value}" if name and name != value else value)
         self._write("; ".join(parts), apart=first, table=True)
 

@@ -42,24 +42,32 @@ def parse(data: bytes, out: Outline) -> None:
 
 
 def _open(data: bytes) -> pypdfium2.PdfDocument:
-    if not _VERSION.search(data[:1024]):  # PDFium insists on a version in the header; other readers do not
+    headed = b"%PDF" in data[:1024]
+    if not headed:
+        data = b"%PDF-1.7\n" + data
+    elif not _VERSION.search(data[:1024]):  # PDFium insists on a version in the header; other readers do not
         data = _HEADER.sub(b"%PDF-1.7", data, count=1)
     try:
-        # An empty password is tried by PDFium itself.
-        return pypdfium2.PdfDocument(data)
+        return pypdfium2.PdfDocument(data)  # tries the empty password by itself
     except pypdfium2.PdfiumError as error:
-        code = getattr(error, "err_code", None)
-        if code in (pdfium.FPDF_ERR_PASSWORD, pdfium.FPDF_ERR_SECURITY):
-            raise DocumentRejected(
-                Reason.ENCRYPTED,
-                "The PDF is encrypted and needs a password.",
-                next_step="Remove the password and upload it again.",
-            ) from error
-        if code == pdfium.FPDF_ERR_SUCCESS:  # nothing wrong, and still no document: it has no pages
-            raise DocumentRejected(
-                Reason.EMPTY, "The PDF has no pages.", next_step="Export it again from where it was made."
-            ) from error
-        raise _damaged() from error
+        raise _why(data, headed) from error
+
+
+def _why(data: bytes, headed: bool) -> DocumentRejected:
+    """Why PDFium gave no document. Asked again: when there are just no pages, its error code is an older one's."""
+    handle = pdfium.FPDF_LoadMemDocument64(data, len(data), None)
+    if handle:
+        pdfium.FPDF_CloseDocument(handle)
+        return DocumentRejected(
+            Reason.EMPTY, "The PDF has no pages.", next_step="Export it again from where it was made."
+        )
+    if headed and pdfium.FPDF_GetLastError() in (pdfium.FPDF_ERR_PASSWORD, pdfium.FPDF_ERR_SECURITY):
+        return DocumentRejected(
+            Reason.ENCRYPTED,
+            "The PDF is encrypted and needs a password.",
+            next_step="Remove the password and upload it again.",
+        )
+    return _damaged()
 
 
 def _damaged() -> DocumentRejected:

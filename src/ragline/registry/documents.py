@@ -349,7 +349,7 @@ class Documents:
             raise unknown_document(id, namespace)
         return document
 
-    async def list(
+    async def page(
         self, namespace: str, *, after: str, most: int, state: State | None, uri: str | None = None
     ) -> list[Document]:
         """By id, from just behind `after`. Tombstones only when asked for by `state`."""

@@ -90,10 +90,10 @@ class Keys:
         _must(len(rows), id)
         return _key(rows[0])
 
-    async def list(self) -> list[Key]:
+    async def all(self) -> list[Key]:
         return [_key(row) for row in await self._select(None)]
 
-    async def any(self) -> bool:
+    async def exist(self) -> bool:
         """Does a key exist that is not revoked? While none does, loopback is open."""
         query = select(func.count()).select_from(keys).where(keys.c.revoked_at.is_(None))
         return await self._database.read(lambda connection: int(connection.execute(query).scalar_one()) > 0)

@@ -81,7 +81,7 @@ class Namespaces:
             )
         return found[0]
 
-    async def list(self) -> list[Namespace]:
+    async def all(self) -> list[Namespace]:
         return await self._select(None)
 
     async def configure(self, name: str, settings: NamespaceSettings) -> Namespace:
@@ -156,7 +156,7 @@ class Namespaces:
             .set_label_style(LABEL_STYLE_TABLENAME_PLUS_COL)
         )
         rows = await self._database.read(lambda connection: connection.execute(query).mappings().all())
-        return [(_epoch(row), row["namespaces_uid"] is None) for row in rows]
+        return [(_epoch(dict(row)), row["namespaces_uid"] is None) for row in rows]
 
     async def forget_epoch(self, epoch: Epoch) -> None:
         await self._database.write(lambda connection: connection.execute(delete(epochs).where(*_is(epoch))).rowcount)

@@ -1,0 +1,181 @@
+"""The pool: one document's misfortune is its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from ragline.errors import DocumentRejected, EngineUnavailable, Reason
+from ragline.parsing.pool import ParserPool
+
+
+@pytest.fixture
+async def hostile(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ParserPool]:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    pool = _pool()
+    yield pool
+    await pool.aclose()
+
+
+def _pool(*, processes: int = 1, timeout_s: float = 60.0) -> ParserPool:
+    return ParserPool(
+        processes=processes,
+        timeout_s=timeout_s,
+        memory_bytes=256 << 20,
+        max_text_chars=100_000,
+        formats="hostile_formats",
+    )
+
+
+async def _parse(pool: ParserPool, words: str) -> str:
+    return (await pool.parse(words.encode(), name="a.txt", media_type=None)).text
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("abort", Reason.CRASHED),
+        ("exit", Reason.CRASHED),
+        ("raise", Reason.CRASHED),
+        ("killed", Reason.MEMORY),
+        pytest.param("hunger", Reason.MEMORY, marks=pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS")),
+        ("flood", Reason.TOO_LARGE),
+    ],
+)
+async def test_the_failing_document_alone_fails(hostile: ParserPool, words: str, reason: Reason) -> None:
+    with pytest.raises(DocumentRejected) as caught:
+        await _parse(hostile, words)
+    assert caught.value.reason is reason
+    assert caught.value.next_step
+    assert "secret" not in str(caught.value)
+    assert await _parse(hostile, "fine") == "fine"
+
+
+async def test_a_hanging_document_is_killed_at_its_limit(hostile: ParserPool) -> None:
+    await hostile.warm()
+    (before,) = hostile.pids
+    hostile._timeout_s = 0.2
+    with pytest.raises(DocumentRejected) as caught:
+        await _parse(hostile, "hang")
+    assert caught.value.reason is Reason.TIMEOUT
+    hostile._timeout_s = 60.0
+    assert await _parse(hostile, "fine") == "fine"
+    assert before not in hostile.pids
+
+
+async def test_what_a_library_prints_breaks_no_frame(hostile: ParserPool) -> None:
+    assert await _parse(hostile, "print") == "quiet"
+    (before,) = hostile.pids
+    assert await _parse(hostile, "fine") == "fine"
+    assert hostile.pids == {before}
+
+
+async def test_a_child_sees_no_secrets(hostile: ParserPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAGLINE_SECRET", "hush")
+    assert "RAGLINE_SECRET" not in await _parse(hostile, "environment")
+
+
+async def test_cancelling_ends_the_child_and_frees_its_place(hostile: ParserPool) -> None:
+    await hostile.warm()
+    (before,) = hostile.pids
+    task = asyncio.create_task(_parse(hostile, "hang"))
+    while hostile._idle:
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert before not in hostile.pids
+    assert await _parse(hostile, "fine") == "fine"
+
+
+async def test_a_child_that_died_while_idle_costs_nothing(hostile: ParserPool) -> None:
+    await hostile.warm()
+    (before,) = hostile.pids
+    os.kill(before, signal.SIGKILL)
+    await next(iter(hostile._all))._process.wait()
+    assert await _parse(hostile, "fine") == "fine"
+    assert before not in hostile.pids
+
+
+async def test_children_serve_at_the_same_time_and_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    pool = _pool(processes=2)
+    try:
+        words = [f"words {i}" for i in range(20)]
+        assert await asyncio.gather(*(_parse(pool, w) for w in words)) == words
+        assert 1 <= len(pool.pids) <= 2
+        before = pool.pids
+        assert await asyncio.gather(*(_parse(pool, w) for w in words)) == words
+        assert pool.pids >= before
+    finally:
+        await pool.aclose()
+
+
+async def test_closing_blames_no_document(hostile: ParserPool) -> None:
+    await hostile.warm()
+    task = asyncio.create_task(_parse(hostile, "hang"))
+    while hostile._idle:
+        await asyncio.sleep(0)
+    await hostile.aclose()
+    with pytest.raises(EngineUnavailable):
+        await task
+    with pytest.raises(EngineUnavailable):
+        await _parse(hostile, "fine")
+    await hostile.aclose()
+    assert not hostile.pids
+
+
+async def test_a_child_that_cannot_start_is_no_documents_fault() -> None:
+    pool = ParserPool(processes=1, timeout_s=60, memory_bytes=1 << 30, max_text_chars=100, formats="no_such_module")
+    with pytest.raises(EngineUnavailable):
+        await _parse(pool, "fine")
+    await pool.aclose()
+
+
+async def test_a_large_document_goes_there_and_back(hostile: ParserPool) -> None:
+    pool = ParserPool(processes=1, timeout_s=60, memory_bytes=1 << 30, max_text_chars=20_000_000)
+    text = "\n".join(f"line {i} of many, with a word in Greek: λόγος" for i in range(50_000))
+    try:
+        assert (await pool.parse(text.encode(), name="a.txt", media_type=None)).text == text
+    finally:
+        await pool.aclose()
+
+
+_PARENT = """
+import asyncio, sys
+from ragline.parsing.pool import ParserPool
+
+async def main():
+    pool = ParserPool(processes=1, timeout_s=60, memory_bytes=1 << 30, max_text_chars=100, formats="hostile_formats")
+    await pool.warm()
+    task = asyncio.create_task(pool.parse(b"hang", name="a.txt", media_type=None))
+    print(*pool.pids, flush=True)
+    await task
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a hanging child notices its parent's end on Linux only")
+def test_children_end_with_their_parent() -> None:
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", _PARENT], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert parent.stdout is not None
+    with parent, parent.stdout:
+        child = int(parent.stdout.readline())
+        descriptor = os.pidfd_open(child)
+        parent.kill()
+    try:
+        with open(descriptor, closefd=False), _poll(descriptor) as ended:  # noqa: PTH123
+            assert ended
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,274 @@
+"""The document state machine: sequence, revisions, leases, and that late never wins."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ragline.errors import NotFound, Reason
+from ragline.registry.database import Database, sqlite_url
+from ragline.registry.documents import Accepted, Documents, Incoming
+from ragline.registry.namespaces import Namespaces
+from ragline.registry.tables import DUE, documents
+from ragline.types import Document, FieldType, NamespaceSettings, Space, State
+
+SPACE = Space("toy", "0" * 64, "fp32", 4, 256)
+LEASE_S = 60.0
+
+
+class HandClock:
+    """A clock that moves when told."""
+
+    def __init__(self) -> None:
+        self.at = 1_700_000_000.0
+
+    def now(self) -> float:
+        return self.at
+
+    def monotonic(self) -> float:
+        return self.at
+
+
+class Registry:
+    def __init__(self, database: Database, clock: HandClock) -> None:
+        self.database = database
+        self.clock = clock
+        self.documents = Documents(database, clock)
+        self.namespaces = Namespaces(database, clock)
+
+    async def accept(self, uri: str = "a.txt", **words: object) -> Accepted:
+        given = {"title": None, "groups": frozenset[str](), "metadata": {}, "sha256": "1" * 64, "blob": "b1"} | words
+        fingerprint = f"{given['sha256']}"
+        incoming = Incoming(uri=uri, media_type=None, size=1, fingerprint=fingerprint, **given)  # type: ignore[arg-type]
+        return await self.documents.accept("n", incoming)
+
+    async def claim(self) -> list[Document]:
+        return await self.documents.claim(most=10, lease_s=LEASE_S)
+
+    async def live(self, document: Document) -> bool:
+        epochs = frozenset({(await self.namespaces.get("n")).epoch.label})
+        return await self.documents.mark_live(
+            document, title="t", epochs=epochs, event="indexed", detail="", took_s=0.0
+        )
+
+    async def indexed(self, uri: str = "a.txt", **words: object) -> Document:
+        await self.accept(uri, **words)
+        (claimed,) = await self.claim()
+        assert await self.documents.mark_chunked(claimed, chunks=1, title="t", took_s=0.0)
+        assert await self.live(claimed)
+        return await self.look(claimed.id)
+
+    async def look(self, id: str) -> Document:
+        found = await self.documents.look(id)
+        assert found is not None
+        return found
+
+    async def sequence(self) -> int:
+        return (await self.namespaces.get("n")).sequence
+
+    async def visible(self) -> int:
+        return (await self.namespaces.get("n")).visible
+
+
+@pytest.fixture
+async def registry(tmp_path: Path) -> AsyncIterator[Registry]:
+    database = await Database.open(sqlite_url(tmp_path / "registry.sqlite"))
+    registry = Registry(database, HandClock())
+    epoch = await registry.namespaces.plan_epoch("n", SPACE, {"year": FieldType.INTEGER})
+    await registry.namespaces.create(NamespaceSettings(), epoch)
+    yield registry
+    await database.aclose()
+
+
+async def test_each_accepted_change_takes_the_next_sequence_number(registry: Registry) -> None:
+    first = await registry.accept("a.txt")
+    second = await registry.accept("b.txt")
+    assert (first.outcome, first.sequence, second.sequence) == ("created", 1, 2)
+    assert second.document.revision == second.document.content == 2
+
+
+async def test_the_same_upload_again_is_unchanged_and_counts_as_verified(registry: Registry) -> None:
+    first = await registry.accept()
+    registry.clock.at += 10
+    again = await registry.accept(blob="b2")
+    assert again.outcome == "unchanged"
+    assert again.document.blob == "b1"
+    assert again.document.verified_at == first.document.verified_at + 10
+    assert await registry.sequence() == 1
+
+
+async def test_only_words_changed_keeps_content_and_serves_on(registry: Registry) -> None:
+    before = await registry.indexed()
+    visible = await registry.visible()
+    changed = await registry.accept(groups=frozenset({"hr"}), blob="b2")
+    assert changed.outcome == "payload"
+    now = changed.document
+    assert (now.content, now.live, now.revision, now.state) == (before.content, before.live, 2, State.CHUNKED)
+    assert await registry.visible() == visible + 1
+    assert (await registry.documents.guard("n", [now.id])).rows[now.id].groups == {"hr"}
+
+
+async def test_the_old_content_serves_until_the_new_one_is_live(registry: Registry) -> None:
+    old = await registry.indexed()
+    new = (await registry.accept(sha256="2" * 64, blob="b2")).document
+    assert (new.live, new.content) == (old.content, 2)
+    (claimed,) = await registry.claim()
+    assert await registry.documents.mark_chunked(claimed, chunks=1, title="t", took_s=0.0)
+    assert (await registry.look(old.id)).live == old.content
+    assert await registry.live(claimed)
+    now = await registry.look(old.id)
+    assert (now.live, now.live_blob, now.garbage, now.state) == (2, "b2", ("b1",), State.INDEXED)
+
+
+async def test_a_late_worker_changes_nothing(registry: Registry) -> None:
+    await registry.accept()
+    (late,) = await registry.claim()
+    await registry.accept(sha256="2" * 64, blob="b2")
+    assert not await registry.documents.mark_chunked(late, chunks=1, title="t", took_s=0.0)
+    assert not await registry.live(late)
+    assert not await registry.documents.mark_failed(late, Reason.DAMAGED, "", took_s=0.0)
+    now = await registry.look(late.id)
+    assert (now.live, now.state, now.content) == (None, State.RECEIVED, 2)
+
+
+async def test_an_older_attempt_is_fenced_off(registry: Registry) -> None:
+    await registry.accept()
+    (first,) = await registry.claim()
+    assert await registry.claim() == []
+    registry.clock.at += LEASE_S + 1
+    (second,) = await registry.claim()
+    assert (first.attempt, second.attempt) == (1, 2)
+    assert not await registry.live(first)
+    assert await registry.live(second)
+
+
+async def test_words_changed_while_a_worker_writes_stay_due(registry: Registry) -> None:
+    await registry.accept()
+    (claimed,) = await registry.claim()
+    await registry.accept(groups=frozenset({"hr"}))
+    assert await registry.live(claimed)
+    now = await registry.look(claimed.id)
+    assert (now.live, now.settled, now.revision, now.state) == (1, 1, 2, State.CHUNKED)
+    (again,) = await registry.claim()
+    assert again.groups == {"hr"}
+
+
+async def test_a_delete_is_not_served_from_then_on_and_a_later_create_begins_anew(registry: Registry) -> None:
+    live = await registry.indexed()
+    gone = await registry.documents.delete("n", live.id)
+    assert (gone.live, gone.state, gone.garbage) == (None, State.DELETED, ("b1",))
+    with pytest.raises(NotFound):
+        await registry.documents.get("n", live.id)
+    (claimed,) = await registry.claim()
+    assert await registry.documents.mark_swept(claimed)
+    assert await registry.claim() == []
+    assert await registry.sequence() == (await registry.look(live.id)).settled
+    again = await registry.accept(blob="b3")
+    assert (again.outcome, again.document.state, again.document.content) == ("updated", State.RECEIVED, 3)
+
+
+async def test_a_replaced_content_is_swept_only_once_the_new_one_is_live(registry: Registry) -> None:
+    await registry.indexed()
+    await registry.accept(sha256="2" * 64, blob="b2")
+    (claimed,) = await registry.claim()
+    await registry.documents.mark_failed(claimed, Reason.DAMAGED, "torn", took_s=0.0)
+    assert await registry.claim() == []
+    failed = await registry.look(claimed.id)
+    assert (failed.live, failed.live_blob, failed.state) == (1, "b1", State.FAILED)
+    await registry.accept(sha256="3" * 64, blob="b3")
+    (claimed,) = await registry.claim()
+    assert await registry.live(claimed)
+    (sweeping,) = await registry.claim()
+    assert sweeping.garbage == ("b1", "b2")
+    assert await registry.documents.mark_swept(sweeping)
+    assert (await registry.look(sweeping.id)).garbage == ()
+    assert await registry.claim() == []
+
+
+async def test_the_same_bytes_after_a_failure_are_tried_again(registry: Registry) -> None:
+    await registry.accept()
+    (claimed,) = await registry.claim()
+    await registry.documents.mark_failed(claimed, Reason.TIMEOUT, "60 s", took_s=60.0)
+    again = await registry.accept(blob="b2")
+    assert (again.outcome, again.document.state) == ("updated", State.RECEIVED)
+    events = [entry.event for entry in await registry.documents.history(claimed.id)]
+    assert events == ["created", "failed", "updated"]
+
+
+async def test_going_live_is_refused_while_the_epochs_are_others(registry: Registry) -> None:
+    await registry.accept()
+    (claimed,) = await registry.claim()
+    building = await registry.namespaces.plan_epoch("n", SPACE, {})
+    await registry.namespaces.start_building(building)
+    assert not await registry.live(claimed)
+    assert (await registry.look(claimed.id)).live is None
+
+
+async def test_two_uploads_of_one_uri_at_once_are_two_revisions_of_one_document(registry: Registry) -> None:
+    both = await asyncio.gather(
+        registry.accept(sha256="1" * 64, blob="b1"), registry.accept(sha256="2" * 64, blob="b2")
+    )
+    assert {one.document.id for one in both} == {both[0].document.id}
+    assert sorted(one.sequence for one in both) == [1, 2]
+    assert (await registry.look(both[0].document.id)).content == 2
+
+
+async def test_settled_names_the_last_sequence_before_unfinished_work(registry: Registry) -> None:
+    first = await registry.indexed("a.txt")
+    await registry.accept("b.txt")
+    await registry.accept("c.txt")
+    assert (await registry.documents.guard("n", [first.id])).settled == 1
+    assert await registry.documents.settled("n", 1, deadline_s=0.0)
+    assert not await registry.documents.settled("n", 2, deadline_s=0.0)
+
+
+async def test_a_waiter_is_woken_by_the_commit_it_waits_for(registry: Registry) -> None:
+    await registry.accept()
+    waiting = asyncio.create_task(registry.documents.settled("n", 1, deadline_s=30.0))
+    (claimed,) = await registry.claim()
+    await registry.live(claimed)
+    assert await waiting
+
+
+async def test_the_guard_does_not_cross_namespaces(registry: Registry) -> None:
+    document = await registry.indexed()
+    epoch = await registry.namespaces.plan_epoch("other", SPACE, {})
+    await registry.namespaces.create(NamespaceSettings(), epoch)
+    assert (await registry.documents.guard("other", [document.id])).rows == {}
+    with pytest.raises(NotFound):
+        await registry.documents.guard("nowhere", [document.id])
+
+
+async def test_due_work_is_found_through_its_partial_index(registry: Registry) -> None:
+    from sqlalchemy import select
+    from sqlalchemy.dialects import sqlite
+
+    query = select(documents.c.id).where(DUE, documents.c.lease_until <= 1.0)
+    text = str(query.compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}))  # type: ignore[no-untyped-call]
+    plan = await registry.database.read(
+        lambda connection: connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}").all()
+    )
+    assert any("ix_documents_due" in str(row) for row in plan)
+
+
+async def test_an_error_in_one_write_leaves_its_neighbours_committed(registry: Registry) -> None:
+    results = await asyncio.gather(
+        registry.accept("a.txt"), registry.documents.delete("n", "nothing"), registry.accept("b.txt"),
+        return_exceptions=True,
+    )  # fmt: skip
+    assert isinstance(results[1], NotFound)
+    assert await registry.sequence() == 2
+
+
+async def test_a_renewed_lease_holds(registry: Registry) -> None:
+    await registry.accept()
+    (claimed,) = await registry.claim()
+    registry.clock.at += LEASE_S - 1
+    assert await registry.documents.renew(claimed, lease_s=LEASE_S)
+    registry.clock.at += LEASE_S - 1
+    assert await registry.claim() == []
+    assert not await registry.documents.renew(replace(claimed, attempt=9), lease_s=LEASE_S)

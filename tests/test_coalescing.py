@@ -1,0 +1,89 @@
+"""What queued while the last call ran is done together, in order, and nobody pays for somebody else's error."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ragline.coalescing import Coalescer
+
+
+class Gate:
+    """A `run` that waits until it is let on, and remembers its batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.open = asyncio.Event()
+
+    async def run(self, batch: list[int]) -> list[int | Exception]:
+        self.batches.append(batch)
+        await self.open.wait()
+        return [ValueError(f"{item}") if item < 0 else item * 10 for item in batch]
+
+
+async def _queued(*tasks: asyncio.Task[int]) -> None:
+    while not all(task.get_coro().cr_await is not None for task in tasks):  # type: ignore[union-attr]
+        await asyncio.sleep(0)
+
+
+async def test_the_first_goes_alone_and_the_rest_together() -> None:
+    gate = Gate()
+    call: Coalescer[int, int] = Coalescer(gate.run, most=100)
+    tasks = [asyncio.create_task(call(1))]
+    await _queued(*tasks)
+    await asyncio.sleep(0)
+    tasks += [asyncio.create_task(call(item)) for item in (2, 3, 4)]
+    await _queued(*tasks)
+    gate.open.set()
+    assert await asyncio.gather(*tasks) == [10, 20, 30, 40]
+    assert gate.batches == [[1], [2, 3, 4]]
+
+
+async def test_batches_respect_the_weight_but_hold_at_least_one() -> None:
+    gate = Gate()
+    gate.open.set()
+    call: Coalescer[int, int] = Coalescer(gate.run, most=5, weigh=lambda item: item)
+    await asyncio.gather(*(call(item) for item in (2, 3, 1, 9, 1)))
+    assert gate.batches == [[2, 3], [1], [9], [1]]
+
+
+async def test_an_error_result_reaches_its_own_caller_only() -> None:
+    gate = Gate()
+    gate.open.set()
+    call: Coalescer[int, int] = Coalescer(gate.run, most=100)
+    good, bad = await asyncio.gather(call(1), call(-1), return_exceptions=True)
+    assert good == 10
+    assert isinstance(bad, ValueError)
+
+
+async def test_when_the_call_itself_fails_all_of_its_batch_get_the_error_and_the_next_batch_goes_on() -> None:
+    calls = 0
+
+    async def run(batch: list[int]) -> list[int]:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise RuntimeError("once")
+        return batch
+
+    call: Coalescer[int, int] = Coalescer(run, most=1)
+    first, second = await asyncio.gather(call(1), call(2), return_exceptions=True)
+    assert isinstance(first, RuntimeError)
+    assert second == 2
+
+
+async def test_a_caller_that_leaves_before_its_turn_takes_its_item_along_and_disturbs_nobody() -> None:
+    gate = Gate()
+    call: Coalescer[int, int] = Coalescer(gate.run, most=1)
+    tasks = [asyncio.create_task(call(item)) for item in (1, 2, 3)]
+    await _queued(*tasks)
+    await asyncio.sleep(0)
+    tasks[0].cancel()
+    tasks[1].cancel()
+    await asyncio.sleep(0)
+    gate.open.set()
+    assert await tasks[2] == 30
+    assert gate.batches == [[1], [3]]
+    with pytest.raises(asyncio.CancelledError):
+        await tasks[0]
