@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from ragline.embedders import bert_graph, model_files
+from ragline.embedders import model_files
 from ragline.embedders.bert_graph import Floats, Graph, Multiply, float32, int8_by_row, int8_columns
 from ragline.embedders.local import Encoder
 from ragline.embedders.model_files import ModelFiles

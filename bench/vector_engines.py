@@ -10,7 +10,7 @@ queries) and `sentences.jsonl` (one `{"document": str, "text": str}` per vector)
 harder for a graph index than any text.
 
 Every engine does the same work behind `Engine`. FAISS and usearch store vectors only, so they get the sidecar one would
-have to write: SQLite holds payload, groups and vectors and is what survives a crash; the index file is a snapshot.
+have to write: SQLite holds payload, groups and vectors and is all that must survive a crash; the index lives in memory.
 Each phase runs in a process of its own, so that memory, opening time and kills belong to one engine.
 Units: _ms milliseconds, _mb 2^20 bytes, _s seconds; ratios are against the same engine at rest in the same process.
 """
@@ -47,6 +47,7 @@ GROUPS_PER_CHUNK = 4
 """Half of the chunks are private, each readable by 4 of 2,000 groups: one group reads 0.1 % of all chunks."""
 PACE = 500
 """Rows a second that a local embedder delivers: the rate of the "paced" writer."""
+PHASE_LIMIT_S = 900
 GRAPH_LINKS, BUILD_EF, SEARCH_EF = 16, 200, 128
 """One setting for every graph index."""
 
@@ -334,26 +335,22 @@ EVERYONE = "*"
 
 
 class Sidecar:
-    """SQLite under an index that stores vectors only: rows are the truth, the index is rebuilt or caught up from them."""
+    """SQLite under an index that stores vectors only: rows are the truth, the index lives in memory and follows."""
 
     def open(self, folder: Path, dim: int) -> None:
-        self.folder, self.dim, self.threads, self.lock = folder, dim, threading.local(), threading.RLock()
+        self.folder, self.dim, self.threads = folder, dim, threading.local()
         self.sql.executescript(
             """PRAGMA journal_mode = WAL;
-            CREATE TABLE IF NOT EXISTS chunk (key INTEGER PRIMARY KEY AUTOINCREMENT, chunk_id TEXT UNIQUE, vector BLOB,
+            CREATE TABLE IF NOT EXISTS chunk (key INTEGER PRIMARY KEY AUTOINCREMENT, chunk_id TEXT UNIQUE,
                 document TEXT, content INTEGER, shelf TEXT, everyone INTEGER, text TEXT);
             CREATE INDEX IF NOT EXISTS chunk_document ON chunk (document, content);
+            CREATE INDEX IF NOT EXISTS chunk_shelf ON chunk (shelf, everyone);
+            CREATE TABLE IF NOT EXISTS vector (key INTEGER PRIMARY KEY, vector BLOB);
             CREATE TABLE IF NOT EXISTS reader (name TEXT, key INTEGER, PRIMARY KEY (name, key)) WITHOUT ROWID;
-            CREATE INDEX IF NOT EXISTS reader_key ON reader (key);"""
+            CREATE INDEX IF NOT EXISTS reader_key ON reader (key);
+            CREATE TABLE IF NOT EXISTS learnt (name TEXT PRIMARY KEY, value BLOB);"""
         )
-        snapshot = folder / "index"
-        self.load(snapshot if snapshot.exists() else None)
-        last = int((folder / "last_key").read_text()) if snapshot.exists() else 0
-        missed = self.sql.execute("SELECT key, vector FROM chunk WHERE key > ?", (last,)).fetchall()
-        if missed:
-            self.add(np.array([k for k, _ in missed]), np.array([np.frombuffer(v, np.float32) for _, v in missed]))
-        live = {key for (key,) in self.sql.execute("SELECT key FROM chunk")}
-        self.remove([key for key in self.keys() if key not in live])
+        self.load()
 
     @property
     def sql(self) -> sqlite3.Connection:
@@ -361,6 +358,11 @@ class Sidecar:
             self.threads.sql = sqlite3.connect(self.folder / "chunks.db", isolation_level=None)
             self.threads.sql.execute("PRAGMA synchronous = FULL")
         return self.threads.sql
+
+    def stored(self, above: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        rows = self.sql.execute("SELECT key, vector FROM vector WHERE key > ? ORDER BY key", (above,)).fetchall()
+        vectors = np.frombuffer(b"".join(vector for _, vector in rows), np.float32).reshape(-1, self.dim)
+        return np.array([key for key, _ in rows], np.int64), vectors
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -374,34 +376,40 @@ class Sidecar:
             gone = [k for (k,) in sql.execute(f"SELECT key FROM chunk WHERE chunk_id IN ({marks(ids)})", ids)]
             self._drop(sql, gone)
             for r in rows:
-                values = (r.chunk_id, r.vector.tobytes(), r.document, r.content, r.shelf, not r.groups, r.text)
-                keys.append(sql.execute("INSERT INTO chunk VALUES (NULL,?,?,?,?,?,?,?)", values).lastrowid)
+                values = (r.chunk_id, r.document, r.content, r.shelf, not r.groups, r.text)
+                keys.append(sql.execute("INSERT INTO chunk VALUES (NULL,?,?,?,?,?,?)", values).lastrowid)
+                sql.execute("INSERT INTO vector VALUES (?, ?)", (keys[-1], r.vector.tobytes()))
                 sql.executemany("INSERT INTO reader VALUES (?, ?)", [(group, keys[-1]) for group in r.groups])
         self.remove(gone)
-        self.add(np.array(keys), np.array([row.vector for row in rows]))
+        self.add(np.array(keys, np.int64), np.array([row.vector for row in rows]))
 
     def _drop(self, sql: sqlite3.Connection, keys: Sequence[int]) -> None:
-        sql.execute(f"DELETE FROM chunk WHERE key IN ({marks(keys)})", keys)
-        sql.execute(f"DELETE FROM reader WHERE key IN ({marks(keys)})", keys)
+        for table in ("chunk", "vector", "reader"):
+            sql.execute(f"DELETE FROM {table} WHERE key IN ({marks(keys)})", keys)
 
     def search(
         self, vector: np.ndarray, top_k: int, groups: Sequence[str] | None = None, shelf: str | None = None
     ) -> list[Hit]:
+        """Search wide, then check; if the filter leaves too few, it is selective: list what passes and score all of it."""
+        where, values = ("shelf = ?", [shelf]) if shelf is not None else ("1", [])
+        mine = f"key IN (SELECT key FROM reader WHERE name IN ({marks(groups or ())}))"
         if groups is None and shelf is None:
-            found = self.nearest(vector, top_k, None)
-        else:
-            where, values = ["1"], []
-            if groups is not None:
-                where.append(f"(everyone OR key IN (SELECT key FROM reader WHERE name IN ({marks(groups)})))")
-                values += groups
-            if shelf is not None:
-                where.append("+shelf = ?")
-                values.append(shelf)
-            rows = self.sql.execute(f"SELECT key FROM chunk WHERE {' AND '.join(where)}", values).fetchall()
-            found = self.nearest(vector, top_k, np.array(rows, np.int64).ravel())
+            return self._payload(self.nearest(vector, top_k), "1", [])
+        passes, all_values = (where, values) if groups is None else (f"{where} AND (everyone OR {mine})", [*values, *groups])
+        hits = self._payload(self.nearest(vector, 8 * top_k), passes, all_values)[:top_k]
+        if len(hits) == top_k:
+            return hits
+        # Two branches instead of OR: each is answered from an index.
+        branches = [where] if groups is None else [f"{where} AND everyone = 1", f"{where} AND {mine}"]
+        query = " UNION ALL ".join(f"SELECT key FROM chunk WHERE {branch}" for branch in branches)
+        keys = [key for (key,) in self.sql.execute(query, values if groups is None else [*values, *values, *groups])]
+        return self._payload(self.nearest_of(keys, vector, top_k), passes, all_values)
+
+    def _payload(self, found: Sequence[tuple[int, float]], passes: str, values: Sequence[object]) -> list[Hit]:
         keys = [key for key, _ in found]
-        texts = {k: (i, t) for k, i, t in self.sql.execute(f"SELECT key, chunk_id, text FROM chunk WHERE key IN ({marks(keys)})", keys)}
-        return [(texts[key][0], score, texts[key][1]) for key, score in found if key in texts]
+        query = f"SELECT key, chunk_id, text FROM chunk WHERE key IN ({marks(keys)}) AND {passes}"
+        rows = {key: (chunk_id, text) for key, chunk_id, text in self.sql.execute(query, [*keys, *values])}
+        return [(rows[key][0], score, rows[key][1]) for key, score in found if key in rows]
 
     def delete(self, document: str, below: int) -> None:
         with self.transaction() as sql:
@@ -420,24 +428,15 @@ class Sidecar:
         where, values = ("WHERE document = ?", (document,)) if document else ("", ())
         return self.sql.execute(f"SELECT count(*) FROM chunk {where}", values).fetchone()[0]
 
-    def optimise(self) -> None:
-        with self.lock:
-            (last,) = self.sql.execute("SELECT coalesce(max(key), 0) FROM chunk").fetchone()
-            self.save(self.folder / "index.new")
-            (self.folder / "index").unlink(missing_ok=True)
-            (self.folder / "last_key").write_text(str(last))
-            (self.folder / "index.new").replace(self.folder / "index")
-
-    def close(self) -> None:
-        self.optimise()
+    def optimise(self) -> None: ...
+    def close(self) -> None: ...
 
     # the index: what an engine of this kind brings
-    def load(self, snapshot: Path | None) -> None: ...
-    def save(self, snapshot: Path) -> None: ...
-    def keys(self) -> list[int]: ...
+    def load(self) -> None: ...
     def add(self, keys: np.ndarray, vectors: np.ndarray) -> None: ...
     def remove(self, keys: Sequence[int]) -> None: ...
-    def nearest(self, vector: np.ndarray, top_k: int, among: np.ndarray | None) -> list[tuple[int, float]]: ...
+    def nearest(self, vector: np.ndarray, top_k: int) -> list[tuple[int, float]]: ...
+    def nearest_of(self, keys: Sequence[int], vector: np.ndarray, top_k: int) -> list[tuple[int, float]]: ...
 
 
 def marks(values: Sequence[object]) -> str:
@@ -445,22 +444,35 @@ def marks(values: Sequence[object]) -> str:
 
 
 class Usearch(Sidecar):
+    """HNSW. Building it takes minutes, so it is saved on `close` and caught up from SQLite on `open`."""
+
     package = "usearch"
 
-    def load(self, snapshot: Path | None) -> None:
+    def load(self) -> None:
         from usearch.index import Index
 
         self.index = Index(
-            ndim=self.dim, metric="ip", dtype="f32", connectivity=GRAPH_LINKS, expansion_add=BUILD_EF, expansion_search=SEARCH_EF
+            ndim=self.dim, metric="ip", dtype="f16", connectivity=GRAPH_LINKS, expansion_add=BUILD_EF, expansion_search=SEARCH_EF
         )
-        if snapshot:
-            self.index.load(str(snapshot))
+        last, saved = 0, self.folder / "index"
+        if saved.exists():
+            self.index.load(str(saved))
+            last = int((self.folder / "last_key").read_text())
+        live = {key for (key,) in self.sql.execute("SELECT key FROM chunk")}
+        self.remove([int(key) for key in self.index.keys if key not in live])
+        keys, vectors = self.stored(above=last)
+        if len(keys):
+            self.index.add(keys, vectors)
 
-    def save(self, snapshot: Path) -> None:
-        self.index.save(str(snapshot))
+    def optimise(self) -> None:
+        (last,) = self.sql.execute("SELECT coalesce(max(key), 0) FROM chunk").fetchone()
+        (self.folder / "index").unlink(missing_ok=True)
+        (self.folder / "last_key").write_text(str(last))
+        self.index.save(str(self.folder / "index.new"))
+        (self.folder / "index.new").replace(self.folder / "index")
 
-    def keys(self) -> list[int]:
-        return [int(key) for key in self.index.keys]
+    def close(self) -> None:
+        self.optimise()
 
     def add(self, keys: np.ndarray, vectors: np.ndarray) -> None:
         self.index.add(keys, vectors, threads=1)
@@ -469,74 +481,128 @@ class Usearch(Sidecar):
         if len(keys):
             self.index.remove(np.array(keys, np.uint64))
 
-    def nearest(self, vector: np.ndarray, top_k: int, among: np.ndarray | None) -> list[tuple[int, float]]:
-        if among is None:
-            found = self.index.search(vector, top_k, threads=1)
-            pairs = zip(found.keys.tolist(), found.distances.tolist(), strict=True)
-            return [(key, 1 - far) for key, far in pairs if key < 2**63]  # beside add() it may return unset keys
-        if not len(among):
-            return []
-        return best(among, np.asarray(self.index.get(among.astype(np.uint64))) @ vector, top_k)  # no filter in its search
+    def nearest(self, vector: np.ndarray, top_k: int) -> list[tuple[int, float]]:
+        found = self.index.search(vector, top_k, threads=1)
+        pairs = zip(found.keys.tolist(), found.distances.tolist(), strict=True)
+        return [(key, 1 - far) for key, far in pairs if key < 2**63]  # beside add() it may return unset keys
+
+    def nearest_of(self, keys: Sequence[int], vector: np.ndarray, top_k: int) -> list[tuple[int, float]]:
+        got = self.index.get(np.array(keys, np.uint64), dtype="f32") if keys else []
+        known = [(key, row) for key, row in zip(keys, got, strict=True) if row is not None]  # None: added a moment ago
+        return best([key for key, _ in known], np.array([row for _, row in known]) @ vector, top_k) if known else []
+
+
+class ReadWriteLock:
+    """Many readers or one writer; a waiting writer goes first."""
+
+    def __init__(self) -> None:
+        self.changed, self.readers, self.writers = threading.Condition(), 0, 0
+        self.writing = threading.Lock()
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[None]:
+        with self.changed:
+            self.changed.wait_for(lambda: not self.writers)
+            self.readers += 1
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.readers -= 1
+                self.changed.notify_all()
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[None]:
+        with self.changed:
+            self.writers += 1
+            self.changed.wait_for(lambda: not self.readers)
+        try:
+            with self.writing:
+                yield
+        finally:
+            with self.changed:
+                self.writers -= 1
+                self.changed.notify_all()
 
 
 class Faiss(Sidecar):
-    package = "faiss-cpu"
+    """IVF over half-precision vectors. It is filled from SQLite at each start: only what its lists learnt is kept."""
 
-    def load(self, snapshot: Path | None) -> None:
+    package = "faiss-cpu"
+    lists, probes = 256, 64
+
+    def load(self) -> None:
         import faiss
 
-        self.faiss = faiss
+        self.faiss, self.lock = faiss, ReadWriteLock()
         faiss.omp_set_num_threads(1)
-        if snapshot:
-            self.index = faiss.read_index(str(snapshot))
-        else:
-            self.index = faiss.IndexHNSWFlat(self.dim, GRAPH_LINKS, faiss.METRIC_INNER_PRODUCT)
-            self.index.hnsw.efConstruction = BUILD_EF
-        # An HNSW of FAISS cannot delete: position n holds key n + 1, dead ones stay and are masked.
-        self.alive = np.ones(self.index.ntotal, bool)
-        if snapshot:
-            self.alive[:] = False
-            self.alive[[key - 1 for (key,) in self.sql.execute("SELECT key FROM chunk") if key <= self.index.ntotal]] = True
+        kept = self.sql.execute("SELECT value FROM learnt WHERE name = 'centroids'").fetchone()
+        centroids = np.frombuffer(kept[0], np.float32).reshape(-1, self.dim) if kept else np.zeros((1, self.dim), np.float32)
+        self.index = self._filled(centroids, *self.stored())
 
-    def save(self, snapshot: Path) -> None:
-        self.faiss.write_index(self.index, str(snapshot))
+    def _filled(self, centroids: np.ndarray, keys: np.ndarray, vectors: np.ndarray) -> Any:
+        f = self.faiss
+        quantiser = f.IndexFlatIP(self.dim)
+        quantiser.add(centroids)
+        half = f.ScalarQuantizer.QT_fp16
+        index = f.IndexIVFScalarQuantizer(quantiser, self.dim, len(centroids), half, f.METRIC_INNER_PRODUCT, False)
+        index.train(centroids)  # learns nothing: the centroids are there, and half precision has no parameters
+        index.set_direct_map_type(f.DirectMap.Hashtable)
+        if len(keys):
+            index.add_with_ids(vectors, keys)
+        return index
 
-    def keys(self) -> list[int]:
-        return [int(place) + 1 for place in np.flatnonzero(self.alive)]
+    def _learnt(self, vectors: np.ndarray) -> np.ndarray:
+        """Few vectors: one list, an exact scan."""
+        if len(vectors) < 64 * self.lists:
+            return np.zeros((1, self.dim), np.float32)
+        kmeans = self.faiss.Kmeans(self.dim, self.lists, niter=10, spherical=True, max_points_per_centroid=64, seed=1)
+        kmeans.train(vectors)
+        return kmeans.centroids
+
+    def optimise(self) -> None:
+        """Learn the lists again, beside the old ones; what was written meanwhile is caught up under the lock."""
+        keys, vectors = self.stored()
+        centroids = self._learnt(vectors)
+        fresh = self._filled(centroids, keys, vectors)
+        self.sql.execute("INSERT OR REPLACE INTO learnt VALUES ('centroids', ?)", (centroids.tobytes(),))
+        with self.lock.write():
+            late, late_vectors = self.stored(above=int(keys[-1]) if len(keys) else 0)
+            if len(late):
+                fresh.add_with_ids(late_vectors, late)
+            live = {key for (key,) in self.sql.execute("SELECT key FROM chunk")}
+            self._forget(fresh, [key for key in keys.tolist() if key not in live])
+            self.index = fresh
+
+    def _forget(self, index: Any, keys: Sequence[int]) -> None:
+        if len(keys):
+            index.remove_ids(np.array(keys, np.int64))
 
     def add(self, keys: np.ndarray, vectors: np.ndarray) -> None:
-        with self.lock:  # not safe beside a search
-            hole = int(keys[0]) - 1 - self.index.ntotal  # a rolled-back transaction burns keys
-            if hole or np.any(np.diff(keys) != 1):
-                filled = np.zeros((int(keys[-1]) - self.index.ntotal, self.dim), np.float32)
-                filled[keys - 1 - self.index.ntotal] = vectors
-                vectors = filled
-            start = self.index.ntotal
-            self.index.add(vectors)
-            self.alive = np.concatenate([self.alive, np.zeros(self.index.ntotal - start, bool)])
-            self.alive[keys - 1] = True
+        with self.lock.write():
+            self._forget(self.index, keys.tolist())  # `optimise` may have read them already
+            self.index.add_with_ids(vectors, keys)
 
     def remove(self, keys: Sequence[int]) -> None:
-        with self.lock:
-            self.alive[[key - 1 for key in keys]] = False
+        with self.lock.write():
+            self._forget(self.index, keys)
 
-    def nearest(self, vector: np.ndarray, top_k: int, among: np.ndarray | None) -> list[tuple[int, float]]:
-        f = self.faiss
-        with self.lock:
-            if among is not None and len(among) < 5_000:
-                storage = f.downcast_index(self.index.storage)
-                return best(among, storage.reconstruct_batch(among - 1) @ vector, top_k)
-            allowed = self.alive
-            if among is not None:
-                allowed = np.zeros(len(self.alive), bool)
-                allowed[among - 1] = True
-            packed = np.packbits(allowed, bitorder="little")
-            mask = f.IDSelectorBitmap(len(packed), f.swig_ptr(packed))
-            scores, places = self.index.search(vector[None], top_k, params=f.SearchParametersHNSW(efSearch=SEARCH_EF, sel=mask))
-        return [(int(place) + 1, float(score)) for place, score in zip(places[0], scores[0], strict=True) if place >= 0]
+    def nearest(self, vector: np.ndarray, top_k: int) -> list[tuple[int, float]]:
+        with self.lock.read():
+            scores, keys = self.index.search(vector[None], top_k, params=self.faiss.SearchParametersIVF(nprobe=self.probes))
+        return [(int(key), float(score)) for key, score in zip(keys[0], scores[0], strict=True) if key >= 0]
+
+    def nearest_of(self, keys: Sequence[int], vector: np.ndarray, top_k: int) -> list[tuple[int, float]]:
+        if not keys:
+            return []
+        wanted = np.array(keys, np.int64)
+        every = self.faiss.SearchParametersIVF(nprobe=self.index.nlist, sel=self.faiss.IDSelectorBatch(wanted))
+        with self.lock.read():
+            scores, found = self.index.search(vector[None], top_k, params=every)
+        return [(int(key), float(score)) for key, score in zip(found[0], scores[0], strict=True) if key >= 0]
 
 
-def best(keys: np.ndarray, scores: np.ndarray, top_k: int) -> list[tuple[int, float]]:
+def best(keys: Sequence[int], scores: np.ndarray, top_k: int) -> list[tuple[int, float]]:
     order = np.argsort(-scores)[:top_k]
     return [(int(keys[place]), float(scores[place])) for place in order]
 
@@ -812,9 +878,13 @@ def command(name: str, phase: str, folder: Path, options: argparse.Namespace) ->
 
 
 def run_phase(name: str, phase: str, folder: Path, options: argparse.Namespace, **environment: str) -> dict[str, Any]:
-    done = subprocess.run(
-        command(name, phase, folder, options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment
-    )
+    try:
+        done = subprocess.run(
+            command(name, phase, folder, options),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment, timeout=PHASE_LIMIT_S,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return {"failed": f"not done after {PHASE_LIMIT_S} s"}
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     return json.loads(lines[-1]) if done.returncode == 0 and lines else {"failed": done.stderr[-600:], "rc": done.returncode}
 

@@ -91,9 +91,9 @@ async def build(settings: Settings) -> System:
 def open_vectors(settings: Settings) -> VectorStore:
     scheme = urlsplit(settings.vectors).scheme
     if not settings.vectors:
-        from ragline.vectors.embedded import EmbeddedVectorStore
+        from ragline.vectors.faiss import FaissVectorStore
 
-        return EmbeddedVectorStore(settings.data_dir.absolute() / "vectors")
+        return FaissVectorStore(settings.data_dir.absolute() / "vectors")
     raise _unknown("vectors", scheme, "leave it empty for the embedded store")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import uuid
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import takewhile, zip_longest
@@ -28,6 +28,9 @@ MAX_TOKEN_CHARS = 16
 
 TINY = 0.25
 """A section below this share of a chunk joins its neighbour, when one is the other's parent or both have the same."""
+
+MAX_PATH_CHARS = 120
+"""Of the heading path in `search_text`: some 30 tokens, so that path, title and a full chunk fit into 256."""
 
 _PARAGRAPH = re.compile(r"\n[^\S\n]*\n\s*")
 _LINE = re.compile(r"\n")
@@ -79,14 +82,14 @@ def chunk(parsed: Parsed, token_spans: TokenSpans, *, chunk_tokens: int, overlap
             lead = units
             continue
         shared = place.headings[: _shared(place.headings, block.headings)]
-        for i, (start, end) in enumerate(_pack(units, chunk_tokens, 0 if block.table else overlap_tokens)):
-            for a, b, weight in _fit(text, start, end, token_spans, chunk_tokens):
-                piece = _Piece(a, b, weight, block.page if i else place.page, block.headings if i else shared)
-                joined = _join(pieces[-1], piece, chunk_tokens) if pieces and i == 0 else None
-                if joined is not None and _weigh(text[joined.start : joined.end], token_spans) <= chunk_tokens:
-                    pieces[-1] = joined
-                else:
-                    pieces.append(piece)
+        packed = _pack(units, chunk_tokens, 0 if block.table else overlap_tokens)
+        for i, (start, end, weight) in enumerate(_fit_all(text, packed, token_spans, chunk_tokens)):
+            piece = _Piece(start, end, weight, block.page if i else place.page, block.headings if i else shared)
+            joined = _join(pieces[-1], piece, chunk_tokens) if pieces and i == 0 else None
+            if joined is not None and _weigh(text[joined.start : joined.end], token_spans) <= chunk_tokens:
+                pieces[-1] = joined
+            else:
+                pieces.append(piece)
         lead, place = [], None
     return [Span(p.start, p.end, p.page, p.headings) for p in pieces]
 
@@ -108,17 +111,22 @@ def search_text(title: str, headings: Sequence[str], text: str) -> str:
 
     A title or heading that says what stands before or after it already is not said twice.
     """
-    start = " ".join(text[: 4 * max(len(title), *map(len, headings), 50)].split()).casefold()
-    lines: list[str] = []
-    for line in (title, " › ".join(h for h in headings if h.strip() and not _repeats(h, title, start))):
-        if line.strip() and not start.startswith(" ".join(line.split()).casefold()):
-            lines.append(line.strip())
-    return "\n".join([*lines, text])
+    start = _plain(text[: 4 * max(len(title), *map(len, headings), 50)])
+    path = [h for h in headings if h.strip() and _plain(h) != _plain(title) and not _begins(start, h)]
+    while len(path) > 1 and sum(map(len, path)) > MAX_PATH_CHARS:
+        path.pop(0)  # the deepest say most about the text
+    lines = ["" if _begins(start, title) else title.strip(), " › ".join(path), text]
+    return "\n".join(line for line in lines if line)
 
 
-def _repeats(heading: str, title: str, start: str) -> bool:
-    plain = " ".join(heading.split()).casefold()
-    return plain == " ".join(title.split()).casefold() or start.startswith(plain)
+def _plain(words: str) -> str:
+    return " ".join(words.split()).casefold()
+
+
+def _begins(start: str, words: str) -> bool:
+    """Whether a text begins with these words, whole."""
+    plain = _plain(words)
+    return start.startswith(plain) and not start[len(plain) : len(plain) + 1].isalnum()
 
 
 # ── units ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -191,12 +199,26 @@ def _cut(text: str, start: int, end: int, starts: Sequence[int], limit: int) -> 
         start = stop
 
 
+def _fit_all(
+    text: str, packed: Iterable[tuple[int, int]], token_spans: TokenSpans, limit: int
+) -> Iterator[tuple[int, int, int]]:
+    """Each span by `_fit`, without the overlap where halves would otherwise not follow what is before them."""
+    begun, done = -1, 0
+    for start, end in packed:
+        parts = list(_fit(text, start if start > begun else done, end, token_spans, limit))
+        if len(parts) > 1 and start < done:
+            parts = list(_fit(text, done, end, token_spans, limit))
+        begun, done = parts[-1][0], end
+        yield from parts
+
+
 def _fit(text: str, start: int, end: int, token_spans: TokenSpans, limit: int) -> Iterator[tuple[int, int, int]]:
     """(start, end, weight) of the span if it truly fits, else of its halves; one character is never cut.
 
     Tokens were counted in a window; where a word is cut, or a model's tokens depend on what stands around, the span by
     itself may hold more.
     """
+    start += len(text[start:end]) - len(text[start:end].lstrip())
     weight = _weigh(text[start:end], token_spans)
     if weight <= limit or end - start < 2:
         yield start, end, weight

@@ -1,4 +1,4 @@
-"""Citations in an answer: found, checked against the passages there are, and taken out when they point nowhere.
+"""Citations in an answer: found, taken out when they point nowhere, and held against the passages they point to.
 
 Pure. A generator writes ``[1]``, ``[1, 3]``, ``[1][2]`` or ``[2-4]``, and now and then a number that no passage has.
 `CitationStream` looks at an answer while it arrives and never lets such a number through; `check` does the same to a
@@ -9,8 +9,13 @@ whole text. Left alone: code between backticks, links ``[1](…)``, definitions 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+
+from ragline.prompting import REFUSAL
+from ragline.sentences import sentences
+from ragline.types import Passage
+from ragline.words import content_words, names, numbers, spelled_numbers
 
 MAX_BRACKET_CHARS = 60
 """A longer bracket is not a citation, so at most this much of a stream is ever held back for one."""
@@ -27,6 +32,25 @@ _SPACE = re.compile(r"\n+|[^\S\n]+")
 _FENCE = re.compile(r" {0,3}(?:`{3,}|~{3,})")
 _MAYBE_FENCE = re.compile(r" {0,3}(?:`{0,2}|~{0,2})\Z")
 _CLOSING = ".,;:!?)]}»”’\"'"
+
+MIN_SUPPORT = 0.5
+"""Share of a sentence's content words that its passages must have (docs/adr/0005-extractive-answers.md)."""
+MAX_STRANGE_NAMES = 1 / 3
+"""Share of a sentence's names that its passages need not have: a heading's or a German noun's capital is not a name."""
+MIN_WORDS = 3
+"""A sentence with fewer content words (`Yes.`) claims nothing that could be held against a passage."""
+
+_REFUSES = re.compile(
+    r"(?:(?:sorry|i'm sorry|unfortunately|however|but),? )*"
+    r"(?:i (?:do not|don't|cannot|can't|could not|couldn't|was unable|am unable|am not able)\b"
+    r"|there is (?:no|not enough) (?:information|answer|mention)\b|no (?:answer|information|passages?|documents?)\b"
+    r"|none of the (?:\w+ )?(?:passages?|documents?)\b"
+    r"|(?:the|these|those|this) (?:\w+ ){0,2}(?:passages?|documents?|context|texts?|information)(?: \w+){0,2}? "
+    r"(?:(?:do(?:es)?|did)(?: not|n't)|cannot|can't) "
+    r"(?:\w+ )?(?:answer|contain|mention|provide|say|state|specify|include|give|address|discuss|have|indicate)\b)",
+    re.IGNORECASE,
+)
+_LONGEST_REFUSAL_WORDS = 45
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,3 +206,69 @@ class CitationStream:
         self._tail = (self._tail + space + text)[-MAX_BRACKET_CHARS:]
         self._line_start = text.endswith("\n")
         return len(text)
+
+
+# ── does an answer hold? ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def is_refusal(text: str) -> bool:
+    """Whether `text` says that the passages do not answer: the house's sentence, or a short text of a model's own that
+    begins by saying so and cites nothing."""
+    plain = " ".join(text.replace("’", "'").replace("*", "").split())
+    if REFUSAL.rstrip(".").lower() in plain.lower():
+        return not _CITATION.search(plain.lower().replace(REFUSAL.lower(), "", 1).strip(" []0123456789,"))
+    if _CITATION.search(plain) or len(plain.split()) > _LONGEST_REFUSAL_WORDS:
+        return False
+    return _REFUSES.match(plain) is not None
+
+
+def holds(answer: str, passages: Sequence[Passage]) -> bool:
+    """Whether every sentence of `answer` could come from the passages it cites; one without a citation, from any.
+
+    Lexical and cheap, so it finds what was made up, not what was twisted. Of each sentence, in the cited passages' text,
+    title and headings must stand: every number; two thirds of the names; half of the content words, by stem. An answer
+    in another language than its passages does not hold.
+    """
+    sources = {passage.n: _Source(passage) for passage in passages}
+    claims = _claims(answer, frozenset(sources))
+    return bool(sources) and all(
+        _supported(text, [sources[n] for n in cited] or [*sources.values()]) for text, cited in claims
+    )
+
+
+class _Source:
+    def __init__(self, passage: Passage) -> None:
+        hit = passage.hit
+        text = "\n".join([hit.title, *hit.chunk.headings, hit.chunk.text])
+        self.words = frozenset(content_words(text))
+        self.numbers = frozenset(numbers(text) | spelled_numbers(text))
+
+
+def _claims(answer: str, valid: frozenset[int]) -> list[tuple[str, tuple[int, ...]]]:
+    """The sentences of `answer` without their citations, and the numbers these name.
+
+    A citation behind the full stop belongs to the sentence before it.
+    """
+    claims: list[tuple[str, tuple[int, ...]]] = []
+    for start, end in sentences(answer):
+        text = answer[start:end]
+        while claims and (leading := _CITATION.match(text)):
+            before, cited = claims[-1]
+            claims[-1] = (before, (*cited, *check(leading[0], valid).citations))
+            text = text[leading.end() :].lstrip(" \t,")
+        if text.strip():
+            claims.append((_CITATION.sub(" ", text), check(text, valid).citations))
+    return claims
+
+
+def _supported(sentence: str, sources: Sequence[_Source]) -> bool:
+    text = re.sub(r"^\s*(?:[-*•#]+|\d{1,2}[.)])\s+", "", sentence)
+    words = set(content_words(text))
+    known = frozenset[str]().union(*(source.words for source in sources))
+    figures = frozenset[str]().union(*(source.numbers for source in sources))
+    if numbers(text) - figures:
+        return False
+    named = names(text)
+    if len(named - known) > MAX_STRANGE_NAMES * len(named):
+        return False
+    return len(words) < MIN_WORDS or len(words & known) >= MIN_SUPPORT * len(words)

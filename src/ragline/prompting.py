@@ -54,9 +54,7 @@ def build_prompt(query: str, passages: Sequence[Passage]) -> Prompt:
     return Prompt(query=query, system=SYSTEM, user=user, passages=tuple(passages))
 
 
-def pack(
-    passages: Sequence[Passage], token_count: Callable[[str], int], *, budget_tokens: int
-) -> tuple[Passage, ...]:
+def pack(passages: Sequence[Passage], token_count: Callable[[str], int], *, budget_tokens: int) -> tuple[Passage, ...]:
     """The best passages that fit into `budget_tokens`, each character of a content once, numbered anew from 1.
 
     Shapes:   passages best first; so is the answer, which is never empty when `passages` has text and one token fits.
@@ -86,7 +84,9 @@ def pack(
 
 def _body(passage: Passage) -> str:
     hit = passage.hit
-    place = " › ".join(dict.fromkeys(" ".join(part.split()) for part in (hit.title, *hit.chunk.headings) if part.strip()))
+    place = " › ".join(
+        dict.fromkeys(" ".join(part.split()) for part in (hit.title, *hit.chunk.headings) if part.strip())
+    )
     text = _MARK.sub(r"(\1)", _defused(hit.chunk.text.strip()))
     return f"{_defused(place)}\n{text}" if place else text
 

@@ -7,13 +7,12 @@ then the defaults below. A wrong value stops the start with the setting's name a
 
 from __future__ import annotations
 
-import os
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from ragline.errors import ConfigurationError
 
@@ -96,6 +95,9 @@ class Settings(BaseSettings):
         env_prefix="RAGLINE_", env_nested_delimiter="__", extra="forbid", frozen=True, case_sensitive=False
     )
 
+    config: Path | None = Field(
+        None, description="The TOML file with settings; default: ragline.toml here, if it is there."
+    )
     data_dir: Path = Field(Path(".ragline"), description="Folder of the embedded engines. One process at a time.")
     cache_dir: Path | None = Field(None, description="Folder for converted models; default: the user's cache folder.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line to log.")
@@ -128,9 +130,9 @@ class _FileValues(PydanticBaseSettingsSource):
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        named = os.environ.get("RAGLINE_CONFIG")
+        named = self.current_state.get("config")
         path = Path(named or "ragline.toml")
-        if not path.exists():
+        if not path.is_file():
             if named:
                 raise ConfigurationError(
                     f"The settings file {path} is not there.", next_step="Correct --config or RAGLINE_CONFIG."
@@ -148,6 +150,10 @@ def load_settings(**overrides: Any) -> Settings:
     """Read the settings once. `overrides` are what the command line says. Raises ConfigurationError naming each setting."""
     try:
         return Settings(**overrides)
+    except SettingsError as error:
+        raise ConfigurationError(
+            f"Wrong settings: {error}.", next_step="Lists and sections in RAGLINE_* variables are written as JSON."
+        ) from error
     except ValidationError as error:
         wrong = "; ".join(f"{_name(e['loc'])}: {e['msg']}" for e in error.errors())
         raise ConfigurationError(

@@ -15,6 +15,7 @@ import pytest
 from ragline.embedders import local, model_files
 from ragline.embedders.local import LocalEmbedder
 from ragline.errors import ConfigurationError, EngineUnavailable, MissingDependency
+from ragline.protocols import Purpose, Vectors
 
 MODEL = "all-MiniLM-L6-v2"
 SENTENCES = [
@@ -78,7 +79,7 @@ async def test_shape_type_and_length_of_vectors(embedder: LocalEmbedder) -> None
 
 
 @pytest.mark.parametrize("purpose", ["query", "document"])
-async def test_no_texts_give_no_vectors(embedder: LocalEmbedder, purpose: local.Purpose) -> None:
+async def test_no_texts_give_no_vectors(embedder: LocalEmbedder, purpose: Purpose) -> None:
     vectors = await embedder.embed([], purpose=purpose)
 
     assert vectors.shape == (0, 384)
@@ -181,16 +182,19 @@ async def test_a_document_call_lets_waiting_queries_go_first(
     done: list[str] = []
     hold = asyncio.Event()
     loop = asyncio.get_running_loop()
-    encode = embedder._queries.encode
+    encode, documents = embedder._queries.encode, embedder._documents.encode
 
-    def slow(tokens: list[list[int]]) -> local.Vectors:
+    def slow(tokens: list[list[int]]) -> Vectors:
         asyncio.run_coroutine_threadsafe(hold.wait(), loop).result()
         done.append("query")
         return encode(tokens)
 
-    documents = embedder._documents.encode
+    def noted(tokens: list[list[int]]) -> Vectors:
+        done.append("document")
+        return documents(tokens)
+
     monkeypatch.setattr(embedder._queries, "encode", slow)
-    monkeypatch.setattr(embedder._documents, "encode", lambda tokens: (done.append("document"), documents(tokens))[1])
+    monkeypatch.setattr(embedder._documents, "encode", noted)
     query = asyncio.create_task(embedder.embed(["first"], purpose="query"))
     await asyncio.sleep(0)
     document = asyncio.create_task(embedder.embed(["second"], purpose="document"))
@@ -277,7 +281,7 @@ def test_a_failed_write_leaves_nothing(folder: Path, tmp_path: Path, monkeypatch
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(model_files.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
 
     with pytest.raises(ConfigurationError, match="No space left") as caught:
         model_files.prepare(folder, cache_dir=tmp_path / "cache")

@@ -32,7 +32,7 @@ _FORM = {
         "file": {"type": "array", "items": {"type": "string", "format": "binary"}},
         "uri": {**_TEXTS, "description": "One for each file; left out: the file names."},
         "title": {**_TEXTS, "description": "One for each file; left out: found in the file."},
-        "metadata": {"type": "string", "description": "A JSON object, for every file of the request."},
+        "metadata": {**_TEXTS, "description": "A JSON object: one for every file of the request, or one each."},
         "groups": {**_TEXTS, "description": "Who may read them; none: everyone in the namespace."},
     },
 }
@@ -223,15 +223,15 @@ def _files(form: FormData) -> list[UploadFile]:
 def _uploads(form: FormData) -> list[Upload]:
     """What the form says about each file, without its bytes."""
     files = _files(form)
-    metadata = _json_object(str(form.get("metadata") or "{}"), "metadata")
+    metadata = _metadata(form, len(files))
     groups = frozenset(_groups(form))
     uris = _each(form, "uri", len(files), [file.filename or "" for file in files])
     titles = _each(form, "title", len(files), [""] * len(files))
     if not all(uri.strip() for uri in uris):
         raise InvalidRequest("A file has no name.", next_step="Send `uri`, one for each file.", field="uri")
     return [
-        Upload(uri=uri, data=b"", title=title or None, media_type=file.content_type, metadata=metadata, groups=groups)
-        for file, uri, title in zip(files, uris, titles, strict=True)
+        Upload(uri=uri, data=b"", title=title or None, media_type=file.content_type, metadata=words, groups=groups)
+        for file, uri, title, words in zip(files, uris, titles, metadata, strict=True)
     ]
 
 
@@ -242,6 +242,19 @@ def _each(form: FormData, name: str, count: int, default: list[str]) -> list[str
             f"{len(given)} values of {name} for {count} files.", next_step=f"Send one {name} a file, or none.", field=name
         )
     return given or default
+
+
+def _metadata(form: FormData, count: int) -> list[dict[str, Any]]:
+    """One object for every file, or one each."""
+    given = [_json_object(str(value) or "{}", "metadata") for value in form.getlist("metadata")]
+    if len(given) == 1:
+        return given * count
+    if given and len(given) != count:
+        raise InvalidRequest(
+            f"{len(given)} values of metadata for {count} files.", next_step="Send one for all, or one a file.",
+            field="metadata",
+        )  # fmt: skip
+    return given or [{}] * count
 
 
 def _groups(form: FormData) -> Iterator[str]:

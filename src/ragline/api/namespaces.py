@@ -59,6 +59,7 @@ async def show_namespace(namespace: str, request: Request, _: Reader) -> dict[st
     return {
         **_brief(found),
         "documents": {state.value: count for state, count in counts.items()},
+        "chunks": await system.documents.chunks(namespace),
         "building": building,
         "space": asdict(found.epoch.space) | {"id": found.epoch.space.id},
         "serving_fields": dict(found.epoch.fields),

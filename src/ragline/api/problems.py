@@ -82,9 +82,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
+        _, *place = first["loc"]  # the first says whether it was the body, the query or the path
+        where = ".".join(str(part) for part in place if part not in ("one", "many"))
         step = "See /docs for the request's fields."
-        if where == "groups":
+        if place and place[-1] == "groups":
             step = "Leave it out: what a caller may read comes from its API key."
         return problem(InvalidRequest(f"{where or 'body'}: {first['msg']}.", next_step=step, field=where or None))
 

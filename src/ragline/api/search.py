@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request
 from fastapi.responses import JSONResponse
+from pydantic import Discriminator, Tag
 
 from ragline.api.access import Reader, allow
 from ragline.api.models import BatchOut, SearchBody, SearchOut
@@ -21,9 +22,17 @@ MOST_IN_BATCH = 64
 """Queries in one request: more than a model call takes, few enough to stay inside the deadline."""
 
 
+One = Annotated[SearchBody, Tag("one")]
+Many = Annotated[list[SearchBody], Tag("many")]
+
+
+def _how_many(body: object) -> str:
+    return "many" if isinstance(body, list) else "one"
+
+
 @router.post("/search", response_model=SearchOut | BatchOut)
 async def search(
-    request: Request, caller: Reader, body: Annotated[SearchBody | list[SearchBody], Body()]
+    request: Request, caller: Reader, body: Annotated[One | Many, Discriminator(_how_many), Body()]
 ) -> JSONResponse:
     """Search once, or for each element of a list: `{results: […]}` in the same order."""
     system: System = request.app.state.system

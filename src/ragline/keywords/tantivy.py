@@ -12,7 +12,6 @@ English; scripts without spaces are found by pairs of characters (`folding`). Sc
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 import threading
@@ -50,8 +49,10 @@ ERRORS: tuple[tuple[str, type[EngineError], str, str], ...] = (
     ("DoesNotExist", EngineRejected, "The index is damaged: a file is missing.", REBUILD),
     ("No such file", EngineRejected, "The index is damaged: a file is missing.", REBUILD),
     ("Failed to open file", EngineRejected, "The index is damaged.", REBUILD),
+    ("An IO error occurred", EngineRejected, "The index is damaged, or its disk is.", REBUILD),
+    ("PanicException", EngineRejected, "The index is damaged.", REBUILD),
 )
-"""What Tantivy's and the system's messages contain → what we say. Tantivy raises ValueError for all of them."""
+"""What Tantivy's and the system's messages contain → what we say. Tantivy raises ValueError for all, or panics."""
 UNFORESEEN = (EngineRejected, "Tantivy failed in a way this adapter does not know.", REBUILD)
 
 T = TypeVar("T")
@@ -198,10 +199,12 @@ def _translated(collection: str) -> Iterator[None]:
         raise
     except CollectionClosed:
         raise _unknown(collection) from None
-    except (ValueError, OSError, json.JSONDecodeError) as error:
-        told = f"{error}"
-        matching = (row[1:] for row in ERRORS if row[0] in told)
-        kind, reason, next_step = next(matching, UNFORESEEN)
+    except BaseException as error:
+        panicked = type(error).__name__ == "PanicException"  # Tantivy's, on a damaged file; it is no Exception
+        if not (panicked or isinstance(error, ValueError | OSError)):
+            raise
+        told = f"{type(error).__name__}: {error}"
+        kind, reason, next_step = next((row[1:] for row in ERRORS if row[0] in told), UNFORESEEN)
         raise kind(f"Keyword collection {collection}: {reason}", next_step=next_step, engine=ENGINE) from error
 
 

@@ -1,8 +1,4 @@
-"""One Tantivy index: its schema, its writes, its queries. Synchronous; `tantivy.py` puts it on threads.
-
-A chunk is one Tantivy document: terms to find it by (chunk, document, book, access, the declared fields), the words
-that BM25 reads, and one stored value, `payload`, with all that a hit shows and all that rewriting the chunk takes.
-"""
+"""One Tantivy index: its writes and its queries. Synchronous; `tantivy.py` puts it on threads."""
 
 from __future__ import annotations
 
@@ -17,7 +13,8 @@ import tantivy
 from tantivy import Occur, Query
 
 from ragline.keywords.folding import fold
-from ragline.types import AnyOf, Chunk, Condition, FieldType, Groups, Hit, Metadata, Record, Scalar, Scope
+from ragline.keywords.tantivy_rows import EVERYONE, RESTRICTED, columns, group_term, hit, read, row, schema, stored
+from ragline.types import AnyOf, Condition, FieldType, Groups, Hit, Metadata, Record, Scalar, Scope
 
 WRITER_MEMORY_BYTES = 32 << 20
 """Of one open writer; Tantivy wants at least 15 MB. A batch that outgrows it becomes two segments."""
@@ -35,29 +32,10 @@ _STOP_WORDS = (
     "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this "
     "to was will with"  # Lucene's; left out of queries only, so that "The Who" is still found
 )
-_EVERYONE, _RESTRICTED = "everyone", "restricted"
 
 
 class CollectionClosed(Exception):
     """The collection was dropped, or its adapter closed, while the call waited."""
-
-
-class _Stored(NamedTuple):
-    """The payload. The indexed text is ``lead + text``, or `lead` alone where it does not end with the text."""
-
-    id: str
-    document: str
-    content: int
-    ordinal: int
-    text: str
-    start: int
-    end: int
-    page: int | None
-    headings: list[str]
-    uri: str
-    title: str
-    lead: str
-    leads: bool
 
 
 class _View(NamedTuple):
@@ -71,23 +49,7 @@ class _View(NamedTuple):
 def create_collection(path: Path, fields: Mapping[str, FieldType]) -> None:
     """Make an empty index in the folder `path`, which exists and is empty."""
     (path / _SIDECAR).write_text(json.dumps({"format": 1, "fields": fields}), "utf-8")
-    builder = tantivy.SchemaBuilder()
-    for name in ("chunk", "document", "book", "access"):
-        builder.add_text_field(name, tokenizer_name="raw", index_option="basic")
-    builder.add_text_field("words", tokenizer_name="words", index_option="freq")
-    builder.add_bytes_field("payload", stored=True)
-    builder.add_integer_field("content", indexed=True, fast=True)
-    for name, column in _columns(fields).items():
-        match fields[name]:
-            case FieldType.KEYWORD:
-                builder.add_text_field(column, tokenizer_name="raw", index_option="basic")
-            case FieldType.INTEGER | FieldType.DATE:
-                builder.add_integer_field(column, indexed=True, fast=True)
-            case FieldType.NUMBER:
-                builder.add_float_field(column, indexed=True, fast=True)
-            case FieldType.BOOLEAN:
-                builder.add_boolean_field(column, indexed=True)
-    tantivy.Index(builder.build(), str(path))
+    tantivy.Index(schema(fields), str(path))
 
 
 class Collection:
@@ -97,7 +59,7 @@ class Collection:
         declared = json.loads((path / _SIDECAR).read_text("utf-8"))["fields"]
         self.fields = {name: FieldType(kind) for name, kind in declared.items()}
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="tantivy-write")
-        self._columns = _columns(self.fields)
+        self._columns = columns(self.fields)
         self._analyzer = _analyzer()
         self._stop_words = frozenset(self._analyzer.analyze(_STOP_WORDS))
         self._index = tantivy.Index.open(str(path))
@@ -110,13 +72,12 @@ class Collection:
 
     def upsert(self, records: Sequence[Record]) -> None:
         rows = [
-            (record.chunk.id, self._row(_stored(record), record.groups, record.fields, record.search_text))
-            for record in records
+            (one.chunk.id, row(stored(one), one.search_text, one.groups, one.fields, self.fields)) for one in records
         ]
         with self._commit() as writer:
-            for chunk_id, row in rows:
+            for chunk_id, built in rows:
                 writer.delete_documents_by_term("chunk", chunk_id)
-                writer.add_document(row)
+                writer.add_document(built)
 
     def update_payload(self, document: str, title: str, groups: Groups, fields: Metadata) -> None:
         self._check_open()
@@ -127,9 +88,8 @@ class Collection:
         with self._commit() as writer:
             writer.delete_documents_by_term("document", document)
             for _, address in searcher.search(of_document, count, count=False).hits:
-                stored = _read(searcher, address)._replace(title=title)
-                words = stored.lead + stored.text if stored.leads else stored.lead
-                writer.add_document(self._row(stored, groups, fields, words))
+                held = read(searcher, address)._replace(title=title)
+                writer.add_document(row(held, held.words, groups, fields, self.fields))
 
     def delete(self, below: Mapping[str, int]) -> None:
         self._check_open()
@@ -193,23 +153,7 @@ class Collection:
     def _look(self) -> _View:
         self._index.reload()
         searcher = self._index.searcher()
-        return _View(searcher, searcher.doc_freq("access", _RESTRICTED), searcher.doc_freq("access", _EVERYONE))
-
-    def _row(self, stored: _Stored, groups: Groups, fields: Metadata, words: str) -> tantivy.Document:
-        row = tantivy.Document()
-        row.add_text("chunk", stored.id)
-        row.add_text("document", stored.document)
-        row.add_text("book", f"{stored.content}:{stored.document}")
-        row.add_integer("content", stored.content)
-        row.add_text("words", fold(words))
-        row.add_bytes("payload", json.dumps(stored, ensure_ascii=False, separators=(",", ":")).encode())
-        row.add_text("access", _RESTRICTED if groups else _EVERYONE)
-        for group in groups:
-            row.add_text("access", _group_term(group))
-        for name, held in fields.items():
-            for value in (held,) if isinstance(held, str | int | float) else held:
-                _add_value(row, self._column(name), self.fields[name], value)
-        return row
+        return _View(searcher, searcher.doc_freq("access", RESTRICTED), searcher.doc_freq("access", EVERYONE))
 
     def _terms(self, searcher: tantivy.Searcher, query: str) -> list[str]:
         """The query's words, each once: repeating a word in a question does not make it matter more (SciFact +.002)."""
@@ -224,10 +168,10 @@ class Collection:
         """Groups as clauses that add nothing to a score, in the form that is cheapest for this collection."""
         if not view.restricted:
             return []
-        mine = [self._term("access", _group_term(group)) for group in sorted(groups)]
+        mine = [self._term("access", group_term(group)) for group in sorted(groups)]
         if view.restricted > view.everyone:
-            return [(Occur.Must, _unscored(_any_of(self._term("access", _EVERYONE), *mine)))]
-        hidden = self._term("access", _RESTRICTED)
+            return [(Occur.Must, _unscored(_any_of(self._term("access", EVERYONE), *mine)))]
+        hidden = self._term("access", RESTRICTED)
         if mine:
             hidden = Query.boolean_query([(Occur.Must, hidden), (Occur.MustNot, _any_of(*mine))])
         return [(Occur.MustNot, hidden)]
@@ -262,8 +206,8 @@ def _ranked(searcher: tantivy.Searcher, query: Query, top_k: int) -> list[Hit]:
             break
         limit = max(limit, min(limit * 8, MAX_TIED))
     lowest = found[min(top_k, len(found)) - 1][0] if found else 0.0
-    hits = [_hit(_read(searcher, address), score) for score, address in found if score >= lowest]
-    return sorted(hits, key=lambda hit: (-hit.score, hit.chunk.id))[:top_k]
+    hits = [hit(read(searcher, address), score) for score, address in found if score >= lowest]
+    return sorted(hits, key=lambda one: (-one.score, one.chunk.id))[:top_k]
 
 
 def _steady(score: float) -> float:
@@ -271,47 +215,10 @@ def _steady(score: float) -> float:
     return float(f"{score:.5g}")
 
 
-def _stored(record: Record) -> _Stored:
-    chunk, leads = record.chunk, record.search_text.endswith(record.chunk.text)
-    lead = record.search_text[: len(record.search_text) - len(chunk.text)] if leads else record.search_text
-    place = (chunk.id, chunk.document, chunk.content, chunk.ordinal, chunk.text, chunk.start, chunk.end, chunk.page)
-    return _Stored(*place, list(chunk.headings), record.uri, record.title, lead, leads)
-
-
-def _read(searcher: tantivy.Searcher, address: tantivy.DocAddress) -> _Stored:
-    return _Stored(*json.loads(searcher.doc(address).get_first("payload") or b""))
-
-
-def _hit(held: _Stored, score: float) -> Hit:
-    place = (held.id, held.document, held.content, held.ordinal, held.text, held.start, held.end, held.page)
-    return Hit(Chunk(*place, tuple(held.headings)), held.uri, held.title, score, "bm25")
-
-
-def _columns(fields: Mapping[str, FieldType]) -> dict[str, str]:
-    """Tantivy's names for the declared fields, which may be called anything."""
-    return {name: f"field_{number}" for number, name in enumerate(sorted(fields))}
-
-
 def _analyzer() -> tantivy.TextAnalyzer:
     lower = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple()).filter(tantivy.Filter.remove_long(255))
     folded = lower.filter(tantivy.Filter.lowercase()).filter(tantivy.Filter.ascii_fold())
     return folded.filter(tantivy.Filter.stemmer("english")).build()
-
-
-def _add_value(row: tantivy.Document, column: str, kind: FieldType, value: Scalar) -> None:
-    match kind:
-        case FieldType.KEYWORD:
-            row.add_text(column, str(value))
-        case FieldType.INTEGER | FieldType.DATE:
-            row.add_integer(column, int(value))
-        case FieldType.NUMBER:
-            row.add_float(column, float(value))
-        case FieldType.BOOLEAN:
-            row.add_boolean(column, bool(value))
-
-
-def _group_term(group: str) -> str:
-    return f"group:{group}"
 
 
 def _any_of(*queries: Query) -> Query:

@@ -65,7 +65,7 @@ def declared_charset(data: bytes) -> str | None:
 
 
 def wide_codec(data: bytes) -> str | None:
-    """UTF-16 or UTF-32 without a mark: text of any script has zeros, or one repeated byte, in every other place."""
+    """UTF-16 or UTF-32 without a mark: the codec whose high bytes stand where they should, or None."""
     sample = data[: SAMPLE_BYTES // 4 * 4]
     sample = sample[: len(sample) // 4 * 4]
     if len(sample) < 4:
@@ -78,13 +78,19 @@ def wide_codec(data: bytes) -> str | None:
         return "utf-32-le"
     if zeros[0] > 0.95 * quarter and zeros[1] > 0.8 * quarter and zeros[3] < 0.1 * quarter:
         return "utf-32-be"
-    even, odd = zeros[0] + zeros[2], zeros[1] + zeros[3]
-    if max(even, odd) < 0.8 * 2 * quarter and _is_utf8(sample):
-        return None  # plain text with stray zeros; UTF-16 of other scripts has fewer zeros, and is no UTF-8
-    for codec, few, many in (("utf-16-le", even, odd), ("utf-16-be", odd, even)):
-        if few < 0.02 * 2 * quarter and many > 0.05 * 2 * quarter and _reads_as_text(sample, codec):
+    if _below_space(sample) < 0.35 * len(sample) and _is_utf8(sample):
+        return None  # plain text with stray zeros: of UTF-16 that happens to be UTF-8, every other byte is below space
+    for codec, low, high in (("utf-16-le", sample[::2], sample[1::2]), ("utf-16-be", sample[1::2], sample[::2])):
+        # The high bytes of all but CJK are below 0x20, which no other text has; of CJK they are zero now and then.
+        rare = low.count(0) < 0.02 * len(low) and _below_space(low) < 0.1 * len(low)
+        often = _below_space(high) > 0.5 * len(high) or high.count(0) > 0.05 * len(high)
+        if rare and often and _reads_as_text(sample, codec):
             return codec
     return None
+
+
+def _below_space(raw: bytes) -> int:
+    return len(raw) - len(raw.translate(None, bytes(c for c in range(32) if c not in b"\t\n\r")))
 
 
 def _is_utf8(sample: bytes) -> bool:
@@ -112,7 +118,7 @@ def _mostly_utf8(data: bytes) -> bool:
     broken = text.count("�")
     whole = sum(1 for c in text if c > "\x7f") - broken
     # Without any whole sequence only a lone broken byte in much ASCII is "damage"; é in cp1252 comes more than once.
-    return whole > 4 * broken
+    return whole > 2 * broken
 
 
 def _guess(data: bytes) -> str:

@@ -6,11 +6,13 @@ the name of what it looks like, so that its owner knows what to do.
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Sequence
 
 from ragline.errors import DocumentRejected, Reason
 from ragline.parsing.decode import SAMPLE_BYTES, wide_codec
-from ragline.parsing.formats import RECORD_MEDIA_TYPE, Format
+from ragline.parsing.formats import Format
 
 HEAD_BYTES = 1024
 
@@ -54,13 +56,15 @@ def detect(data: bytes, *, name: str, media_type: str | None, formats: Sequence[
 
     Raises:  DocumentRejected: EMPTY, ENCRYPTED (an Office file under a password), UNSUPPORTED.
     """
-    if media_type == RECORD_MEDIA_TYPE:
-        return next(f for f in formats if RECORD_MEDIA_TYPE in f.media_types)
+    declared = (media_type or "").partition(";")[0].strip().lower()
+    for f in formats:
+        if not f.endings and declared in f.media_types:
+            return f
     if not data or data.isspace():
         raise DocumentRejected(
             Reason.EMPTY, "The document is empty: it has no bytes but white space.", next_step="Upload its content."
         )
-    claimed = _claimed(name, media_type, formats)
+    claimed = _claimed(name, declared, formats)
     found = _by_content(data, formats)
     if found is not None:
         return found
@@ -87,13 +91,21 @@ def detect(data: bytes, *, name: str, media_type: str | None, formats: Sequence[
 
 def _by_content(data: bytes, formats: Sequence[Format]) -> Format | None:
     if data.startswith(b"PK\x03\x04"):
-        return next((f for f in formats if f.member and f.member.encode() in data), None)
+        return next((f for f in formats if f.member and _holds(data, f.member)), None)
     head = data[:HEAD_BYTES]
     for f in formats:
         if f.binary and any(magic in head for magic in f.magic):
             return f
     start = _ascii_start(head)
     return next((f for f in formats if not f.binary and any(start.startswith(magic) for magic in f.magic)), None)
+
+
+def _holds(data: bytes, member: str) -> bool:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as package:
+            return any(path.startswith(member) for path in package.namelist())
+    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError):  # cut short: paths stand before their bytes
+        return member.encode() in data
 
 
 def _ascii_start(head: bytes) -> bytes:
@@ -105,13 +117,13 @@ def _ascii_start(head: bytes) -> bytes:
     return start
 
 
-def _claimed(name: str, media_type: str | None, formats: Sequence[Format]) -> Format | None:
-    last = name.replace("\\", "/").rsplit("/", 1)[-1].split("?", 1)[0]
-    ending = last.rpartition(".")[2].lower() if "." in last else None
-    declared = (media_type or "").partition(";")[0].strip().lower()
-    for f in formats:
-        if ending is not None and ending in f.endings:
-            return f
+def _claimed(name: str, declared: str, formats: Sequence[Format]) -> Format | None:
+    last = name.replace("\\", "/").rsplit("/", 1)[-1].lower()
+    for part in (last, last.partition("?")[0], last.partition("#")[0]):  # a name first, a URL if that says nothing
+        ending = part.rpartition(".")[2] if "." in part else ""
+        for f in formats:
+            if ending in f.endings:
+                return f
     return next((f for f in formats if declared in f.media_types), None)
 
 

@@ -62,7 +62,7 @@ def _parse(package: zipfile.ZipFile, out: Outline) -> None:
             out.paragraph(text)
         elif level > 0:
             out.heading(level, text)
-        if level and text.strip():
+        if level > 0 and text.strip():
             first.append(text)
     for notes in ("footnotes.xml", "endnotes.xml"):
         path = posixpath.join(folder, notes)

@@ -22,9 +22,9 @@ RECORD_MEDIA_TYPE = "application/vnd.ragline.record+json"
 class Format:
     """How a kind of document is known, and who reads it.
 
-    endings:  of file names, lower case, no dot; "" is the name without an ending.
+    endings:  of file names, lower case, no dot. A format without any is known by its media type alone.
     magic:    byte strings that its first KiB holds; a text format has none.
-    member:   path that a zip of this format holds; its bytes stand uncompressed in the file.
+    member:   how a path begins that a zip of this format holds.
     binary:   never plain text: a text under this format's ending is read as the text it is.
     """
 
@@ -68,5 +68,5 @@ FORMATS: tuple[Format, ...] = (
         ("application/json", "application/jsonl", "application/x-ndjson"),
     ),
     Format("a record", "ragline.parsing.record", (), (RECORD_MEDIA_TYPE,)),
-    Format("plain text", "ragline.parsing.text", ("txt", "text", "log", ""), ("text/plain",)),
+    Format("plain text", "ragline.parsing.text", ("txt", "text", "log"), ("text/plain",)),
 )

@@ -196,7 +196,8 @@ def _named(table: LexborNode) -> bool:
 
 def _rows(table: LexborNode, skip: set[int]) -> list[list[str]]:
     """The cells of a data table, merged ones spread; none when the table lays out a page."""
-    if table.css_first("td table, th table") is not None or table.attributes.get("role") == "presentation":
+    nested = any(inner.mem_id != table.mem_id for inner in table.css("table"))
+    if nested or table.attributes.get("role") == "presentation":
         return []
     rows: list[list[str]] = []
     pending: dict[int, tuple[int, str]] = {}  # column → (rows still to fill, text) of a cell that spans rows

@@ -15,8 +15,12 @@ from ragline.parsing.outline import Outline, clean
 PIECE_CHARS = 200_000
 """markdown-it holds every token of what it parses: a longer text goes in pieces, cut at headings."""
 
+PLAIN_CHARS = 2_000_000
+"""Beyond, markdown-it (some 2 s a MB) would run into the time limit: only headings and fences are told apart."""
+
 _FRONT = re.compile(r"\A(---|\+\+\+)[ \t]*\n(.*?)\n\1[ \t]*(?:\n|\Z)", re.DOTALL)
 _FRONT_TITLE = re.compile(r"""^title\s*[:=]\s*(?:"([^"\n]*)"|'([^'\n]*)'|([^\n#]*))""", re.MULTILINE)
+_HEADING = re.compile(r"^ {0,3}(#{1,6})\s+(.*?)(?:\s#+)?\s*$")
 _FENCE = re.compile(r"^ {0,3}(```+|~~~+)")
 
 
@@ -26,11 +30,15 @@ def parse(data: bytes, out: Outline) -> None:
     front = _FRONT.match(text)
     found = _FRONT_TITLE.search(front[2]) if front else None
     title = next((part for part in found.groups() if part), None) if found else None
-    markdown = MarkdownIt("commonmark").enable(["table", "strikethrough"])
-    for piece in _pieces(text[front.end() :] if front else text):
-        tokens = markdown.parse(piece)
-        title = title or _first_heading(tokens)
-        _write(tokens, out)
+    body = text[front.end() :] if front else text
+    if len(body) > PLAIN_CHARS:
+        title = title or _write_plainly(body, out)
+    else:
+        markdown = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+        for piece in _pieces(body):
+            tokens = markdown.parse(piece)
+            title = title or _first_heading(tokens)
+            _write(tokens, out)
     out.title = title
     if front and out.empty:
         out.paragraph(front[2])
@@ -51,6 +59,24 @@ def _pieces(text: str) -> list[str]:
         at += len(line)
     pieces.append(text[start:])
     return pieces
+
+
+def _write_plainly(text: str, out: Outline) -> str | None:
+    """Headings, and what is between them as it stands. Returns the first heading of level 1."""
+    title, fence, lines = None, "", list[str]()
+    for line in text.split("\n"):
+        mark, heading = _FENCE.match(line), _HEADING.match(line)
+        if mark:
+            fence = "" if fence and mark[1].startswith(fence) else fence or mark[1]
+        if heading and not fence:
+            out.verbatim("\n".join(lines))
+            lines.clear()
+            out.heading(len(heading[1]), heading[2])
+            title = title or (heading[2] if len(heading[1]) == 1 else None)
+        else:
+            lines.append(line)
+    out.verbatim("\n".join(lines))
+    return title
 
 
 def _first_heading(tokens: Sequence[Token]) -> str | None:

@@ -100,7 +100,7 @@ def _texts(document: pypdfium2.PdfDocument, pages: int) -> tuple[list[str], int]
             continue
         try:
             layer = page.get_textpage()
-            texts.append(clean(_SOFT_BREAK.sub("\u0002", layer.get_text_range()).replace("\u0002", "\ue000")))
+            texts.append(clean(_SOFT_BREAK.sub("-\n", layer.get_text_range())))
             layer.close()
         except pypdfium2.PdfiumError:
             broken += 1
@@ -119,7 +119,7 @@ def _join_hyphens(text: str, compounds: set[str]) -> str:
             return f"{left}-{right}"
         return left + right
 
-    return _HARD_BREAK.sub(join, text.replace("\ue000", "-\n"))
+    return _HARD_BREAK.sub(join, text)
 
 
 def _write_page(text: str, bookmarks: list[tuple[int, str]], out: Outline) -> None:

@@ -37,7 +37,7 @@ class _ChildDied(Exception):
 
 
 class ParserPool:
-    """`protocols.Parser` over at most `processes` children.
+    """`protocols.Parser` over at most `processes` children (0: one per core).
 
     Units:   `timeout_s` for one document from the moment a child has it; `memory_bytes` of address space that one parse
              may add to its child (Linux); `max_text_chars` of the text that comes out.
@@ -53,7 +53,7 @@ class ParserPool:
         max_text_chars: int,
         formats: str = "ragline.parsing.formats",
     ) -> None:
-        self._slots = asyncio.Semaphore(processes or os.cpu_count() or 1)
+        self._slots = asyncio.Semaphore(processes or _cores())
         self._timeout_s = timeout_s
         self._memory_bytes = memory_bytes
         self._max_text_chars = max_text_chars
@@ -244,6 +244,10 @@ class _Child:
         await self._process.wait()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             await self._requests.wait_closed()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _unavailable(message: str) -> EngineUnavailable:

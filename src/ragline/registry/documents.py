@@ -370,6 +370,12 @@ class Documents:
         rows = await self._database.read(lambda connection: connection.execute(query).all())
         return {State(state): count for state, count in rows}
 
+    async def chunks(self, namespace: str) -> int:
+        """Chunks of the documents that are indexed."""
+        query = select(func.coalesce(func.sum(documents.c.chunks), 0))
+        query = query.where(documents.c.namespace == namespace, documents.c.state == State.INDEXED)
+        return await self._database.read(lambda connection: int(connection.execute(query).scalar_one()))
+
     async def waiting(self) -> int:
         """Documents with a change that is not settled, over all namespaces."""
         query = select(func.count()).where(documents.c.settled < documents.c.revision)
@@ -383,21 +389,13 @@ class Documents:
 
     async def settled(self, namespace: str, sequence: int, *, deadline_s: float) -> bool:
         """Wait until every change up to `sequence` is live, failed or deleted. False: the deadline came first."""
-        return await self._wait(
-            lambda connection: (
-                connection.execute(
-                    select(literal(1))
-                    .where(
-                        documents.c.namespace == namespace,
-                        documents.c.settled < documents.c.revision,
-                        documents.c.revision <= sequence,
-                    )
-                    .limit(1)
-                ).first()
-                is None
-            ),
-            deadline_s,
+        unsettled = documents.c.settled < documents.c.revision
+        behind = select(literal(1)).where(
+            documents.c.namespace == namespace, unsettled, documents.c.revision <= sequence
         )
+        reached = select(literal(1)).where(namespaces.c.name == namespace, namespaces.c.sequence >= sequence)
+        query = reached.where(~behind.exists())
+        return await self._wait(lambda connection: connection.execute(query).first() is not None, deadline_s)
 
     async def settled_all(self, revisions: Mapping[str, int], *, deadline_s: float) -> bool:
         """Wait until each of these documents is settled at its revision or a later one. False: the deadline came first."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ragline.types import Chunk, FieldType, Groups, Hit, Metadata, Record
+from ragline.types import Chunk, FieldType, Hit, Metadata, Record
 
 DIM = 64
 """Components of the made-up vectors."""
@@ -78,22 +78,39 @@ def chunk_ids(hits: Iterable[Hit]) -> list[str]:
     return [hit.chunk.id for hit in hits]
 
 
-def crowd(size: int, groups: int) -> list[Record]:
-    """`size` records, each readable by two of `groups` groups, so that a group sees 2 / `groups` of them."""
-
-    def readers(number: int) -> Groups:
-        return frozenset({f"group-{number % groups}", f"group-{(number * 7 + 1) % groups}"})
-
+def crowd(size: int, *, groups: int) -> list[Record]:
+    """`size` records, each readable by two of `groups` groups, so that one group sees about 2 / `groups` of them."""
     return [
-        record(f"document-{number // 10}", f"common word{number % 50} word{number}", ordinal=number % 10)
-        for number in range(size)
-    ] if not groups else [
         record(
             f"document-{number // 10}",
             f"common word{number % 50} word{number}",
             ordinal=number % 10,
-            groups=readers(number),
+            groups={f"group-{number % groups}", f"group-{(number * 7 + 1) % groups}"},
             fields={"year": 1900 + number % 100},
         )
         for number in range(size)
+    ]
+
+
+def varied() -> list[Record]:
+    """Records with every type of field, absent, single and several values, with and without groups."""
+    kinds: list[Metadata] = [{}, {"kind": "report"}, {"kind": ("memo", "report")}, {"kind": ""}]
+    rest: list[Metadata] = [
+        {},
+        {"year": 2020, "rating": 0.5, "draft": True, "published": 1_577_836_800_000},
+        {"year": (-3, 2023), "rating": (0.0, 1e300), "draft": False, "published": -1},
+        {"year": -(2**63), "rating": -2.25, "draft": (True, False), "published": 1_685_620_800_123},
+        {"year": 2**53 + 1, "rating": 2.0, "Ursprungsland, größtes": "Österreich"},
+    ]
+    readers: list[list[str]] = [[], ["staff"], ["staff", "board"], ["everyone"]]
+    return [
+        record(
+            f"document-{number}",
+            f"common word{number}",
+            groups=readers[number % 4],
+            fields={**kinds[row], **rest[column]},
+        )
+        for number, (row, column) in enumerate(
+            (row, column) for column in range(5) for row in range(4) for _ in range(3)
+        )
     ]

@@ -1,0 +1,76 @@
+"""A running system over a data folder that is kept between benchmarks, and its collections."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from ragline.build import build
+from ragline.datafolder import DataFolder
+from ragline.errors import NotFound
+from ragline.parsing.formats import RECORD_MEDIA_TYPE
+from ragline.registry.documents import Accepted
+from ragline.settings import Settings
+from ragline.system import System
+from ragline.types import Namespace, NamespaceSettings, Upload
+
+ACCEPTED_AT_ONCE = 200
+"""Uploads in flight: enough for one commit to serve many."""
+
+
+@asynccontextmanager
+async def running(folder: Path) -> AsyncIterator[System]:
+    """A whole system in this process, its workers at work, on the embedded engines in `folder`."""
+    held = DataFolder(folder)
+    held.take(token="")
+    try:
+        system = await build(Settings(data_dir=folder, log_level="warning"))
+        working = asyncio.create_task(system.work())
+        try:
+            yield system
+        finally:
+            working.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await working
+            await system.aclose()
+    finally:
+        held.release()
+
+
+def records(corpus: Path, *, most: int | None = None) -> list[Upload]:
+    """The lines of a BEIR `corpus.jsonl`, each a document of its own."""
+    lines = corpus.read_bytes().splitlines()
+    return [_upload(line) for line in lines[:most] if line.strip()]
+
+
+def plain_texts(corpus: Path, *, most: int | None = None) -> list[Upload]:
+    """The same as plain text files, for what parsing and chunking cost."""
+    found = []
+    for line in corpus.read_text("utf-8").splitlines()[:most]:
+        record = json.loads(line)
+        found.append(Upload(f"{record['_id']}.txt", record["text"].encode(), title=record.get("title") or None))
+    return [upload for upload in found if upload.data.strip()]
+
+
+async def ingest(system: System, namespace: str, uploads: Sequence[Upload]) -> Namespace:
+    """Make the namespace if need be, and return once every upload is settled; unchanged ones cost a look."""
+    try:
+        found = await system.namespaces.get(namespace)
+    except NotFound:
+        found = await system.epochs.create_namespace(namespace, NamespaceSettings())
+    revisions: dict[str, int] = {}
+    for start in range(0, len(uploads), ACCEPTED_AT_ONCE):
+        part = uploads[start : start + ACCEPTED_AT_ONCE]
+        accepted: list[Accepted] = await asyncio.gather(*(system.ingest.accept(found, upload) for upload in part))
+        revisions |= {one.document.id: one.document.revision for one in accepted}
+    await system.documents.settled_all(revisions, deadline_s=3600.0)
+    return await system.namespaces.get(namespace)
+
+
+def _upload(line: bytes) -> Upload:
+    record = json.loads(line)
+    return Upload(record["_id"], line, title=record.get("title") or None, media_type=RECORD_MEDIA_TYPE)

@@ -1,0 +1,163 @@
+"""The registry's calls by three ways of driving SQLite, for docs/adr/0006: the same work, only the driver changes.
+
+    threads           what `registry.database` does: a call is a plain function, run whole on one thread; one writer that
+                      commits whatever has queued
+    aiosqlite         SQLAlchemy's asyncio extension: a hop to aiosqlite's thread and back for each statement, cursor and
+                      fetch; the same group commit and the same pool of readers around it
+    aiosqlite, alone  the same, but every caller commits for himself, as such code is usually written
+
+The last two need `aiosqlite`, which Ragline does not depend on; without it they are left out, and the figures say so.
+The ways take turns in rounds, each round on a database of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
+
+from sqlalchemy import Connection, event
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+from bench.figures import Figure, Ground, median
+from ragline.clock import SystemClock
+from ragline.coalescing import Coalescer
+from ragline.registry import database
+from ragline.registry.database import Database, Work, sqlite_url
+from ragline.registry.documents import Documents, Incoming, document_id
+from ragline.registry.namespaces import Namespaces
+from ragline.types import NamespaceSettings, Space
+
+T = TypeVar("T")
+
+ROUNDS = 5
+ACCEPTS = {1: 150, 32: 3200}
+"""Callers at once → accepts in one round: about a second each."""
+GUARDS, GUARDED = 500, 50
+"""Guard calls in one round; documents one of them asks for, as many as a query's candidates."""
+
+SPACE = Space("none", "0" * 40, "fp32", 4, 256)
+
+
+class Driven(Protocol):
+    """The part of `Database` that the registry's queries use."""
+
+    async def write(self, work: Callable[[Connection], T]) -> T: ...
+
+    async def read(self, work: Callable[[Connection], T]) -> T: ...
+
+    async def aclose(self) -> None: ...
+
+
+class AioDatabase:
+    """`Database` on aiosqlite: the same functions of a connection, through `AsyncConnection.run_sync`."""
+
+    def __init__(self, engine: AsyncEngine, *, most: int) -> None:
+        self._engine = engine
+        self._queue: Coalescer[Work, Any] = Coalescer(self._commit, most=most)
+
+    @classmethod
+    async def open(cls, path: Path, *, most: int) -> AioDatabase:
+        await (await Database.open(sqlite_url(path))).aclose()  # the schema
+        engine = create_async_engine(
+            f"sqlite+aiosqlite:///{path}",
+            poolclass=AsyncAdaptedQueuePool,
+            pool_size=database.READERS + 1,
+            max_overflow=0,
+        )
+        event.listen(engine.sync_engine, "connect", database._set_pragmas)
+        event.listen(engine.sync_engine, "begin", database._begin)
+        return cls(engine, most=most)
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        return cast(T, await self._queue(work))
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        async with self._engine.connect() as connection:
+            return await (await connection.execution_options(isolation_level="AUTOCOMMIT")).run_sync(work)
+
+    async def aclose(self) -> None:
+        await self._queue.aclose()
+        await self._engine.dispose()
+
+    async def _commit(self, batch: list[Work]) -> list[Any]:
+        async with self._engine.begin() as connection:
+            return await connection.run_sync(lambda sync: [database._isolated(sync, work) for work in batch])
+
+
+Way: TypeAlias = Callable[[Path], Awaitable[Driven]]
+
+
+def ways() -> dict[str, Way]:
+    found: dict[str, Way] = {"threads": lambda path: Database.open(sqlite_url(path))}
+    try:
+        import aiosqlite  # noqa: F401
+    except ImportError:
+        return found
+    found["aiosqlite"] = lambda path: AioDatabase.open(path, most=database.MOST_PER_COMMIT)
+    found["aiosqlite, alone"] = lambda path: AioDatabase.open(path, most=1)
+    return found
+
+
+async def run(ground: Ground) -> list[Figure]:
+    took: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    chosen = ways()
+    for _ in range(ROUNDS):
+        for name, way in chosen.items():
+            with TemporaryDirectory(dir=ground.work) as folder:
+                opened = await way(Path(folder) / "registry.sqlite")
+                try:
+                    for (what, unit), value in (await _round(opened)).items():
+                        took[what, name, unit].append(value)
+                finally:
+                    await opened.aclose()
+    note = f"median of {ROUNDS} rounds" if len(chosen) > 1 else "without the others: aiosqlite is not installed"
+    return [
+        Figure(f"{what}: {name}", median(values), unit, note=note)
+        for (what, name, unit), values in sorted(took.items())
+    ]
+
+
+async def _round(opened: Driven) -> dict[tuple[str, str], float]:
+    """Units: by the second part of the key."""
+    driven = cast(Database, opened)
+    namespaces, documents = Namespaces(driven, SystemClock()), Documents(driven, SystemClock())
+    await namespaces.create(NamespaceSettings(), await namespaces.plan_epoch("bench", SPACE, {}))
+    figures: dict[tuple[str, str], float] = {}
+    for callers, count in ACCEPTS.items():
+        names = iter([f"{callers}-{n}.txt" for n in range(count)])
+
+        async def call(waiting: Any = names) -> None:
+            for name in waiting:
+                await documents.accept("bench", _incoming(name))
+
+        start = time.perf_counter()
+        await asyncio.gather(*(call() for _ in range(callers)))
+        figures[f"accept, {callers:2} at once", "per s"] = count / (time.perf_counter() - start)
+    ids = [document_id("bench", f"32-{n}.txt") for n in range(GUARDED)]
+    alone = [await _timed_guard(documents, ids) for _ in range(GUARDS)]
+    figures["guard, alone, p50", "ms"] = median(alone)
+    crowd: list[float] = []
+    for _ in range(GUARDS // 32):
+        crowd += await asyncio.gather(*(_timed_guard(documents, ids) for _ in range(32)))
+    figures["guard, 32 at once, p50", "ms"] = median(crowd)
+    return figures
+
+
+async def _timed_guard(documents: Documents, ids: list[str]) -> float:
+    start = time.perf_counter()
+    view = await documents.guard("bench", ids)
+    assert len(view.rows) == GUARDED
+    return (time.perf_counter() - start) * 1000
+
+
+def _incoming(name: str) -> Incoming:
+    return Incoming(
+        uri=name, title=None, media_type="text/plain", size=1000, sha256="0" * 64, fingerprint=name, blob="0" * 16,
+        groups=frozenset(), metadata={"year": 2024},
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""The command line. Every command but `up`, `serve` and `doctor` talks HTTP to a Ragline server: see `connection`."""

@@ -1,0 +1,246 @@
+"""`ragline doctor`: the settings in force, what is reachable, what is missing, and what mends it.
+
+Each part is tried by itself, so that one that is broken hides no other.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from ragline.cli.failures import SomeFailed
+from ragline.cli.options import Config, DataDir, Debug, Json, Key, Url
+from ragline.cli.screen import Screen
+from ragline.cli.session import run_to_exit
+
+if TYPE_CHECKING:
+    from ragline.datafolder import DataFolder
+    from ragline.settings import GeneratorSettings, Settings
+
+LEAST_FREE_BYTES = 1 << 30
+"""Below this the data folder's disk is reported: an index is rewritten before the old one goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    part: str
+    state: Literal["ok", "warning", "broken"]
+    detail: str
+    next_step: str = ""
+
+
+def doctor(
+    *, url: Url = None, key: Key = None, data_dir: DataDir = None, config: Config = None, as_json: Json = False,
+    debug: Debug = False,
+) -> None:  # fmt: skip
+    """Check settings, data folder, engines and models; say what is missing and the command that mends it."""
+    from pathlib import Path
+
+    given: dict[str, Path] = {}
+    if data_dir:
+        given["data_dir"] = data_dir
+    if config:
+        given["config"] = config
+    run_to_exit(_doctor(url, key, given, Screen(as_json=as_json)), as_json=as_json, debug=debug)
+
+
+async def _doctor(url: str | None, key: str | None, given: dict[str, Any], screen: Screen) -> None:
+    from ragline import __version__, logs
+    from ragline.settings import load_settings
+
+    logs.configure("error")
+    settings = load_settings(**given)
+    changed = _changed(settings)
+    findings = [Finding("python", "ok", f"{platform.python_version()} at {sys.executable}")]
+    findings += await _remote(url, key) if url else await _local(settings)
+    if screen.as_json:
+        screen.data({"version": __version__, "settings": changed, "findings": [asdict(one) for one in findings]})
+    else:
+        screen.line(f"Ragline {__version__}. Settings that are not the default:")
+        screen.facts([(f"  {name}", value) for name, value in changed.items()] or [("  none", "")])
+        screen.line()
+        screen.facts([(f"{one.state:<8}{one.part}", one.detail) for one in findings])
+        steps = [one for one in findings if one.next_step]
+        if steps:
+            screen.line()
+        for one in steps:
+            screen.line(f"{one.part}: {one.next_step}")
+    if any(one.state == "broken" for one in findings):
+        raise SomeFailed
+
+
+def _changed(settings: Settings) -> dict[str, str]:
+    """What differs from the defaults; secrets stay masked."""
+    from ragline.settings import Settings as Defaults
+
+    def flat(value: object, name: str) -> dict[str, str]:
+        if isinstance(value, dict):
+            return {k: v for key, one in value.items() for k, v in flat(one, f"{name}.{key}" if name else key).items()}
+        return {name: str(value)}
+
+    now, default = flat(settings.model_dump(), ""), flat(Defaults.model_construct().model_dump(), "")
+    return {name: value for name, value in now.items() if default.get(name) != value}
+
+
+async def _remote(url: str, key: str | None) -> list[Finding]:
+    from ragline.cli.connection import Where, connect
+    from ragline.cli.failures import Refused
+
+    async def answers() -> Finding:
+        async with connect(Where(url=url, key=key)) as server:
+            try:
+                await server.get("readyz")
+            except Refused as refused:
+                return Finding(
+                    "server", "broken", f"{url} is not ready: {refused.problem}", "Look at the server's log."
+                )
+            names = [one["name"] for one in (await server.get("v1", "namespaces"))["namespaces"]]
+            return Finding("server", "ok", f"{url} is ready; namespaces: {', '.join(names)}")
+
+    return [await _try("server", answers)]
+
+
+async def _local(settings: Settings) -> list[Finding]:
+    from ragline.datafolder import DataFolder
+
+    folder = DataFolder(settings.data_dir)
+    findings = [_free(folder)]
+    holder = folder.holder()
+    if holder is not None and holder.url:
+        findings.append(Finding("data folder", "ok", f"{folder.path}, held by process {holder.pid}"))
+        findings += await _remote(holder.url, holder.token)
+    elif holder is not None:
+        step = "Wait for that command to end, or look at what it does."
+        findings.append(Finding("data folder", "warning", f"{folder.path} is held by process {holder.pid}", step))
+    elif not folder.path.exists():
+        step = "`ragline ingest PATH` or `ragline up` makes it."
+        findings.append(Finding("data folder", "ok", f"{folder.path} is not there yet", step))
+    else:
+        findings += await _engines(settings, folder)
+    findings.append(await _try("embedder", lambda: _embedder(settings)))
+    for number, one in enumerate(settings.generators, 1):
+        name = f"generator {number}" if len(settings.generators) > 1 else "generator"
+        findings.append(await _try(name, lambda one=one, name=name: _generator(one, settings, name)))  # type: ignore[misc]
+    return findings
+
+
+def _free(folder: DataFolder) -> Finding:
+    place = next(path for path in (folder.path, *folder.path.parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    words = f"{free / 2**30:.1f} GiB free at {place}"
+    if free < LEAST_FREE_BYTES:
+        return Finding("disk", "warning", words, "Free some space, or choose another folder with --data-dir.")
+    return Finding("disk", "ok", words)
+
+
+async def _engines(settings: Settings, folder: DataFolder) -> list[Finding]:
+    """The stores of a folder that nobody holds; held while we look."""
+
+    async def held() -> Finding:
+        folder.take("")
+        return Finding("data folder", "ok", f"{folder.path}, held by nobody")
+
+    findings = [await _try("data folder", held)]
+    if findings[0].state == "ok":
+        try:
+            for part, look in (("registry", _registry), ("vectors", _vectors), ("keywords", _keywords)):
+                findings.append(await _try(part, lambda look=look: look(settings)))  # type: ignore[misc]
+        finally:
+            folder.release()
+    return findings
+
+
+async def _registry(settings: Settings) -> Finding:
+    from ragline.clock import SystemClock
+    from ragline.registry.database import Database, sqlite_url
+    from ragline.registry.documents import Documents
+    from ragline.registry.namespaces import Namespaces
+
+    path = settings.data_dir.absolute() / "registry.sqlite"
+    if not settings.registry and not path.exists():
+        return Finding("registry", "ok", f"{path} is not there yet", "`ragline up` makes it.")
+    database = await Database.open(settings.registry or sqlite_url(path))
+    try:
+        names = await Namespaces(database, SystemClock()).all()
+        waiting = await Documents(database, SystemClock()).waiting()
+    finally:
+        await database.aclose()
+    step = "`ragline up` processes them." if waiting else ""
+    return Finding("registry", "ok", f"{len(names)} namespaces, {waiting} documents waiting", step)
+
+
+async def _vectors(settings: Settings) -> Finding:
+    from ragline.build import open_vectors
+
+    store = open_vectors(settings)
+    try:
+        return Finding("vectors", "ok", f"{len(await store.collections())} collections")
+    finally:
+        await store.aclose()
+
+
+async def _keywords(settings: Settings) -> Finding:
+    from ragline.build import open_keywords
+
+    index = open_keywords(settings)
+    try:
+        return Finding("keywords", "ok", f"{len(await index.collections())} collections")
+    finally:
+        await index.aclose()
+
+
+async def _embedder(settings: Settings) -> Finding:
+    from ragline.build import open_embedder
+
+    model = await open_embedder(settings)
+    try:
+        await model.embed(["a probe"], purpose="query")
+        return Finding("embedder", "ok", f"{model.space.id}, {settings.embedder.url} from {settings.embedder.source}")
+    finally:
+        await model.aclose()
+
+
+async def _generator(one: GeneratorSettings, settings: Settings, name: str) -> Finding:
+    """An HTTP generator is asked for its models: that costs no tokens."""
+    if one.url.startswith(("http://", "https://")):
+        return await _asked(one, name)
+    from ragline.build import open_embedder, open_generator
+
+    model = await open_embedder(settings)
+    try:
+        generator = open_generator(one, model)
+        await generator.aclose()
+    finally:
+        await model.aclose()
+    return Finding(name, "ok", generator.name)
+
+
+async def _asked(one: GeneratorSettings, name: str) -> Finding:
+    import httpx
+
+    headers = {"Authorization": f"Bearer {one.api_key.get_secret_value()}"} if one.api_key else {}
+    try:
+        async with httpx.AsyncClient(headers=headers, timeout=10.0) as http:
+            answer = await http.get(f"{one.url.rstrip('/')}/models")
+    except httpx.HTTPError as error:
+        return Finding(name, "broken", f"{one.url} does not answer: {error}", "Start it, or correct generators.url.")
+    if answer.status_code in (401, 403):
+        return Finding(name, "broken", f"{one.url} refuses the key", "Correct generators.api_key.")
+    if answer.status_code >= 500:
+        return Finding(name, "broken", f"{one.url} answers {answer.status_code}", "Look at that server's log.")
+    return Finding(name, "ok", f"{one.url} answers")
+
+
+async def _try(part: str, look: Callable[[], Awaitable[Finding]]) -> Finding:
+    from ragline.errors import RaglineError
+
+    try:
+        return await look()
+    except RaglineError as error:
+        return Finding(part, "broken", error.message, error.next_step)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other parts are still to be looked at
+        return Finding(part, "broken", f"{type(error).__name__}: {error}", "Report it with `ragline doctor --json`.")

@@ -1,0 +1,105 @@
+"""`ragline keys`: create, list, rotate, revoke."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from ragline.cli.failures import WrongUsage
+from ragline.cli.session import Session, command
+
+keys = typer.Typer(name="keys", help="Make, list, rotate and revoke API keys.", no_args_is_help=True)
+
+UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+class RoleName(StrEnum):
+    READ = "read"
+    WRITE = "write"
+    ADMIN = "admin"
+
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="As `keys list` shows it.")]
+
+
+@keys.command()
+@command(makes_folder=True)
+async def create(
+    session: Session,
+    principal: Annotated[str, typer.Argument(metavar="PRINCIPAL", help="Whom the key stands for.")],
+    role: Annotated[RoleName, typer.Option("--role")] = RoleName.READ,
+    namespace: Annotated[list[str] | None, typer.Option("--namespace", "-n", help="Only for it; repeat.")] = None,
+    group: Annotated[list[str] | None, typer.Option("--group", help="May read what is for it; repeat.")] = None,
+    expires: Annotated[str | None, typer.Option("--expires", help="Such as 12h, 30d; left out: never.")] = None,
+) -> None:
+    """Make a key; its token is shown this once. From the first key on, every request needs one."""
+    body = {
+        "principal": principal, "role": role.value, "namespaces": namespace or None, "groups": group or [],
+        "expires_in_s": None if expires is None else _seconds(expires, "--expires"),
+    }  # fmt: skip
+    return _token(session, await session.server.post("v1", "keys", body=body))
+
+
+@keys.command("list")
+@command()
+async def list_keys(session: Session) -> None:
+    """List the keys, without their tokens."""
+    found = await session.server.get("v1", "keys")
+    if session.screen.as_json:
+        return session.screen.data(found)
+    return session.screen.table(
+        ("id", "principal", "role", "namespaces", "groups", "state"), [_row(k) for k in found["keys"]]
+    )
+
+
+@keys.command()
+@command()
+async def rotate(
+    session: Session,
+    id: Id,
+    grace: Annotated[str, typer.Option("--grace", help="How long the old token is still good.")] = "24h",
+) -> None:
+    """Give a key a new token."""
+    grace_s = _seconds(grace, "--grace")
+    return _token(session, await session.server.post("v1", "keys", id, "rotate", grace_s=grace_s))
+
+
+@keys.command()
+@command()
+async def revoke(session: Session, id: Id) -> None:
+    """Refuse a key from now on."""
+    gone = await session.server.delete("v1", "keys", id)
+    if session.screen.as_json:
+        return session.screen.data(gone)
+    return session.screen.line(f"Key {id} is revoked.")
+
+
+def _token(session: Session, made: dict[str, Any]) -> None:
+    if session.screen.as_json:
+        return session.screen.data(made)
+    session.screen.line(made["token"])
+    session.screen.note(
+        f"Key {made['id']}. The token is shown this once; send it as `Authorization: Bearer …`, or set RAGLINE_KEY."
+    )
+    return None
+
+
+def _row(key: dict[str, Any]) -> tuple[object, ...]:
+    state = "good"
+    if key["revoked_at"]:
+        state = "revoked"
+    elif key["expires_at"]:
+        state = f"until {datetime.fromtimestamp(key['expires_at'], UTC):%Y-%m-%d %H:%MZ}"
+    where = "all" if key["namespaces"] is None else ", ".join(key["namespaces"])
+    return key["id"], key["principal"], key["role"], where, ", ".join(key["groups"]), state
+
+
+def _seconds(text: str, option: str) -> int:
+    match = re.fullmatch(r"(\d+)([smhdw])", text)
+    if match is None:
+        raise WrongUsage(f"{option} {text!r} is no length of time.", next_step="Write it as 90s, 15m, 12h, 30d or 4w.")
+    return int(match[1]) * UNITS_S[match[2]]

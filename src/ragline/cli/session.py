@@ -1,0 +1,103 @@
+"""What stands around every command: the shared options, the connection, the event loop, the exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import signal
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+
+import typer
+
+from ragline.cli.failures import DONE, INTERRUPTED, TERMINATED, report
+from ragline.cli.options import Config, DataDir, Debug, Json, Key, Url
+from ragline.cli.screen import Screen
+
+if TYPE_CHECKING:
+    from ragline.cli.connection import Connection
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One run of a command that talks to a server."""
+
+    server: Connection
+    screen: Screen
+
+
+def command(
+    *, makes_folder: bool = False
+) -> Callable[[Callable[Concatenate[Session, P], Awaitable[None]]], Callable[..., None]]:
+    """Make a typer command of ``async def name(session, …)``: adds --url, --key, --data-dir, --config, --json, --debug.
+
+    `makes_folder`: without a server, a data folder that is not there yet is made, instead of being an error.
+    """
+
+    def decorate(work: Callable[Concatenate[Session, P], Awaitable[None]]) -> Callable[..., None]:
+        def run(
+            *, url: str | None, key: str | None, data_dir: Path | None, config: Path | None, as_json: bool, debug: bool,
+            **arguments: Any,
+        ) -> None:  # fmt: skip
+            async def connected() -> None:
+                from ragline.cli.connection import Where, connect
+
+                where = Where(url=url, key=key, data_dir=data_dir, config=config)
+                async with connect(where, makes_folder=makes_folder) as server:
+                    await work(Session(server, Screen(as_json=as_json)), **arguments)  # type: ignore[call-arg]
+
+            run_to_exit(connected(), as_json=as_json, debug=debug)
+
+        own = list(inspect.signature(work, eval_str=True).parameters.values())[1:]
+        parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + _SHARED
+        run.__name__, run.__doc__ = work.__name__, work.__doc__
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def run_to_exit(work: Coroutine[Any, Any, None], *, as_json: bool, debug: bool) -> None:
+    """Run `work`; whatever it ends with becomes a message and an exit code. SIGTERM ends it as orderly as Ctrl-C."""
+    terminated = False
+
+    async def stoppable() -> None:
+        task = asyncio.current_task()
+        assert task
+
+        def stop() -> None:
+            nonlocal terminated
+            terminated = True
+            task.cancel()
+
+        with contextlib.suppress(NotImplementedError):  # not on Windows
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
+        await work
+
+    try:
+        asyncio.run(stoppable())
+    except asyncio.CancelledError:
+        raise typer.Exit(TERMINATED if terminated else INTERRUPTED) from None
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the end of the line: it becomes a message
+        raise typer.Exit(report(error, as_json=as_json, debug=debug)) from None
+    raise typer.Exit(DONE)
+
+
+def _option(name: str, annotation: Any, default: object) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+_SHARED = [
+    _option("url", Url, None),
+    _option("key", Key, None),
+    _option("data_dir", DataDir, None),
+    _option("config", Config, None),
+    _option("as_json", Json, False),
+    _option("debug", Debug, False),
+]

@@ -1,0 +1,75 @@
+"""How far documents have come, at the price of one small request a look; exact once few are left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ragline.cli.connection import Connection
+from ragline.cli.progress import LOOK_S, Show, next_look
+from ragline.cli.sources import Trouble
+
+WAITING = ("received", "chunked")
+
+FEW = 2000
+"""Waiting documents of a namespace that are looked at one by one; while there are more, they are only counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """`waiting`: of ours, still to be done. `chunks`, `failed`: of the whole namespace."""
+
+    waiting: int
+    chunks: int
+    failed: int
+
+
+async def look(server: Connection, namespace: str, ours: Mapping[str, tuple[str, int]]) -> Standing:
+    """`ours`: document id → (uri, revision)."""
+    now = await server.get("v1", "namespaces", namespace)
+    counts = now["documents"]
+    waiting = sum(counts.get(state, 0) for state in WAITING)
+    if 0 < waiting <= FEW:
+        waiting = 0
+        for state in WAITING:
+            async for document in listed(server, namespace, state=state):
+                waiting += document["id"] in ours
+    return Standing(min(waiting, len(ours)), now.get("chunks") or 0, counts.get("failed", 0))
+
+
+async def settle(server: Connection, namespace: str, ours: Mapping[str, tuple[str, int]], show: Show) -> list[Trouble]:
+    """Wait until all of `ours` are settled; returns those that failed."""
+    wait_s = LOOK_S[0]
+    while (standing := await look(server, namespace, ours)).waiting:
+        show(len(ours) - standing.waiting, len(ours), "")
+        await asyncio.sleep(wait_s)
+        wait_s = next_look(wait_s)
+    return await failures(server, namespace, ours)
+
+
+async def failures(server: Connection, namespace: str, ours: Mapping[str, tuple[str, int]]) -> list[Trouble]:
+    return [
+        Trouble(document["uri"], document["reason"] or "failed", document["id"])
+        async for document in listed(server, namespace, state="failed")
+        if document["id"] in ours
+    ]
+
+
+async def listed(
+    server: Connection, namespace: str, *, state: str | None = None, most: int | None = None
+) -> AsyncIterator[dict[str, Any]]:
+    """Documents by id, page by page."""
+    cursor, given = "", 0
+    while cursor is not None:
+        limit = 1000 if most is None else min(1000, most - given)
+        if limit <= 0:
+            return
+        page = await server.get(
+            "v1", "namespaces", namespace, "documents", state=state, cursor=cursor or None, limit=limit
+        )
+        for document in page["documents"]:
+            given += 1
+            yield document
+        cursor = page["next"]

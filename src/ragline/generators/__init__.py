@@ -1,0 +1,1 @@
+"""Generators: one vendor a file, each a `protocols.Generator`."""

@@ -1,0 +1,1 @@
+"""Vector stores: one file a vendor, all held to `ragline.testing.vectors`."""

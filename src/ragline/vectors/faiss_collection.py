@@ -1,0 +1,254 @@
+"""One collection: rows in SQLite, and an inverted-file index in memory that follows them.
+
+    {folder}/dim         written last: the collection exists once it is there
+            /rows.db     chunks with their payload and vector; reader groups and filterable fields, one row a value
+
+IVF rather than a graph: adding a vector costs microseconds instead of a millisecond of the cores that embed, and the
+index needs no file of its own. Vectors are held in half precision, in the rows as well.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragline.protocols import Vectors
+from ragline.types import AnyOf, Chunk, Condition, Groups, Hit, Metadata, Record, Scope
+from ragline.vectors.faiss_index import IvfIndex
+
+WIDER: Final = 8
+"""Times top_k that are fetched before a scope is checked; when fewer than top_k pass, the scope is searched exactly."""
+
+MOST_TIED: Final = 1000
+"""Hits of one score among which the order goes by chunk id; more of them, copies of one text, and any may come."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS chunk (
+    key INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, document TEXT NOT NULL, content INTEGER NOT NULL,
+    ordinal INTEGER NOT NULL, start INTEGER NOT NULL, "end" INTEGER NOT NULL, page INTEGER, headings TEXT NOT NULL,
+    uri TEXT NOT NULL, title TEXT NOT NULL, open INTEGER NOT NULL, text TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS chunk_document ON chunk (document, content);
+CREATE INDEX IF NOT EXISTS chunk_private ON chunk (open) WHERE open = 0;
+CREATE TABLE IF NOT EXISTS vector (key INTEGER PRIMARY KEY, vector BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS reader (name TEXT NOT NULL, key INTEGER NOT NULL, PRIMARY KEY (name, key)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS reader_key ON reader (key);
+CREATE TABLE IF NOT EXISTS field (
+    name TEXT NOT NULL, value NOT NULL, key INTEGER NOT NULL, PRIMARY KEY (name, value, key)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS field_key ON field (key);
+"""
+
+_COLUMNS = 'id, document, content, ordinal, start, "end", page, headings, uri, title, text'
+
+
+class Collection:
+    """Synchronous; called from the store's threads. Reads run side by side, writes one at a time."""
+
+    def __init__(self, folder: Path, dim: int) -> None:
+        self.dim = dim
+        self._path = folder / "rows.db"
+        self._threads = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        self._index = IvfIndex(*self._stored(), dim)
+        self._private = self._count_private()
+
+    @staticmethod
+    def shape(folder: Path) -> int | None:
+        """The dimension of the collection in `folder`; None when there is none."""
+        try:
+            return int((folder / "dim").read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    @staticmethod
+    def make(folder: Path, dim: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(folder / "rows.db")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.executescript(_SCHEMA)
+        connection.close()
+        half = folder / "dim.half"
+        half.write_text(str(dim))
+        half.replace(folder / "dim")
+
+    @staticmethod
+    def unmake(folder: Path) -> None:
+        (folder / "dim").unlink(missing_ok=True)
+
+    def upsert(self, records: Sequence[Record], vectors: Vectors) -> None:
+        last = {record.chunk.id: position for position, record in enumerate(records)}
+        kept = sorted(last.values())
+        half = vectors[kept].astype(np.float16)
+        with self._transaction() as sql:
+            ids = [records[position].chunk.id for position in kept]
+            gone = [key for part in _parts(ids) for (key,) in sql.execute(_keys_of(part), part)]
+            self._remove(sql, gone)
+            keys = [self._insert(sql, records[position]) for position in kept]
+            sql.executemany("INSERT INTO vector VALUES (?, ?)", [(k, v.tobytes()) for k, v in zip(keys, half, strict=True)])
+        self._private += sum(bool(records[position].groups) for position in kept)
+        self._index.replace(gone, keys, half)
+        if self._index.outgrown():
+            self._index.rebuild(*self._stored())
+
+    def update_payload(self, document: str, title: str, groups: Groups, fields: Metadata) -> None:
+        with self._transaction() as sql:
+            keys = [key for (key,) in sql.execute("SELECT key FROM chunk WHERE document = ?", (document,))]
+            sql.execute("UPDATE chunk SET title = ?, open = ? WHERE document = ?", (title, not groups, document))
+            for table in ("reader", "field"):
+                sql.executemany(f"DELETE FROM {table} WHERE key = ?", [(key,) for key in keys])
+            for key in keys:
+                _insert_scope(sql, key, groups, fields)
+        self._private = self._count_private()
+
+    def delete(self, below: Mapping[str, int]) -> None:
+        with self._transaction() as sql:
+            gone = [
+                key
+                for bound in below.items()
+                for (key,) in sql.execute("SELECT key FROM chunk WHERE document = ? AND content < ?", bound)
+            ]
+            self._remove(sql, gone)
+        self._index.replace(gone, [], np.zeros((0, self.dim), np.float16))
+
+    def search(self, vector: NDArray[np.float32], top_k: int, scope: Scope) -> list[Hit]:
+        where, values = _where(scope, private=self._private > 0)
+        found = self._index.nearest(vector, (WIDER if where else 1) * top_k + 1)
+        if where:
+            passing = self._passing([key for key, _ in found], where, values)
+            found = [one for one in found if one[0] in passing]
+            if len(found) < top_k < len(self._index):
+                keys = [key for (key,) in self._sql().execute(f"SELECT key FROM chunk WHERE {where}", values)]
+                return self._hits(self._index.nearest_of(keys, vector, MOST_TIED), top_k)
+        elif len(found) > top_k and found[top_k - 1][1] == found[top_k][1]:
+            found = self._index.nearest(vector, MOST_TIED)
+        return self._hits(found, top_k)
+
+    def contents(self) -> dict[tuple[str, int], int]:
+        rows = self._sql().execute("SELECT document, content, count(*) FROM chunk GROUP BY document, content")
+        return {(document, content): count for document, content, count in rows}
+
+    def close(self) -> None:
+        for connection in self._connections:
+            connection.close()
+
+    def _hits(self, found: Sequence[tuple[int, float]], top_k: int) -> list[Hit]:
+        """Rows to hits, equal scores by chunk id. A key without a row was deleted a moment ago."""
+        if len(found) > top_k:
+            found = [one for one in found if one[1] >= found[top_k - 1][1]]
+        keys = [key for key, _ in found]
+        rows: dict[int, Any] = {}
+        for part in _parts(keys):
+            query = f"SELECT key, {_COLUMNS} FROM chunk WHERE key IN ({_marks(part)})"
+            rows.update((row[0], row[1:]) for row in self._sql().execute(query, part))
+        hits = [_hit(rows[key], score) for key, score in found if key in rows]
+        return sorted(hits, key=lambda hit: (-hit.score, hit.chunk.id))[:top_k]
+
+    def _passing(self, keys: Sequence[int], where: str, values: Sequence[object]) -> set[int]:
+        passing: set[int] = set()
+        for part in _parts(keys):
+            query = f"SELECT key FROM chunk WHERE key IN ({_marks(part)}) AND {where}"
+            passing.update(key for (key,) in self._sql().execute(query, [*part, *values]))
+        return passing
+
+    def _stored(self) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
+        """All keys, ascending, and their vectors."""
+        rows = self._sql().execute("SELECT key, vector FROM vector ORDER BY key").fetchall()
+        vectors = np.frombuffer(b"".join(vector for _, vector in rows), np.float16).reshape(-1, self.dim)
+        return np.array([key for key, _ in rows], np.int64), vectors
+
+    def _count_private(self) -> int:
+        return int(self._sql().execute("SELECT count(*) FROM chunk WHERE open = 0").fetchone()[0])
+
+    def _insert(self, sql: sqlite3.Connection, record: Record) -> int:
+        c = record.chunk
+        values = (
+            c.id, c.document, c.content, c.ordinal, c.start, c.end, c.page, json.dumps(c.headings, ensure_ascii=False),
+            record.uri, record.title, c.text, not record.groups,
+        )  # fmt: skip
+        key = sql.execute(f"INSERT INTO chunk ({_COLUMNS}, open) VALUES ({_marks(values)})", values).lastrowid
+        assert key is not None
+        _insert_scope(sql, key, record.groups, record.fields)
+        return key
+
+    def _remove(self, sql: sqlite3.Connection, keys: Sequence[int]) -> None:
+        for table in ("chunk", "vector", "reader", "field"):
+            sql.executemany(f"DELETE FROM {table} WHERE key = ?", [(key,) for key in keys])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        sql = self._sql()
+        sql.execute("BEGIN IMMEDIATE")
+        try:
+            yield sql
+        except BaseException:
+            sql.execute("ROLLBACK")
+            raise
+        sql.execute("COMMIT")
+
+    def _sql(self) -> sqlite3.Connection:
+        """This thread's connection."""
+        found: sqlite3.Connection | None = getattr(self._threads, "sql", None)
+        if found is None:
+            found = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            found.execute("PRAGMA synchronous = FULL")
+            found.execute("PRAGMA mmap_size = 1073741824")
+            self._threads.sql = found
+            self._connections.append(found)
+        return found
+
+
+def _where(scope: Scope, *, private: bool) -> tuple[str, list[object]]:
+    """The scope as SQL over `chunk`; empty when everything passes."""
+    parts: list[str] = []
+    values: list[object] = []
+    if private:
+        readers = sorted(scope.groups)
+        parts.append(f"(open OR key IN (SELECT key FROM reader WHERE name IN ({_marks(readers)})))")
+        values += readers
+    for condition in scope.conditions:
+        part, given = _field(condition)
+        parts.append(f"key IN (SELECT key FROM field WHERE name = ? AND {part})")
+        values += [condition.field, *given]
+    return " AND ".join(parts), values
+
+
+def _field(condition: Condition) -> tuple[str, list[object]]:
+    if isinstance(condition, AnyOf):
+        return f"value IN ({_marks(condition.values)})", list(condition.values)
+    bounds = [("value >= ?", condition.gte), ("value <= ?", condition.lte)]
+    given = [(part, bound) for part, bound in bounds if bound is not None]
+    return " AND ".join(part for part, _ in given) or "1", [bound for _, bound in given]
+
+
+def _insert_scope(sql: sqlite3.Connection, key: int, groups: Groups, fields: Metadata) -> None:
+    sql.executemany("INSERT INTO reader VALUES (?, ?)", [(group, key) for group in groups])
+    for name, value in fields.items():
+        held = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        sql.executemany("INSERT OR IGNORE INTO field VALUES (?, ?, ?)", [(name, one, key) for one in held])
+
+
+def _hit(row: Sequence[Any], score: float) -> Hit:
+    id, document, content, ordinal, start, end, page, headings, uri, title, text = row
+    chunk = Chunk(id, document, content, ordinal, text, start, end, page, tuple(json.loads(headings)))
+    score = min(1.0, max(-1.0, score))  # half precision may overstep by its last bit
+    return Hit(chunk=chunk, uri=uri, title=title, score=score, scale="cosine")
+
+
+def _keys_of(ids: Sequence[str]) -> str:
+    return f"SELECT key FROM chunk WHERE id IN ({_marks(ids)})"
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ",".join("?" * len(values))
+
+
+def _parts(values: Sequence[Any], size: int = 500) -> Iterator[Sequence[Any]]:
+    """Pieces that stay below SQLite's limit of variables."""
+    return (values[start : start + size] for start in range(0, len(values), size))

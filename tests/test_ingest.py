@@ -1,0 +1,290 @@
+"""The ingest path on the real engines: late never wins, and a crash at any step loses nothing and doubles nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from ragline.build import build
+from ragline.errors import DocumentRejected, EngineUnavailable, RaglineError
+from ragline.settings import Settings
+from ragline.system import System
+from ragline.types import Document, NamespaceSettings, SearchRequest, State, Upload
+
+NOBODY: frozenset[str] = frozenset()
+
+
+class House:
+    """A system whose workers only work when told, one document and one step at a time."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+
+    async def accept(self, uri: str, text: str, *, groups: frozenset[str] = NOBODY) -> Document:
+        namespace = await self.system.namespaces.get("default")
+        return (await self.system.ingest.accept(namespace, Upload(uri, text.encode(), groups=groups))).document
+
+    async def claim(self) -> list[Document]:
+        return await self.system.documents.claim(most=100, lease_s=3600.0)
+
+    async def work(self) -> None:
+        """Until nothing is due."""
+        while claimed := await self.claim():
+            for document in claimed:
+                await self.system.ingest.process(document)
+
+    async def found(self, query: str) -> list[str]:
+        request = SearchRequest(query=query, namespace="default", groups=NOBODY, top_k=50)
+        return [passage.hit.chunk.text for passage in (await self.system.search.search(request)).passages]
+
+    async def held(self) -> dict[tuple[str, int], int]:
+        """The books of both stores, which must agree."""
+        epoch = (await self.system.namespaces.get("default")).epoch
+        vectors = await self.system.vectors.contents(epoch.vectors)
+        assert vectors == await self.system.keywords.contents(epoch.keywords)
+        return vectors
+
+    async def look(self, document: Document) -> Document:
+        found = await self.system.documents.look(document.id)
+        assert found is not None
+        return found
+
+
+@pytest.fixture(scope="module")
+async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
+    system = await build(Settings(data_dir=tmp_path_factory.mktemp("data")))
+    yield system
+    await system.aclose()
+
+
+@pytest.fixture
+async def house(system: System) -> AsyncIterator[House]:
+    """A namespace `default` without documents."""
+    await system.namespaces.delete("default")
+    await system.epochs.drop_retired()
+    system.snapshots.forget("default")
+    await system.epochs.create_namespace("default", NamespaceSettings())
+    yield House(system)
+
+
+async def test_a_replaced_content_leaves_no_rows_and_no_blobs(house: House) -> None:
+    await house.accept("a.txt", "The first version tells of badgers.")
+    await house.work()
+    changed = await house.accept("a.txt", "The second version tells of otters.")
+    await house.work()
+    assert await house.found("version tells of") == ["The second version tells of otters."]
+    assert await house.held() == {(changed.id, changed.content): 1}
+    namespace = await house.system.namespaces.get("default")
+    paths = await house.system.contents._blobs.paths(f"default-{namespace.uid}")
+    assert {path.split("/")[2] for path in paths} == {changed.blob}
+
+
+async def test_an_old_worker_that_wakes_up_late_does_not_win(house: House) -> None:
+    await house.accept("a.txt", "The first version tells of badgers.")
+    (late,) = await house.claim()
+    namespace = await house.system.namespaces.get("default")
+    content = await house.system.ingest.parse(namespace, late)
+    vectors = await house.system.ingest.embed(namespace, late, content)
+    newer = await house.accept("a.txt", "The second version tells of otters.")
+    await house.work()
+    await house.system.ingest.index(namespace, late, content, vectors)
+    assert await house.found("version tells of") == ["The second version tells of otters."]
+    assert await house.held() == {(newer.id, newer.content): 1}
+
+
+async def test_a_worker_that_is_overtaken_while_it_writes_takes_its_rows_back(house: House, monkeypatch: Any) -> None:
+    await house.accept("a.txt", "The first version tells of badgers.")
+    (late,) = await house.claim()
+    write = house.system.ingest.write
+    newer: list[Document] = []
+
+    async def overtaken(*args: Any) -> None:
+        monkeypatch.undo()
+        newer.append(await house.accept("a.txt", "The second version tells of otters."))
+        await house.work()
+        await write(*args)
+
+    monkeypatch.setattr(house.system.ingest, "write", overtaken)
+    await house.system.ingest.process(late)
+    assert await house.held() == {(newer[0].id, newer[0].content): 1}
+    assert await house.found("version tells of") == ["The second version tells of otters."]
+
+
+async def test_a_create_that_arrives_after_its_delete_stays_deleted(house: House) -> None:
+    document = await house.accept("a.txt", "Nobody shall read of wolverines.")
+    (late,) = await house.claim()
+    await house.system.documents.delete("default", document.id)
+    await house.work()
+    await house.system.ingest.process(late)
+    assert await house.found("wolverines") == []
+    assert await house.held() == {}
+    assert (await house.look(document)).state is State.DELETED
+
+
+@pytest.mark.parametrize("step", ["put", "mark_chunked", "embed", "put_vectors", "write", "mark_live", "sweep", "mark_swept"])
+async def test_a_crash_before_or_after_any_step_is_made_good_by_the_next_attempt(
+    house: House, monkeypatch: Any, step: str
+) -> None:
+    await house.accept("a.txt", "The first version tells of badgers.")
+    await house.work()
+    changed = await house.accept("a.txt", "The second version tells of otters. " * 3)
+    parts = (house.system.contents, house.system.documents, house.system.embedder, house.system.ingest)
+    holder = next(part for part in parts if hasattr(part, step))
+    real = getattr(holder, step)
+    for after in (False, True):
+        claimed = await house.claim()
+        assert claimed
+
+        async def crash(*args: Any, **kwargs: Any) -> None:
+            monkeypatch.undo()
+            if after:
+                await real(*args, **kwargs)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(type(holder), step, lambda self, *args, **kwargs: crash(*args, **kwargs))
+        with contextlib.suppress(KeyboardInterrupt):
+            for document in claimed:
+                await house.system.ingest.process(document)
+            for document in await house.claim():
+                await house.system.ingest.process(document)
+        monkeypatch.undo()
+        await house.system.database.write(lambda c: c.exec_driver_sql("UPDATE documents SET lease_until = 0").rowcount)
+        if after:
+            break
+        if not await house.claim():
+            changed = await house.accept("a.txt", "The third version tells of otters, too. " * 3)
+        await house.system.database.write(lambda c: c.exec_driver_sql("UPDATE documents SET lease_until = 0").rowcount)
+    await house.work()
+    now = await house.look(changed)
+    assert (now.live, now.settled, now.garbage) == (changed.content, changed.revision, ())
+    assert await house.held() == {(now.id, changed.content): now.chunks}
+
+
+async def test_words_that_change_during_indexing_reach_the_stores(house: House) -> None:
+    text = "Only the board may read of mergers."
+    await house.accept("a.txt", text)
+    (claimed,) = await house.claim()
+    await house.accept("a.txt", text, groups=frozenset({"board"}))
+    await house.system.ingest.process(claimed)
+    await house.work()
+    assert await house.found("mergers") == []
+    request = SearchRequest(query="mergers", namespace="default", groups=frozenset({"board"}), legs=("dense",))
+    assert len((await house.system.search.search(request)).passages) == 1
+
+
+async def test_an_engine_that_fails_for_a_while_costs_attempts_not_documents(house: House, monkeypatch: Any) -> None:
+    document = await house.accept("a.txt", "Patience is a virtue of herons.")
+    (claimed,) = await house.claim()
+
+    async def down(*_: Any, **__: Any) -> None:
+        raise EngineUnavailable("The store is away.", next_step="Wait.", engine="vectors")
+
+    monkeypatch.setattr(house.system.vectors, "upsert", down)
+    await house.system.ingest_worker._one(claimed)
+    monkeypatch.undo()
+    now = await house.look(document)
+    assert (now.state, now.live) == (State.CHUNKED, None)
+    events = [(entry.event, entry.detail) for entry in await house.system.documents.history(document.id)]
+    assert events[-1] == ("interrupted", "The store is away. Wait.")
+    await house.system.database.write(lambda c: c.exec_driver_sql("UPDATE documents SET lease_until = 0").rowcount)
+    await house.work()
+    assert (await house.look(document)).state is State.INDEXED
+
+
+async def test_after_the_last_attempt_the_document_fails_with_what_stood_in_its_way(
+    house: House, monkeypatch: Any
+) -> None:
+    document = await house.accept("a.txt", "Some herons have less patience.")
+
+    async def down(*_: Any, **__: Any) -> None:
+        raise EngineUnavailable("The store is away.", next_step="Wait.", engine="vectors")
+
+    monkeypatch.setattr(house.system.vectors, "upsert", down)
+    for _ in range(house.system.settings.ingest.max_attempts):
+        await house.system.database.write(lambda c: c.exec_driver_sql("UPDATE documents SET lease_until = 0").rowcount)
+        (claimed,) = await house.claim()
+        await house.system.ingest_worker._one(claimed)
+    now = await house.look(document)
+    assert now.state is State.FAILED
+    assert now.reason
+    assert now.reason.startswith("gave up: The store is away.")
+    assert f"documents retry {document.id}" in now.reason
+
+
+async def test_reindex_builds_beside_and_cuts_over_with_what_changed_meanwhile(house: House, monkeypatch: Any) -> None:
+    for n in range(20):
+        await house.accept(f"{n}.txt", f"Chapter {n} tells of herons.")
+    await house.work()
+    before = await house.system.namespaces.get("default")
+    parsing, embedding = house.system.ingest.parse, house.system.ingest.embed_texts
+    monkeypatch.setattr(house.system.ingest, "embed_texts", None)  # a re-index takes the vectors from the blobs
+    epoch = await house.system.epochs.begin("default")
+    monkeypatch.undo()
+    changed = await house.accept("3.txt", "Chapter 3 tells of storks now.")
+    gone = (await house.system.documents.page("default", after="", most=1, state=None))[0]
+    await house.system.documents.delete("default", gone.id)
+    await house.work()
+    await house.system.epochs.fill("default")
+    after = await house.system.namespaces.get("default")
+    assert (after.epoch.label, after.building) == (epoch.label, None)
+    assert after.epoch.label != before.epoch.label
+    house.system.snapshots.forget("default")
+    assert len(await house.held()) == 19 + (gone.id == changed.id)
+    assert "Chapter 3 tells of storks now." in await house.found("tells of storks") or gone.id == changed.id
+    assert parsing
+    assert embedding
+    assert before.epoch.vectors in await house.system.vectors.collections()
+    await house.system.database.write(lambda c: c.exec_driver_sql("UPDATE epochs SET drop_after = 1 WHERE drop_after > 1").rowcount)
+    await house.system.epochs.drop_retired()
+    assert before.epoch.vectors not in await house.system.vectors.collections()
+
+
+async def test_a_killed_reindex_is_taken_up_again(house: House, monkeypatch: Any) -> None:
+    for n in range(12):
+        await house.accept(f"{n}.txt", f"Chapter {n} tells of cranes.")
+    await house.work()
+    epoch = await house.system.epochs.begin("default")
+    write, writes = house.system.ingest.write, 0
+
+    async def dying(*args: Any) -> None:
+        nonlocal writes
+        writes += 1
+        if writes > 5:
+            raise EngineUnavailable("The power went.", next_step="Wait.", engine="vectors")
+        await write(*args)
+
+    monkeypatch.setattr(house.system.ingest, "write", dying)
+    with pytest.raises(EngineUnavailable):
+        await house.system.epochs.fill("default")
+    monkeypatch.undo()
+    assert (await house.system.epochs.begin("default")).label == epoch.label
+    await house.system.epochs.fill("default")
+    house.system.snapshots.forget("default")
+    assert len(await house.held()) == 12
+
+
+async def test_reparsing_makes_a_new_content_and_leaves_one(house: House) -> None:
+    document = await house.accept("a.txt", "Parsed once, parsed twice.")
+    await house.work()
+    again = await house.system.documents.retry("default", document.id)
+    await house.work()
+    now = await house.look(document)
+    assert (now.live, now.state) == (again.content, State.INDEXED)
+    assert await house.held() == {(now.id, again.content): 1}
+    namespace = await house.system.namespaces.get("default")
+    names = {path.rsplit("/", 1)[1] for path in await house.system.contents._blobs.paths(f"default-{namespace.uid}")}
+    assert names == {"original", f"chunks-{now.live}", f"vectors-{now.live}-{house.system.embedder.space.id}"}
+
+
+async def test_a_document_the_parser_rejects_raises_its_reason(house: House) -> None:
+    await house.accept("a.bin", "\x00\x01\x02" * 500)
+    (claimed,) = await house.claim()
+    with pytest.raises(DocumentRejected):
+        await house.system.ingest.process(claimed)
+    with contextlib.suppress(RaglineError):
+        await asyncio.gather(house.system.ingest_worker._one(claimed))
+    assert (await house.look(claimed)).state is State.FAILED
