@@ -35,10 +35,10 @@ from ragline.types import NamespaceSettings, Space
 
 T = TypeVar("T")
 
-ROUNDS = 5
-ACCEPTS = {1: 150, 32: 3200}
-"""Callers at once → accepts in one round: about a second each."""
-GUARDS, GUARDED = 500, 50
+ROUNDS = 3
+ACCEPTS = {1: 100, 32: 1200}
+"""Callers at once → accepts in one round: seconds each, on a slow disk."""
+GUARDS, GUARDED = 256, 50
 """Guard calls in one round; documents one of them asks for, as many as a query's candidates."""
 
 SPACE = Space("none", "0" * 40, "fp32", 4, 256)

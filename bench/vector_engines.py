@@ -399,8 +399,8 @@ class Sidecar:
         hits = self._payload(self.nearest(vector, 8 * top_k), passes, all_values)[:top_k]
         if len(hits) == top_k:
             return hits
-        # Two branches instead of OR: each is answered from an index.
-        branches = [where] if groups is None else [f"{where} AND everyone = 1", f"{where} AND {mine}"]
+        # Two branches instead of OR: each is answered from an index (the + keeps SQLite from the wrong one).
+        branches = [where] if groups is None else [f"{where} AND everyone = 1", f"+{where} AND {mine}"]
         query = " UNION ALL ".join(f"SELECT key FROM chunk WHERE {branch}" for branch in branches)
         keys = [key for (key,) in self.sql.execute(query, values if groups is None else [*values, *values, *groups])]
         return self._payload(self.nearest_of(keys, vector, top_k), passes, all_values)

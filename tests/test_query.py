@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -62,7 +63,11 @@ def _uris(found: Retrieved) -> set[str]:
 @pytest.mark.parametrize("fault", [_down, _stuck])
 @pytest.mark.parametrize(
     ("part", "verb", "lost", "left"),
-    [("vectors", "search", "dense", "keyword"), ("keywords", "search", "keyword", "dense"), ("embedder", "embed", "dense", "keyword")],
+    [
+        ("vectors", "search", "dense", "keyword"),
+        ("keywords", "search", "keyword", "dense"),
+        ("embedder", "embed", "dense", "keyword"),
+    ],
 )
 async def test_a_leg_that_fails_or_hangs_leaves_the_other_one_answering(
     system: System, monkeypatch: Any, fault: Any, part: str, verb: str, lost: str, left: str
@@ -124,8 +129,6 @@ async def test_identical_queries_in_flight_together_search_once(system: System, 
 
 
 async def test_a_query_from_another_space_is_not_ranked_with_this_ones_vectors(system: System, monkeypatch: Any) -> None:
-    import dataclasses
-
     namespace = await system.snapshots.get("default")
     other = dataclasses.replace(namespace.epoch, space=dataclasses.replace(namespace.epoch.space, precision="other"))
     moved = dataclasses.replace(namespace, epoch=other)

@@ -1,7 +1,8 @@
 """The life of an epoch: its collections made, filled, cut over to, dropped.
 
-A re-index builds a namespace's stores anew, beside the ones that serve. From the moment the building epoch is registered, the ingest path writes to both; this fills in the rest from the blobs,
-document by document, and can be killed and started again at any line.
+A re-index builds a namespace's stores anew, beside the ones that serve. From the moment the building epoch is
+registered, the ingest path writes to both; this fills in the rest from the blobs, document by document, and cuts over
+when both stand at the same sequence. It can be killed and started again at any line.
 """
 
 from __future__ import annotations

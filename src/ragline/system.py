@@ -44,6 +44,13 @@ class System:
     closers: tuple[Callable[[], Awaitable[None]], ...]
     """What to close, in order, each once."""
 
+    async def warm(self) -> None:
+        """Open what the first search would else wait for, beyond its deadline: the serving collections, the model."""
+        await self.embedder.embed(["ready"], purpose="query")
+        for namespace in await self.namespaces.all():
+            await self.vectors.contents(namespace.epoch.vectors)
+            await self.keywords.contents(namespace.epoch.keywords)
+
     async def work(self) -> None:
         """Run the workers until cancelled."""
         async with asyncio.TaskGroup() as group:

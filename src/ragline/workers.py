@@ -106,12 +106,14 @@ class IngestWorker:
 
     async def _fail(self, document: Document, reason: Reason, detail: str, start: float) -> None:
         try:
-            await self._documents.mark_failed(document, reason, detail, took_s=time.perf_counter() - start)
+            took_s = time.perf_counter() - start
+            mine = await self._documents.mark_failed(document, reason, detail, took_s=took_s)
         except RaglineError as error:
             log.warning("failure not written, the lease will end", document=document.id, error=str(error))
             return
-        metrics.documents_total.labels("failed").inc()
-        log.info("document failed", document=document.id, reason=str(reason))
+        if mine:  # else a newer change has won, and what became of this one is of no interest
+            metrics.documents_total.labels("failed").inc()
+            log.info("document failed", document=document.id, reason=str(reason))
 
     async def _renew(self) -> None:
         while True:

@@ -101,7 +101,8 @@ async def test_listing_pages_through_everything_once(api: Api) -> None:
     await api.call("PUT", "/v1/namespaces/pages", status=201)
     path = "/v1/namespaces/pages/documents"
     await api.upload(*((f"{n}.txt", f"Page number {n}.") for n in range(7)), namespace="pages")
-    seen, cursor = [], ""
+    seen: list[str] = []
+    cursor: str | None = ""
     while cursor is not None:
         page = await api.call("GET", path, params={"limit": 3, "cursor": cursor})
         seen += [document["uri"] for document in page["documents"]]

@@ -82,15 +82,14 @@ async def test_no_passages_and_passages_without_words_are_refused(embedder: Loca
 
 
 async def test_every_sentence_stands_word_by_word_in_the_passage_it_cites(embedder: LocalEmbedder) -> None:
-    text, tokens = await ask(embedder, "What happened to the price of oil in the 1973 oil crisis?", *ALL)
+    _, tokens = await ask(embedder, "What happened to the price of oil in the 1973 oil crisis?", *ALL)
 
     shown = [token.text.strip() for token in tokens if token.text]
     assert 1 <= len(shown) <= MAX_SENTENCES
     for sentence in shown:
         found = re.fullmatch(r"(.*) \[(\d)\]([.!?]?)", sentence)
         assert found
-        assert found[1] + found[3] in ALL[int(found[2]) - 1].hit.chunk.text
-    assert "[14]" not in text, "a footnote of the source would look like a citation"
+        assert found[1] + found[3] in ALL[int(found[2]) - 1].hit.chunk.text.replace("[14]", "")
 
 
 async def test_headings_and_questions_are_read_along_but_never_shown(embedder: LocalEmbedder) -> None:
@@ -135,6 +134,14 @@ def test_a_table_is_taken_row_by_row() -> None:
 
     assert found[0].text.startswith("Model: M7; Price: 700 EUR")
     assert "\n" not in found[0].text
+
+
+def test_a_scrap_or_an_echo_of_the_question_says_nothing() -> None:
+    page = passage("Welcome to Acme Motors Ltd.\n\nLtd.\n\nAcme Motors opening hours\n\n9 to 17", title="Acme Motors")
+
+    found = shortlist(Question("What are the opening hours of Acme Motors?"), [page])
+
+    assert {candidate.text for candidate in found} == {"Welcome to Acme Motors Ltd.", "9 to 17"}
 
 
 @pytest.mark.parametrize(

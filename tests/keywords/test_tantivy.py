@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import tantivy
+from tests.killing import killed_after
 
 from ragline.errors import EngineError, EngineRejected, EngineUnavailable
 from ragline.keywords import tantivy as adapter
@@ -69,7 +69,7 @@ async def test_what_was_acknowledged_survives_sigkill(tmp_path: Path) -> None:
     held: set[int] = set()
     gone: set[int] = set()
     for start in range(100_000, 600_000, 100_000):
-        acknowledged = _killed_after(chance.randint(1, 12), tmp_path, start)
+        acknowledged = killed_after(chance.randint(1, 12), WRITER, tmp_path, start)
         held |= {number for number in acknowledged if number > 0}
         gone |= {-number for number in acknowledged if number < 0}
         index = TantivyKeywordIndex(tmp_path)
@@ -87,15 +87,6 @@ async def test_what_was_acknowledged_survives_sigkill(tmp_path: Path) -> None:
         finally:
             await index.aclose()
 
-
-def _killed_after(acknowledged: int, folder: Path, start: int) -> list[int]:
-    """What a child that writes without end has acknowledged, killed somewhere after so many words of it."""
-    with subprocess.Popen([sys.executable, "-c", WRITER, str(folder), str(start)], stdout=subprocess.PIPE) as child:
-        assert child.stdout is not None
-        lines = [child.stdout.readline() for _ in range(acknowledged)]
-        child.send_signal(signal.SIGKILL)
-        lines += child.stdout.readlines()
-    return [int(line) for line in lines if line.endswith(b"\n")]
 
 
 async def test_what_a_killed_create_or_drop_left_is_swept(tmp_path: Path, index: TantivyKeywordIndex) -> None:

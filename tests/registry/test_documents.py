@@ -248,7 +248,7 @@ async def test_due_work_is_found_through_its_partial_index(registry: Registry) -
     from sqlalchemy.dialects import sqlite
 
     query = select(documents.c.id).where(DUE, documents.c.lease_until <= 1.0)
-    text = str(query.compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}))  # type: ignore[no-untyped-call]
+    text = str(query.compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}))
     plan = await registry.database.read(
         lambda connection: connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}").all()
     )

@@ -1,18 +1,22 @@
+"""The embedded vector store: the contract, and what a crash leaves."""
+
 from __future__ import annotations
 
 import random
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from tests.killing import killed_after
 
+from ragline.errors import EngineRejected, EngineUnavailable
 from ragline.protocols import VectorStore
-from ragline.testing.corpus import embedding, embeddings, record
+from ragline.testing.corpus import DIM, embedding, embeddings, record
 from ragline.testing.vectors import VectorStoreContract
 from ragline.types import Scope
+from ragline.vectors import faiss_index
 from ragline.vectors.faiss import FaissVectorStore
 
 EVERYBODY = Scope()
@@ -50,7 +54,7 @@ async def test_what_was_acknowledged_survives_sigkill(tmp_path: Path) -> None:
     held: set[int] = set()
     gone: set[int] = set()
     for start in range(100_000, 600_000, 100_000):
-        acknowledged = _killed_after(chance.randint(1, 12), tmp_path, start)
+        acknowledged = killed_after(chance.randint(1, 12), WRITER, tmp_path, start)
         held |= {number for number in acknowledged if number > 0}
         gone |= {-number for number in acknowledged if number < 0}
         store = FaissVectorStore(tmp_path)
@@ -70,11 +74,44 @@ async def test_what_was_acknowledged_survives_sigkill(tmp_path: Path) -> None:
             await store.aclose()
 
 
-def _killed_after(acknowledged: int, folder: Path, start: int) -> list[int]:
-    """What a child that writes without end has acknowledged, killed somewhere after so many words of it."""
-    with subprocess.Popen([sys.executable, "-c", WRITER, str(folder), str(start)], stdout=subprocess.PIPE) as child:
-        assert child.stdout is not None
-        lines = [child.stdout.readline() for _ in range(acknowledged)]
-        child.send_signal(signal.SIGKILL)
-        lines += child.stdout.readlines()
-    return [int(line) for line in lines if line.endswith(b"\n")]
+async def test_the_lists_are_learnt_anew_when_the_collection_has_outgrown_them(monkeypatch: Any) -> None:
+    monkeypatch.setattr(faiss_index, "FLAT_BELOW", 200)
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(5_000, 32)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    half = vectors.astype(np.float16)
+    keys = np.arange(1, len(half) + 1)
+    index = faiss_index.IvfIndex(keys[:100], half[:100], 32)
+    for start in range(100, len(half), 100):
+        index.replace([], keys[start : start + 100].tolist(), half[start : start + 100])
+        if index.outgrown():
+            index.rebuild(keys[: start + 100], half[: start + 100])
+    index.replace(keys[:50].tolist(), [], half[:0])
+    assert len(index) == 4_950
+    assert index._index.nlist > 1
+    asked = range(50, 5_000, 99)
+    assert [index.nearest(vectors[n], 1)[0][0] for n in asked] == [n + 1 for n in asked]
+    few = [int(key) for key in keys[60:4_000:400]]
+    exact = sorted(few, key=lambda key: -float(vectors[key - 1] @ vectors[0]))
+    assert [key for key, _ in index.nearest_of(few, vectors[0], 3)] == exact[:3]
+
+
+async def test_vectors_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
+    store = FaissVectorStore(tmp_path)
+    await store.create("c", dim=DIM, fields={})
+    for wrong in (np.full((1, DIM), np.nan, np.float32), np.zeros((1, DIM + 1), np.float32)):
+        with pytest.raises(EngineRejected, match="embed|Embed"):
+            await store.upsert("c", [record("a", "x")], wrong)
+    assert await store.contents("c") == {}
+    await store.aclose()
+
+
+async def test_damaged_rows_are_reported_with_the_way_to_mend_them(tmp_path: Path) -> None:
+    store = FaissVectorStore(tmp_path)
+    await store.create("c", dim=DIM, fields={})
+    await store.aclose()
+    (tmp_path / "c" / "rows.db").write_bytes(b"no database " * 1000)
+    store = FaissVectorStore(tmp_path)
+    with pytest.raises(EngineUnavailable, match="reindex"):
+        await store.contents("c")
+    await store.aclose()

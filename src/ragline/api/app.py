@@ -12,7 +12,7 @@ from ragline import __version__, metrics
 from ragline.api import answers, documents, embeddings, health, keys, namespaces, problems, search
 from ragline.api.access import Access
 from ragline.clock import Clock
-from ragline.errors import TooLarge
+from ragline.errors import RaglineError, TooLarge
 from ragline.protocols import Embedder
 from ragline.registry.keys import Keys
 from ragline.settings import HttpSettings
@@ -77,7 +77,7 @@ def _ready(system: System) -> Callable[[], Awaitable[list[str]]]:
         ):
             try:
                 await ask()
-            except Exception as error:  # whatever it is, the process cannot answer
+            except RaglineError as error:
                 found.append(f"{name}: {error}")
         return found
 

@@ -150,7 +150,7 @@ class Connection:
 
 
 @asynccontextmanager
-async def connect(where: Where, *, makes_folder: bool = False) -> AsyncIterator[Connection]:
+async def connect(where: Where, *, makes_folder: bool = False, warm: bool = True) -> AsyncIterator[Connection]:
     """Raises ConfigurationError, NotReachable, EngineError; whatever was started here has ended when the block ends."""
     if where.url:
         async with _client(_checked(where.url), where.key) as http:
@@ -174,7 +174,7 @@ async def connect(where: Where, *, makes_folder: bool = False) -> AsyncIterator[
             yield Connection(http, url, local=False)
         return
     try:
-        async with _here(settings, token, where.key or token) as connection:
+        async with _here(settings, token, where.key or token, warm=warm) as connection:
             yield connection
     finally:
         folder.release()
@@ -197,7 +197,7 @@ async def _take(folder: DataFolder, token: str) -> tuple[str, str] | None:
 
 
 @asynccontextmanager
-async def _here(settings: Settings, token: str, key: str) -> AsyncIterator[Connection]:
+async def _here(settings: Settings, token: str, key: str, *, warm: bool) -> AsyncIterator[Connection]:
     """The whole system in this process; the folder is ours."""
     from ragline import logs
     from ragline.api.app import gateway
@@ -208,6 +208,8 @@ async def _here(settings: Settings, token: str, key: str) -> AsyncIterator[Conne
     with tempfile.TemporaryDirectory(prefix="ragline-") as private:
         system = await build(settings)
         try:
+            if warm:
+                await system.warm()
             listener, path = listen_privately(Path(private))
             app = gateway(system, owner_token=token)
             async with serving(app, listener, settings.http, work=system.work):

@@ -25,7 +25,7 @@ documents = typer.Typer(name="documents", help="List, inspect, retry and delete 
 
 
 @documents.command("list")
-@command()
+@command(warm=False)
 async def list_documents(
     session: Session,
     namespace: InNamespace = "default",
@@ -51,7 +51,7 @@ async def list_documents(
 
 
 @documents.command()
-@command()
+@command(warm=False)
 async def show(session: Session, document: One, namespace: InNamespace = "default") -> None:
     """Show what is known of a document."""
     found = await _find(session.server, namespace, document)
@@ -61,7 +61,7 @@ async def show(session: Session, document: One, namespace: InNamespace = "defaul
 
 
 @documents.command()
-@command()
+@command(warm=False)
 async def why(session: Session, document: One, namespace: InNamespace = "default") -> None:
     """Tell a document's whole story: each change, each attempt, and what happens next."""
     id = (await _find(session.server, namespace, document))["id"]
@@ -81,7 +81,7 @@ async def why(session: Session, document: One, namespace: InNamespace = "default
 
 
 @documents.command()
-@command()
+@command(warm=False)
 async def retry(
     session: Session,
     document: Many = None,
@@ -119,7 +119,7 @@ async def retry(
 
 
 @documents.command()
-@command()
+@command(warm=False)
 async def delete(
     session: Session,
     document: Many = None,

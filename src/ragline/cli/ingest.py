@@ -25,7 +25,7 @@ MOST_SHOWN = 50
 """Failures listed at the end."""
 
 
-@command(makes_folder=True)
+@command(makes_folder=True, warm=False)
 async def ingest(
     session: Session,
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Folders, globs, files, or - for stdin.")],

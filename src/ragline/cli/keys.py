@@ -27,7 +27,7 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="As `keys list` shows it."
 
 
 @keys.command()
-@command(makes_folder=True)
+@command(makes_folder=True, warm=False)
 async def create(
     session: Session,
     principal: Annotated[str, typer.Argument(metavar="PRINCIPAL", help="Whom the key stands for.")],
@@ -45,7 +45,7 @@ async def create(
 
 
 @keys.command("list")
-@command()
+@command(warm=False)
 async def list_keys(session: Session) -> None:
     """List the keys, without their tokens."""
     found = await session.server.get("v1", "keys")
@@ -57,7 +57,7 @@ async def list_keys(session: Session) -> None:
 
 
 @keys.command()
-@command()
+@command(warm=False)
 async def rotate(
     session: Session,
     id: Id,
@@ -69,7 +69,7 @@ async def rotate(
 
 
 @keys.command()
-@command()
+@command(warm=False)
 async def revoke(session: Session, id: Id) -> None:
     """Refuse a key from now on."""
     gone = await session.server.delete("v1", "keys", id)

@@ -35,7 +35,7 @@ Overlap = Annotated[int | None, typer.Option("--overlap-tokens", help="What neig
 
 
 @namespaces.command("list")
-@command()
+@command(warm=False)
 async def list_namespaces(session: Session) -> None:
     """List the namespaces."""
     found = await session.server.get("v1", "namespaces")
@@ -46,14 +46,14 @@ async def list_namespaces(session: Session) -> None:
 
 
 @namespaces.command()
-@command()
+@command(warm=False)
 async def show(session: Session, name: Name) -> None:
     """Show settings, documents by state, and how far a re-index has come."""
     return _show(session.screen, await session.server.get("v1", "namespaces", name))
 
 
 @namespaces.command()
-@command(makes_folder=True)
+@command(makes_folder=True, warm=False)
 async def create(
     session: Session, name: Name, field: Fields = None, fusion: Fuse = None, weights: Weights = None,
     chunk_tokens: Chunk = None, overlap_tokens: Overlap = None,
@@ -65,7 +65,7 @@ async def create(
 
 
 @namespaces.command("set")
-@command()
+@command(warm=False)
 async def set_namespace(
     session: Session, name: Name, field: Fields = None, fusion: Fuse = None, weights: Weights = None,
     chunk_tokens: Chunk = None, overlap_tokens: Overlap = None,
@@ -82,7 +82,7 @@ async def set_namespace(
 
 
 @namespaces.command()
-@command()
+@command(warm=False)
 async def delete(
     session: Session, name: Name, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
 ) -> None:

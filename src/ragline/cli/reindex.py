@@ -13,7 +13,7 @@ from ragline.cli.session import Session, command
 from ragline.cli.sources import Trouble
 
 
-@command()
+@command(warm=False)
 async def reindex(
     session: Session,
     namespace: Annotated[

@@ -32,11 +32,12 @@ class Session:
 
 
 def command(
-    *, makes_folder: bool = False
+    *, makes_folder: bool = False, warm: bool = True
 ) -> Callable[[Callable[Concatenate[Session, P], Awaitable[None]]], Callable[..., None]]:
     """Make a typer command of ``async def name(session, …)``: adds --url, --key, --data-dir, --config, --json, --debug.
 
     `makes_folder`: without a server, a data folder that is not there yet is made, instead of being an error.
+    `warm`: without a server, the stores are opened before the work: a search must not find them cold.
     """
 
     def decorate(work: Callable[Concatenate[Session, P], Awaitable[None]]) -> Callable[..., None]:
@@ -48,7 +49,7 @@ def command(
                 from ragline.cli.connection import Where, connect
 
                 where = Where(url=url, key=key, data_dir=data_dir, config=config)
-                async with connect(where, makes_folder=makes_folder) as server:
+                async with connect(where, makes_folder=makes_folder, warm=warm) as server:
                     await work(Session(server, Screen(as_json=as_json)), **arguments)  # type: ignore[call-arg]
 
             run_to_exit(connected(), as_json=as_json, debug=debug)

@@ -114,6 +114,7 @@ async def _whole(
         with listener:
             system = await build(settings)
             try:
+                await system.warm()
                 if part is Part.RETRIEVER:
                     service = _Service(
                         retriever(system, owner_token=token), system.keys, None, "/v1/search only; no workers"

@@ -11,6 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
@@ -163,11 +164,12 @@ def shortlist(question: Question, passages: Sequence[Passage], *, most: int = MA
     candidates: list[Candidate] = []
     seen: set[str] = set()
     for order, (passage, lead, text) in enumerate(found):
-        if text in seen:
+        place = " › ".join(dict.fromkeys(p for p in (passage.hit.title, *passage.hit.chunk.headings[-1:]) if p.strip()))
+        around = frozenset(content_words(f"{place} {lead}"))
+        if text in seen or _says_nothing(text, words[order], question.words | around):
             continue
         seen.add(text)
-        place = " › ".join(dict.fromkeys(p for p in (passage.hit.title, *passage.hit.chunk.headings[-1:]) if p.strip()))
-        near = words[order] | set(content_words(f"{place} {lead}"))
+        near = words[order] | around
         if order and found[order - 1][0].n == passage.n:
             near |= words[order - 1]
         own_share, near_share = (sum(weight[w] for w in question.words & some) / total for some in (words[order], near))
@@ -175,6 +177,12 @@ def shortlist(question: Question, passages: Sequence[Passage], *, most: int = MA
         candidates.append(Candidate(passage.n, order, text, in_context, own_share, near_share))
     best = sorted(candidates, key=lambda c: (-(c.own + c.near), c.order))
     return best[:most]
+
+
+def _says_nothing(text: str, words: AbstractSet[str], known: AbstractSet[str]) -> bool:
+    """A scrap (`Ltd.`), or a line that is no sentence and only repeats the question, title or heading."""
+    scrap = len(words) < 2 and not any(map(str.isdigit, text))
+    return scrap or (text[-1].isalnum() and words <= known)
 
 
 def choose(question: Question, candidates: Sequence[Candidate], cosines: Vectors) -> list[Candidate]:
@@ -197,12 +205,13 @@ def answerability(cosine: float, near: float) -> float:
 
 def _sentences(hit: Hit) -> Iterator[tuple[str, str]]:
     """What may be shown of a hit, each with the question or heading before it, which is read along but never shown."""
-    lead, text = "", hit.chunk.text
+    lead = ""
+    text = _MARK.sub("", hit.chunk.text)  # a footnote mark of the source would look like a citation, and hides a stop
     headings = {" ".join(heading.split()) for heading in (hit.title, *hit.chunk.headings)}
     for start, end in sentences(text):
         whole = text[start:end]
         for line in whole.split("\n") if len(whole) > LONG_CHARS else [whole]:
-            shown = " ".join(_MARK.sub("", _LINE_START.sub("", line.strip())).split())
+            shown = " ".join(_LINE_START.sub("", line.strip()).split())
             if not any(map(str.isalnum, shown)):
                 continue
             marked = shown in headings or shown[-1] in "?:" or line.lstrip().startswith("#")

@@ -158,7 +158,7 @@ def _serve(path: Path, key: str) -> Server:
     params.n_parallel = 1
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = max(1, (os.cpu_count() or 1) - 1)
     params.verbosity = -1
-    params.ui = params.endpoint_slots = params.endpoint_props = False
+    params.ui = params.endpoint_props = False
     params.cache_ram_mib = 0
     params.api_keys = [key]
     params.cors_origins = ""

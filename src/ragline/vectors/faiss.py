@@ -81,7 +81,7 @@ class FaissVectorStore:
         opened = await self._get(collection)
         if vectors.shape != (len(records), opened.dim):
             raise EngineRejected(
-                f"{len(records)} records with vectors of shape {vectors.shape}; collection {collection} has dimension {opened.dim}.",
+                f"{len(records)} records with vectors of shape {vectors.shape}; {collection} has dimension {opened.dim}.",
                 next_step="Embed with the model of the collection's space.",
                 engine=ENGINE,
             )

@@ -61,7 +61,7 @@ class IvfIndex:
         wanted = np.array(keys, np.int64)
         with self._lock.read():
             selector = self._faiss.IDSelectorBatch(wanted)
-            everywhere = self._faiss.SearchParametersIVF(sel=selector, nprobe=self._index.nlist)
+            everywhere = self._faiss.SearchParametersIVF(sel=selector, nprobe=self._index.nlist)  # type: ignore[call-arg]
             scores, found = self._index.search(vector[None, :], min(top_k, len(keys)), params=everywhere)
         return [(int(key), float(score)) for key, score in zip(found[0], scores[0], strict=True) if key >= 0]
 
