@@ -634,12 +634,12 @@ def read_data(folder: Path, rows: int) -> Data:
     with (folder / "sentences.jsonl").open() as lines:
         sentences = [json.loads(line) for line in lines]
     chance, result = random.Random(7), []
+    taken = np.ascontiguousarray(vectors[corpus], np.float32)
     for n, place in enumerate(corpus):
         private = chance.random() < 0.5
         groups = tuple(f"group-{g}" for g in chance.sample(range(GROUPS), GROUPS_PER_CHUNK)) if private else ()
         sentence, shelf = sentences[place], "private" if private else "public"
-        vector = np.ascontiguousarray(vectors[place], np.float32)
-        result.append(Row(f"chunk-{n}", vector, sentence["document"], 1, shelf, groups, sentence["text"]))
+        result.append(Row(f"chunk-{n}", taken[n], sentence["document"], 1, shelf, groups, sentence["text"]))
     return Data(result, np.ascontiguousarray(vectors[asked], np.float32))
 
 
@@ -734,8 +734,8 @@ def phase_serve(engine: Engine, folder: Path, data: Data) -> dict[str, Any]:
         for group in row.groups:
             members.setdefault(group, []).append(place)
     truth: dict[str, list[set[str]]] = {"open": [], "group": [], "group_or_everyone": []}
-    for query, group in zip(data.queries, asked, strict=True):
-        scores, mine = matrix @ query, np.zeros(len(ids), bool)
+    for scores, group in zip(data.queries @ matrix.T, asked, strict=True):
+        mine = np.zeros(len(ids), bool)
         mine[members.get(group, [])] = True
         for name, allowed in {"open": None, "group": mine, "group_or_everyone": mine | ~private}.items():
             kept = scores if allowed is None else np.where(allowed, scores, -9)
