@@ -70,9 +70,7 @@ def figures(took: Sequence[Took], chunks: int) -> list[Figure]:
     return [Figure("search / raw parts", ratio, "×", at_most=1.25, note=f"median of {len(took)} pairs"), *parts]
 
 
-async def measure(
-    system: System, raw: Embedder, namespace: Namespace, query: str, *, whole_first: bool
-) -> Took:
+async def measure(system: System, raw: Embedder, namespace: Namespace, query: str, *, whole_first: bool) -> Took:
     request = SearchRequest(query, namespace.name, groups=frozenset())
     whole = 0.0
     if whole_first:

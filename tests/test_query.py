@@ -14,7 +14,7 @@ from ragline.build import build
 from ragline.errors import EngineUnavailable
 from ragline.settings import QuerySettings, Settings
 from ragline.system import System
-from ragline.types import Retrieved, SearchRequest, Upload
+from ragline.types import LegName, Retrieved, SearchRequest, Upload
 
 NOBODY: frozenset[str] = frozenset()
 
@@ -23,7 +23,7 @@ NOBODY: frozenset[str] = frozenset()
 async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
     settings = Settings(
         data_dir=tmp_path_factory.mktemp("data"),
-        query=QuerySettings(keyword_deadline_ms=200, dense_deadline_ms=200, grace_ms=50),
+        query=QuerySettings(keyword_deadline_ms=60_000, dense_deadline_ms=60_000, grace_ms=60_000),
     )
     system = await build(settings)
     work = asyncio.create_task(system.work())
@@ -70,15 +70,24 @@ def _uris(found: Retrieved) -> set[str]:
     ],
 )
 async def test_a_leg_that_fails_or_hangs_leaves_the_other_one_answering(
-    system: System, monkeypatch: Any, fault: Any, part: str, verb: str, lost: str, left: str
+    system: System, monkeypatch: Any, fault: Any, part: str, verb: str, lost: LegName, left: str
 ) -> None:
     monkeypatch.setattr(getattr(system, part), verb, fault)
+    monkeypatch.setattr(system.search._legs[lost], "_deadline_s", 0.05)  # the other one has a minute
     found = await _search(system)
     assert found.degraded == (lost,)
     assert _uris(found) == {"open.txt", "board.txt"}
     assert all(set(passage.hit.ranks) == {left} for passage in found.passages)
     monkeypatch.undo()
     assert (await _search(system)).degraded == ()
+
+
+async def test_once_one_leg_is_in_the_other_gets_only_the_grace(system: System, monkeypatch: Any) -> None:
+    monkeypatch.setattr(system.vectors, "search", _stuck)
+    monkeypatch.setattr(system.search, "_settings", system.settings.query.model_copy(update={"grace_ms": 1}))
+    found = await _search(system, query="lighthouses in grace")
+    assert found.degraded == ("dense",)
+    assert _uris(found) == {"open.txt", "board.txt"}
 
 
 async def test_with_every_leg_down_the_error_says_so_and_is_retryable(system: System, monkeypatch: Any) -> None:

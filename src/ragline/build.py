@@ -59,7 +59,7 @@ async def build(settings: Settings) -> System:
         contents = Contents(open_blobs(settings.blobs or str(settings.data_dir.absolute() / "blobs")))
         snapshots = Snapshots(namespaces, clock)
         ingest = Ingest(
-            namespaces=namespaces, documents=documents, contents=contents, parser=parser, embedder=embedder,
+            snapshots=snapshots, documents=documents, contents=contents, parser=parser, embedder=embedder,
             vectors=vectors, keywords=keywords, settings=settings.ingest,
         )  # fmt: skip
         epochs = Epochs(

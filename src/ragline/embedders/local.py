@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from ragline.types import Space
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+A = TypeVar("A")
+R = TypeVar("R")
 
 ENGINE = "embedder:local"
 
@@ -124,12 +127,12 @@ class LocalEmbedder:
         if purpose == "document":
             for start in range(0, len(texts), TEXTS_A_SLICE):
                 part = texts[start : start + TEXTS_A_SLICE]
-                vectors[start : start + len(part)] = await self._embed(part, self._document_threads, self._one_document)
+                vectors[start : start + len(part)] = await self._document_vectors(part)
             return vectors
         self._queries_in_flight += 1
         self._no_queries.clear()
         try:
-            vectors[:] = await self._embed(texts, self._query_threads, self._queries.encode)
+            vectors[:] = await self._call(self._query_threads, self._query_vectors, texts)
         finally:
             self._queries_in_flight -= 1
             if not self._queries_in_flight:
@@ -147,19 +150,28 @@ class LocalEmbedder:
         for pool in (self._query_threads, self._document_threads):
             await asyncio.to_thread(pool.shutdown, cancel_futures=True)
 
-    async def _embed(
-        self, texts: Sequence[str], pool: ThreadPoolExecutor, encode: Callable[[list[list[int]]], Vectors]
-    ) -> Vectors:
-        if self._closed:
-            raise EngineUnavailable("The embedder is closed.", next_step="Send the request again.", engine=ENGINE)
-        loop = asyncio.get_running_loop()
+    def _query_vectors(self, texts: Sequence[str]) -> Vectors:
+        """All of it in one hop to a thread: for a short query the hop is a good part of the time."""
         vectors = np.empty((len(texts), self.space.dim), np.float32)
-        tokens = await loop.run_in_executor(pool, self._tokens, texts)
+        tokens = self._tokens(texts)
+        for call in _calls(tokens):
+            vectors[call] = self._queries.encode([tokens[i] for i in call])
+        return vectors
+
+    async def _document_vectors(self, texts: Sequence[str]) -> Vectors:
+        """Call by call, so that all threads work on it, and so that queries get their turn in between."""
+        vectors = np.empty((len(texts), self.space.dim), np.float32)
+        tokens = await self._call(self._document_threads, self._tokens, texts)
         calls = _calls(tokens)
-        work = [loop.run_in_executor(pool, encode, [tokens[i] for i in call]) for call in calls]
+        work = [self._call(self._document_threads, self._one_document, [tokens[i] for i in call]) for call in calls]
         for call, rows in zip(calls, await asyncio.gather(*work), strict=True):
             vectors[call] = rows
         return vectors
+
+    async def _call(self, pool: ThreadPoolExecutor, work: Callable[[A], R], given: A) -> R:
+        if self._closed:
+            raise EngineUnavailable("The embedder is closed.", next_step="Send the request again.", engine=ENGINE)
+        return await asyncio.get_running_loop().run_in_executor(pool, work, given)
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._cut.encode_batch_fast([_encodable(text) for text in texts])]

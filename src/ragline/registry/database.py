@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import QueuePool
 
@@ -35,8 +35,15 @@ READERS = 4
 class Database:
     """Connections, the one writer, and a pulse after every commit."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, url: str) -> None:
+        self._engine = create_engine(url, poolclass=QueuePool, pool_size=1, max_overflow=0)
+        event.listen(self._engine, "connect", _set_pragmas)
+        event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        # Readers are in no transaction at all: each statement sees the newest commit, and nothing is reset between calls.
+        self._reading = create_engine(
+            url, poolclass=QueuePool, pool_size=READERS, max_overflow=0, pool_reset_on_return=None,
+        )  # fmt: skip
+        event.listen(self._reading, "connect", _set_pragmas)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="registry-read")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="registry-write")
         self._queue: Coalescer[Work, Any] = Coalescer(self._commit, most=MOST_PER_COMMIT)
@@ -55,25 +62,26 @@ class Database:
                 f"registry: the scheme of {make_url(url).render_as_string()} is not known.",
                 next_step="Leave `registry` empty for SQLite in the data folder.",
             )
-        engine = create_engine(url, poolclass=QueuePool, pool_size=READERS + 1, max_overflow=0)
-        event.listen(engine, "connect", _set_pragmas)
-        event.listen(engine, "begin", _begin)
-        database = cls(engine)
+        database = cls(url)
         at = await database.read(_schema_version)
         if at != HEAD:
             await asyncio.to_thread(upgrade, url, at)
         return database
 
     async def write(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` inside the next commit; returns when it is durable. An error undoes this work only."""
+        """Run `work` inside the next commit, with others; returns when it is durable.
+
+        Contract: a `work` that raises an error of our tree raises it before its first write, so that there is nothing to
+                  undo and no savepoint to pay for. Any other error undoes the whole batch, and every caller gets it.
+        """
         return cast(T, await self._queue(work))
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` on a connection that sees the newest commit and may not write."""
 
         def call() -> T:
-            with _translated(), self._engine.connect() as connection:
-                return work(connection.execution_options(isolation_level="AUTOCOMMIT"))
+            with _translated(), self._reading.connect() as connection:
+                return work(connection)
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, call)
 
@@ -89,12 +97,13 @@ class Database:
         await self._queue.aclose()
         await asyncio.to_thread(self._writer.shutdown)
         await asyncio.to_thread(self._readers.shutdown)
+        self._reading.dispose()
         self._engine.dispose()
 
     async def _commit(self, batch: list[Work]) -> list[Any]:
         def call() -> list[Any]:
             with _translated(), self._engine.begin() as connection:
-                return [_isolated(connection, work) for work in batch]
+                return [_refusable(connection, work) for work in batch]
 
         results = await asyncio.get_running_loop().run_in_executor(self._writer, call)
         self.commits += 1
@@ -107,16 +116,11 @@ def sqlite_url(path: Path) -> str:
     return f"sqlite:///{path}"
 
 
-def _isolated(connection: Connection, work: Work) -> Any:
-    """The work's result, or the error it was refused with; its own changes are undone then, its neighbours' are not."""
-    savepoint = connection.begin_nested()
+def _refusable(connection: Connection, work: Work) -> Any:
     try:
-        result = work(connection)
+        return work(connection)
     except RaglineError as error:
-        savepoint.rollback()
         return error
-    savepoint.commit()
-    return result
 
 
 def _set_pragmas(connection: Any, _: Any) -> None:
@@ -132,11 +136,6 @@ def _set_pragmas(connection: Any, _: Any) -> None:
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
-
-
-def _begin(connection: Connection) -> None:
-    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _schema_version(connection: Connection) -> str | None:

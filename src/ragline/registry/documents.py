@@ -9,12 +9,13 @@ and the attempt it was claimed with, and changes nothing when either has moved o
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, case, func, insert, literal, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, literal, select, update
 
 from ragline.clock import Clock
 from ragline.errors import NotFound, Reason
@@ -24,6 +25,9 @@ from ragline.types import Document, Groups, HistoryEntry, Metadata, State
 
 SWEPT, SWEEP_NOW, SWEEP_ONCE_LIVE = 0, 1, 2
 """Whether rows and blobs of older contents remain, and when they may go. Only SWEEP_NOW is work that is due."""
+
+LOOK_AGAIN_S = 0.02
+"""Least time between two looks of a waiter: under ingest there are many commits a second."""
 
 Outcome = Literal["created", "updated", "payload", "unchanged"]
 
@@ -74,6 +78,68 @@ def document_id(namespace: str, uri: str) -> str:
     return hashlib.blake2b(f"{namespace}\0{uri}".encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
+# Statements that run for every document or query are built once: building one costs more than running it.
+_LOOK = select(documents).where(documents.c.id == bindparam("which"))
+_UPDATE = update(documents).where(documents.c.id == bindparam("which"))
+_UPDATE_MINE = update(documents).where(
+    documents.c.id == bindparam("which"),
+    documents.c.content == bindparam("mine"),
+    documents.c.attempt == bindparam("at"),
+)
+_LOOK_MINE = select(documents).where(
+    documents.c.id == bindparam("which"),
+    documents.c.content == bindparam("mine"),
+    documents.c.attempt == bindparam("at"),
+)
+_INSERT = insert(documents)
+_TELL = insert(history)
+_NEXT_SEQUENCE = (
+    update(namespaces)
+    .where(namespaces.c.name == bindparam("which"))
+    .values(sequence=namespaces.c.sequence + bindparam("step"))
+    .returning(namespaces.c.sequence)
+)
+_MOVE_VISIBLE = (
+    update(namespaces).where(namespaces.c.name == bindparam("which")).values(visible=namespaces.c.visible + 1)
+)
+_EPOCHS = select(namespaces.c.epoch, namespaces.c.building).where(namespaces.c.name == bindparam("which"))
+_IS_DUE = select(literal(1)).where(DUE, documents.c.lease_until <= bindparam("now")).limit(1)
+_CLAIM = (
+    update(documents)
+    .where(
+        documents.c.id.in_(
+            select(documents.c.id)
+            .where(DUE, documents.c.lease_until <= bindparam("now"))
+            .order_by(documents.c.revision)
+            .limit(bindparam("most"))
+        )
+    )
+    .values(lease_until=bindparam("until"), attempt=documents.c.attempt + 1)
+    .returning(documents)
+)
+_BEHIND = (
+    select(func.min(documents.c.revision) - 1)
+    .where(documents.c.namespace == bindparam("which"), documents.c.settled < documents.c.revision)
+    .scalar_subquery()
+)
+_GUARD = (
+    select(
+        documents.c.id,
+        documents.c.live,
+        documents.c.groups,
+        namespaces.c.visible,
+        func.coalesce(_BEHIND, namespaces.c.sequence).label("settled"),
+    )
+    .select_from(namespaces)
+    .outerjoin(
+        documents,
+        documents.c.id.in_(bindparam("ids", expanding=True)) & (documents.c.namespace == namespaces.c.name),
+    )
+    .where(namespaces.c.name == bindparam("which"))
+)
+_SETTLED = select(documents.c.id, documents.c.settled).where(documents.c.id.in_(bindparam("ids", expanding=True)))
+
+
 class Documents:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -93,7 +159,7 @@ class Documents:
     def _accept(self, connection: Connection, namespace: str, incoming: Incoming) -> Accepted:
         now = self._clock.now()
         id = document_id(namespace, incoming.uri)
-        old = connection.execute(select(documents).where(documents.c.id == id)).first()
+        old = _get(connection, id)
         groups = sorted(incoming.groups)
         payload = {"given_title": incoming.title, "groups": groups, "metadata": dict(incoming.metadata)}
         same_bytes = (
@@ -102,7 +168,7 @@ class Documents:
             and old.fingerprint == incoming.fingerprint
         )
         if same_bytes and all(getattr(old, name) == value for name, value in payload.items()):
-            connection.execute(update(documents).where(documents.c.id == id).values(verified_at=now))
+            connection.execute(_UPDATE, {"which": id, "verified_at": now})
             return Accepted(_document(_get(connection, id)), "unchanged", _sequence(connection, namespace, 0))
 
         sequence = _sequence(connection, namespace, 1)
@@ -114,7 +180,7 @@ class Documents:
             assert old is not None
             if old.state == State.INDEXED:
                 values |= {"state": State.CHUNKED, "attempt": 0, "lease_until": 0.0}
-            connection.execute(update(documents).where(documents.c.id == id).values(**values))
+            connection.execute(_UPDATE, {"which": id, **values})
         else:
             values |= {
                 "title": title, "media_type": incoming.media_type, "size": incoming.size, "sha256": incoming.sha256,
@@ -125,10 +191,10 @@ class Documents:
             if old is None:
                 values |= {"id": id, "namespace": namespace, "uri": incoming.uri, "live": None, "live_blob": None,
                            "garbage": [], "sweep": SWEPT, "settled": 0}  # fmt: skip
-                connection.execute(insert(documents).values(**values))
+                connection.execute(_INSERT, values)
             else:
                 values["garbage"] = _garbage(old, keep=(incoming.blob, old.live_blob))
-                connection.execute(update(documents).where(documents.c.id == id).values(**values))
+                connection.execute(_UPDATE, {"which": id, **values})
         if old is not None and old.live is not None and (old.groups != groups or same_bytes):
             _move_visible(connection, namespace)
         outcome: Outcome = "created" if old is None else "payload" if same_bytes else "updated"
@@ -181,30 +247,12 @@ class Documents:
     async def claim(self, *, most: int, lease_s: float) -> list[Document]:
         """Own up to `most` due documents, oldest change first, until the lease ends; each claim is a new attempt."""
 
-        def due(connection: Connection) -> bool:
-            query = select(literal(1)).where(DUE, documents.c.lease_until <= self._clock.now()).limit(1)
-            return connection.execute(query).first() is not None
-
-        if not await self._database.read(due):
+        now = self._clock.now()
+        if await self._database.read(lambda c: c.execute(_IS_DUE, {"now": now}).first()) is None:
             return []
-
-        def work(connection: Connection) -> list[Document]:
-            now = self._clock.now()
-            ids = (
-                select(documents.c.id)
-                .where(DUE, documents.c.lease_until <= now)
-                .order_by(documents.c.revision)
-                .limit(most)
-            )
-            rows = connection.execute(
-                update(documents)
-                .where(documents.c.id.in_(ids))
-                .values(lease_until=now + lease_s, attempt=documents.c.attempt + 1)
-                .returning(documents)
-            )
-            return sorted(map(_document, rows), key=lambda document: document.revision)
-
-        return await self._database.write(work)
+        given = {"now": now, "until": now + lease_s, "most": most}
+        rows = await self._database.write(lambda c: c.execute(_CLAIM, given).all())
+        return sorted(map(_document, rows), key=lambda document: document.revision)
 
     async def look(self, id: str) -> Document | None:
         row = await self._database.read(lambda connection: _get(connection, id))
@@ -214,14 +262,11 @@ class Documents:
         """False: superseded; the caller drops the document."""
 
         def work(connection: Connection) -> bool:
-            changed = connection.execute(
-                update(documents)
-                .where(_mine(document), documents.c.state == State.RECEIVED)
-                .values(state=State.CHUNKED, chunks=chunks, title=title)
-            )
-            if changed.rowcount:
+            values = {"state": State.CHUNKED, "chunks": chunks, "title": title}
+            changed = connection.execute(_UPDATE_MINE, _mine(document) | values).rowcount
+            if changed:
                 self._event(connection, document, "parsed", f"{chunks} chunks", took_s)
-            return bool(changed.rowcount)
+            return bool(changed)
 
         return await self._database.write(work)
 
@@ -234,26 +279,20 @@ class Documents:
         """
 
         def work(connection: Connection) -> bool:
-            namespace = connection.execute(
-                select(namespaces.c.epoch, namespaces.c.building).where(namespaces.c.name == document.namespace)
-            ).first()
+            namespace = connection.execute(_EPOCHS, {"which": document.namespace}).first()
             if namespace is None or {label for label in namespace if label} != epochs:
                 return False
-            old = connection.execute(select(documents).where(_mine(document))).first()
+            old = connection.execute(_LOOK_MINE, _mine(document)).first()
             if old is None or old.state == State.DELETED:
                 return False
             newly_live = old.live != document.content
-            garbage = _garbage(old, keep=(document.blob,))
-            connection.execute(
-                update(documents)
-                .where(documents.c.id == document.id)
-                .values(
-                    live=document.content, live_blob=document.blob, settled=document.revision, reason=None, title=title,
-                    state=case((documents.c.revision == document.revision, State.INDEXED), else_=State.CHUNKED),
-                    garbage=garbage, sweep=SWEEP_NOW if old.sweep and newly_live else old.sweep,
-                    lease_until=0.0, attempt=0,
-                )
-            )  # fmt: skip
+            values = {
+                "live": document.content, "live_blob": document.blob, "settled": document.revision, "reason": None,
+                "title": title, "garbage": _garbage(old, keep=(document.blob,)), "lease_until": 0.0, "attempt": 0,
+                "state": State.INDEXED if old.revision == document.revision else State.CHUNKED,
+                "sweep": SWEEP_NOW if old.sweep and newly_live else old.sweep,
+            }  # fmt: skip
+            connection.execute(_UPDATE, {"which": document.id, **values})
             if newly_live:
                 _move_visible(connection, document.namespace)
             self._event(connection, document, event, detail, took_s)
@@ -265,16 +304,13 @@ class Documents:
         """Rows of older contents and the blobs in `document.garbage` are gone; a tombstone is settled by this."""
 
         def work(connection: Connection) -> bool:
-            old = connection.execute(select(documents).where(_mine(document))).first()
+            old = connection.execute(_LOOK_MINE, _mine(document)).first()
             if old is None:
                 return False
             left = [blob for blob in old.garbage if blob not in document.garbage]
             settled = document.revision if old.state == State.DELETED else old.settled
-            connection.execute(
-                update(documents)
-                .where(documents.c.id == document.id)
-                .values(garbage=left, sweep=SWEEP_NOW if left else SWEPT, settled=settled, lease_until=0.0, attempt=0)
-            )
+            values = {"garbage": left, "sweep": SWEEP_NOW if left else SWEPT, "settled": settled}
+            connection.execute(_UPDATE, {"which": document.id, "lease_until": 0.0, "attempt": 0, **values})
             return True
 
         return await self._database.write(work)
@@ -283,14 +319,13 @@ class Documents:
         """Settle the revision as `failed`; an older content that is live goes on serving."""
 
         def work(connection: Connection) -> bool:
-            changed = connection.execute(
-                update(documents)
-                .where(_mine(document), documents.c.state != State.DELETED)
-                .values(state=State.FAILED, reason=f"{reason}: {detail}", settled=documents.c.revision, lease_until=0.0)
-            )
-            if changed.rowcount:
-                self._event(connection, document, "failed", f"{reason}: {detail}", took_s)
-            return bool(changed.rowcount)
+            old = connection.execute(_LOOK_MINE, _mine(document)).first()
+            if old is None or old.state == State.DELETED:
+                return False
+            values = {"state": State.FAILED, "reason": f"{reason}: {detail}", "settled": old.revision}
+            connection.execute(_UPDATE, {"which": document.id, "lease_until": 0.0, **values})
+            self._event(connection, document, "failed", f"{reason}: {detail}", took_s)
+            return True
 
         return await self._database.write(work)
 
@@ -298,8 +333,8 @@ class Documents:
         """Go on owning the document. False: it was superseded, or another worker has it."""
 
         def work(connection: Connection) -> bool:
-            until = self._clock.now() + lease_s
-            return bool(connection.execute(update(documents).where(_mine(document)).values(lease_until=until)).rowcount)
+            until = {"lease_until": self._clock.now() + lease_s}
+            return bool(connection.execute(_UPDATE_MINE, _mine(document) | until).rowcount)
 
         return await self._database.write(work)
 
@@ -307,10 +342,9 @@ class Documents:
         """Give the claim back; another attempt may start in `after_s`."""
 
         def work(connection: Connection) -> None:
-            changed = connection.execute(
-                update(documents).where(_mine(document)).values(lease_until=self._clock.now() + after_s)
-            )
-            if changed.rowcount and detail:
+            until = {"lease_until": self._clock.now() + after_s}
+            changed = connection.execute(_UPDATE_MINE, _mine(document) | until).rowcount
+            if changed and detail:
                 self._event(connection, document, "interrupted", detail, None)
 
         await self._database.write(work)
@@ -319,24 +353,8 @@ class Documents:
 
     async def guard(self, namespace: str, ids: Sequence[str]) -> GuardView:
         """One statement for the whole query: what is served, who may read it, and how far the namespace is. NotFound."""
-        behind = (
-            select(func.min(documents.c.revision) - 1)
-            .where(documents.c.namespace == namespace, documents.c.settled < documents.c.revision)
-            .scalar_subquery()
-        )
-        query = (
-            select(
-                documents.c.id,
-                documents.c.live,
-                documents.c.groups,
-                namespaces.c.visible,
-                func.coalesce(behind, namespaces.c.sequence).label("settled"),
-            )
-            .select_from(namespaces)
-            .outerjoin(documents, documents.c.id.in_(ids) & (documents.c.namespace == namespaces.c.name))
-            .where(namespaces.c.name == namespace)
-        )
-        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        given = {"which": namespace, "ids": list(ids)}
+        rows = await self._database.read(lambda connection: connection.execute(_GUARD, given).all())
         if not rows:
             raise _unknown_namespace(namespace)
         found = {row.id: GuardRow(row.live, frozenset(row.groups)) for row in rows if row.id is not None}
@@ -400,14 +418,15 @@ class Documents:
     async def settled_all(self, revisions: Mapping[str, int], *, deadline_s: float) -> bool:
         """Wait until each of these documents is settled at its revision or a later one. False: the deadline came first."""
 
+        left = dict(revisions)
+
         def done(connection: Connection) -> bool:
-            ids = list(revisions)
+            ids = list(left)
             for start in range(0, len(ids), 500):
-                query = select(documents.c.id, documents.c.settled).where(documents.c.id.in_(ids[start : start + 500]))
-                for id, settled in connection.execute(query):
-                    if settled < revisions[id]:
-                        return False
-            return True
+                for id, settled in connection.execute(_SETTLED, {"ids": ids[start : start + 500]}):
+                    if settled >= left[id]:
+                        del left[id]
+            return not left
 
         return await self._wait(done, deadline_s)
 
@@ -420,6 +439,7 @@ class Documents:
             left = deadline - self._clock.monotonic()
             if left <= 0:
                 return False
+            await asyncio.sleep(min(left, LOOK_AGAIN_S))
             await self._database.next_commit(since=seen, within_s=min(left, 0.25))
 
     def _event(self, c: Connection, document: Document, event: str, detail: str, took_s: float | None) -> None:
@@ -427,34 +447,23 @@ class Documents:
 
 
 def _get(connection: Connection, id: str) -> Any:
-    return connection.execute(select(documents).where(documents.c.id == id)).first()
+    return connection.execute(_LOOK, {"which": id}).first()
 
 
-def _mine(document: Document) -> Any:
-    """The row still stands at the content and the attempt that this worker claimed."""
-    return (
-        (documents.c.id == document.id)
-        & (documents.c.content == document.content)
-        & (documents.c.attempt == document.attempt)
-    )
+def _mine(document: Document) -> dict[str, Any]:
+    """The row must still stand at the content and the attempt that this worker claimed."""
+    return {"which": document.id, "mine": document.content, "at": document.attempt}
 
 
 def _sequence(connection: Connection, namespace: str, step: int) -> int:
-    moved = connection.execute(
-        update(namespaces)
-        .where(namespaces.c.name == namespace)
-        .values(sequence=namespaces.c.sequence + step)
-        .returning(namespaces.c.sequence)
-    ).scalar()
+    moved = connection.execute(_NEXT_SEQUENCE, {"which": namespace, "step": step}).scalar()
     if moved is None:
         raise _unknown_namespace(namespace)
     return int(moved)
 
 
 def _move_visible(connection: Connection, namespace: str) -> None:
-    connection.execute(
-        update(namespaces).where(namespaces.c.name == namespace).values(visible=namespaces.c.visible + 1)
-    )
+    connection.execute(_MOVE_VISIBLE, {"which": namespace})
 
 
 def _garbage(old: Row[Any], *, keep: Sequence[str | None]) -> list[str]:
@@ -466,11 +475,8 @@ def _tell(
     connection: Connection, id: str, at: float, revision: int, attempt: int, event: str, detail: str,
     took_s: float | None = None,
 ) -> None:  # fmt: skip
-    connection.execute(
-        insert(history).values(
-            document=id, at=at, revision=revision, attempt=attempt, event=event, detail=detail, took_s=took_s
-        )
-    )
+    values = {"document": id, "at": at, "revision": revision, "attempt": attempt, "event": event, "detail": detail}
+    connection.execute(_TELL, values | {"took_s": took_s})
 
 
 _FIELDS = tuple(Document.__dataclass_fields__)

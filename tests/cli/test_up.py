@@ -1,0 +1,142 @@
+"""Processes: `up` and `serve`, who holds the data folder, and how everything ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from ragline.datafolder import DataFolder, Holder
+
+from .conftest import ragline, start, up
+
+
+def _write(folder: Path, name: str = "a.txt", text: str = "Shipping to Berlin takes three days.") -> Path:
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def test_one_process_has_the_folder_and_the_others_go_through_it(tmp_path: Path) -> None:
+    _write(tmp_path)
+    with up(tmp_path) as about:
+        url, process = about["url"], about["process"]
+        assert httpx.get(f"{url}/readyz").json() == {"ready": True, "missing": []}
+        assert httpx.get(f"{url}/docs").status_code == 200
+        assert Path(about["data_dir"]) == tmp_path / ".ragline"
+        holder = DataFolder(tmp_path / ".ragline").holder()
+        assert holder == Holder(about["pid"], url, holder.token if holder else "")
+        assert (tmp_path / ".ragline" / "holder.json").stat().st_mode & 0o077 == 0
+
+        second = ragline("up", "--port", "0", cwd=tmp_path)
+        assert second.code == 2
+        assert f"is in use by process {about['pid']}, which answers at {url}." in second.err
+
+        taken = ragline("up", "--port", str(httpx.URL(url).port), "--data-dir", "other", cwd=tmp_path)
+        assert taken.code == 2
+        assert f"Port {httpx.URL(url).port} on 127.0.0.1 is in use." in taken.err
+        assert "--port 0" in taken.err
+
+        assert ragline("ingest", "a.txt", "--json", cwd=tmp_path).json["indexed"] == 1
+        assert (
+            ragline("search", "Berlin", "--json", cwd=tmp_path, RAGLINE_URL=url).json["passages"][0]["uri"] == "a.txt"
+        )
+
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=120) == 0
+    assert DataFolder(tmp_path / ".ragline").holder() is None
+    assert ragline("search", "x", "--url", url, cwd=tmp_path).code == 3
+
+    shown = ragline("ask", "How long does shipping to Berlin take?", cwd=tmp_path)
+    assert (shown.code, shown.err) == (0, "")
+    assert "three days" in shown.out
+
+
+def test_without_up_a_command_takes_the_folder_itself(tmp_path: Path) -> None:
+    missing = ragline("search", "x", cwd=tmp_path)
+    assert missing.code == 2
+    assert "There is no data folder" in missing.err
+    assert not (tmp_path / ".ragline").exists(), "looking must not make one"
+
+    _write(tmp_path, "ragline.toml", '[ingest]\nmax_document_bytes = "many"\n')
+    wrong = ragline("ingest", "a.txt", cwd=tmp_path)
+    assert wrong.code == 2
+    assert "ingest.max_document_bytes (RAGLINE_INGEST__MAX_DOCUMENT_BYTES)" in wrong.err
+    assert "nowhere.toml is not there" in ragline("search", "x", "--config", "nowhere.toml", cwd=tmp_path).err
+
+    _write(tmp_path, "ragline.toml", "[ingest]\nmax_document_bytes = 50\n")
+    _write(tmp_path, "a.txt", "Short enough.")
+    _write(tmp_path, "b.txt", "x" * 51)
+    done = ragline("ingest", "a.txt", "b.txt", "--json", cwd=tmp_path)
+    assert (done.code, done.err, done.json["indexed"]) == (1, "", 1)
+    assert "51 bytes are over the limit of 50" in done.json["failed"][0]["reason"]
+    assert not list((tmp_path / ".ragline").glob("holder*"))
+
+
+def test_ctrl_c_ends_a_command_in_order_and_loses_nothing(tmp_path: Path) -> None:
+    lines = [json.dumps({"_id": str(n), "text": f"Document {n}. " + "All work and no play. " * 60}) for n in range(300)]
+    _write(tmp_path, "r.jsonl", "\n".join(lines))
+    process = start("ingest", "r.jsonl", "--records", cwd=tmp_path)
+    blobs = tmp_path / ".ragline" / "blobs"
+    while process.poll() is None and not any(path.is_file() for path in blobs.rglob("*")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (130, ""), err
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    assert DataFolder(tmp_path / ".ragline").holder() is None
+    kept = ragline("documents", "list", "--limit", "1000", "--json", cwd=tmp_path).json["documents"]
+    assert {one["state"] for one in kept} <= {"received", "chunked", "indexed"}
+
+
+def test_an_address_that_others_reach_needs_a_key(tmp_path: Path) -> None:
+    for command in (("up",), ("serve", "embedder")):
+        refused = ragline(*command, "--host", "0.0.0.0", "--port", "0", cwd=tmp_path)
+        assert refused.code == 2
+        assert "no API key exists" in refused.err
+        assert "ragline keys create" in refused.err
+    token = ragline("keys", "create", "me", "--role", "admin", cwd=tmp_path).out.strip()
+    with up(tmp_path, "--host", "0.0.0.0") as about:
+        assert httpx.get(f"{about['url']}/v1/namespaces").status_code == 401
+        answer = httpx.get(f"{about['url']}/v1/namespaces", headers={"Authorization": f"Bearer {token}"})
+        assert answer.status_code == 200
+        with socket.socket() as listener, pytest.raises(OSError, match="in use"):
+            listener.bind(("127.0.0.1", httpx.URL(about["url"]).port or 0))
+
+
+def test_one_layer_can_be_served_alone(tmp_path: Path) -> None:
+    with up(tmp_path, command=("serve", "retriever")) as about:
+        assert httpx.post(f"{about['url']}/v1/search", json={"query": "x"}).json()["passages"] == []
+        assert httpx.get(f"{about['url']}/v1/namespaces").status_code == 404
+        with up(tmp_path, command=("serve", "embedder")) as beside:
+            answer = httpx.post(f"{beside['url']}/v1/embeddings", json={"input": ["a", "b"]}).json()
+            assert [len(one["embedding"]) for one in answer["data"]] == [384, 384]
+
+
+def test_doctor_works_when_nothing_else_does(tmp_path: Path) -> None:
+    _write(tmp_path, "ragline.toml", '[embedder]\nsource = "/nowhere"\n[[generators]]\nurl = "http://127.0.0.1:9/v1"\n')
+    (tmp_path / ".ragline").mkdir()
+    (tmp_path / ".ragline" / "registry.sqlite").write_bytes(b"this is no database, whatever its name says" * 100)
+    done = ragline("doctor", "--json", cwd=tmp_path)
+    assert (done.code, done.err) == (1, "")
+    findings = {one["part"]: one for one in done.json["findings"]}
+    assert {part for part, one in findings.items() if one["state"] == "broken"} == {"registry", "embedder", "generator"}
+    assert all(one["next_step"] for one in findings.values() if one["state"] == "broken")
+    assert done.json["settings"]["embedder.source"] == "/nowhere"
+
+
+def test_help_and_version_are_light(tmp_path: Path) -> None:
+    assert "Commands:" in ragline("--help", cwd=tmp_path).out
+    assert ragline("version", "--json", cwd=tmp_path).json["ragline"]
+    heavy = ("httpx", "pydantic", "fastapi", "sqlalchemy", "numpy", "rich", "structlog")
+    code = f"import sys, ragline.cli.main; print([name for name in {heavy} if name in sys.modules])"
+    import subprocess
+    import sys
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
