@@ -105,7 +105,12 @@ class Qdrant:
             self.shard = q.EdgeShard.load(str(folder))
             return
         self.shard = q.EdgeShard.create(str(folder), config)
-        for field, kind in {"document": "Keyword", "content": "Integer", "shelf": "Keyword", "groups": "Keyword"}.items():
+        for field, kind in {
+            "document": "Keyword",
+            "content": "Integer",
+            "shelf": "Keyword",
+            "groups": "Keyword",
+        }.items():
             self.shard.update(q.UpdateOperation.create_field_index(field, getattr(q.PayloadSchemaType, kind)))
         self.shard.flush()
 
@@ -156,7 +161,9 @@ class Qdrant:
 
     def delete(self, document: str, below: int) -> None:
         old = self.q.FieldCondition("content", range=self.q.RangeFloat(lt=below))
-        self._update(self.q.UpdateOperation.delete_points_by_filter(self.q.Filter(must=[self._is("document", document), old])))
+        self._update(
+            self.q.UpdateOperation.delete_points_by_filter(self.q.Filter(must=[self._is("document", document), old]))
+        )
 
     def regroup(self, document: str, groups: Sequence[str]) -> None:
         of_document = self.q.Filter(must=[self._is("document", document)])
@@ -214,7 +221,9 @@ class Lance:
             where.append(f"shelf = {quoted(shelf)}")
         if groups is not None:
             mine = ", ".join(map(quoted, groups))
-            where.append(f"(array_length(groups) IS NULL OR array_length(groups) = 0 OR array_has_any(groups, [{mine}]))")
+            where.append(
+                f"(array_length(groups) IS NULL OR array_length(groups) = 0 OR array_has_any(groups, [{mine}]))"
+            )
         query = self.table.search(vector).distance_type("dot").limit(top_k).ef(SEARCH_EF).nprobes(20).refine_factor(2)
         if where:
             query = query.where(" AND ".join(where), prefilter=True)
@@ -236,9 +245,18 @@ class Lance:
 
         if not self.table.list_indices():
             self.table.create_index(
-                metric="dot", vector_column_name="vector", index_type="IVF_HNSW_SQ", m=GRAPH_LINKS, ef_construction=BUILD_EF
+                metric="dot",
+                vector_column_name="vector",
+                index_type="IVF_HNSW_SQ",
+                m=GRAPH_LINKS,
+                ef_construction=BUILD_EF,
             )
-            for column, kind in {"chunk_id": "BTREE", "document": "BTREE", "shelf": "BITMAP", "groups": "LABEL_LIST"}.items():
+            for column, kind in {
+                "chunk_id": "BTREE",
+                "document": "BTREE",
+                "shelf": "BITMAP",
+                "groups": "LABEL_LIST",
+            }.items():
                 self.table.create_scalar_index(column, index_type=kind)
         self.table.optimize(cleanup_older_than=timedelta(seconds=60))
 
@@ -264,14 +282,18 @@ class Zvec:
             fields=[
                 z.FieldSchema("chunk_id", z.DataType.STRING),
                 z.FieldSchema("document", z.DataType.STRING, index_param=indexed),
-                z.FieldSchema("content", z.DataType.INT64, index_param=z.InvertIndexParam(enable_range_optimization=True)),
+                z.FieldSchema(
+                    "content", z.DataType.INT64, index_param=z.InvertIndexParam(enable_range_optimization=True)
+                ),
                 z.FieldSchema("shelf", z.DataType.STRING, index_param=indexed),
                 z.FieldSchema("groups", z.DataType.ARRAY_STRING, index_param=indexed),
                 z.FieldSchema("text", z.DataType.STRING),
             ],
             vectors=[z.VectorSchema("vector", z.DataType.VECTOR_FP32, dim, index_param=graph)],
         )
-        self.chunks = z.create_and_open(str(folder / "chunks"), schema, z.CollectionOption(read_only=False, enable_mmap=True))
+        self.chunks = z.create_and_open(
+            str(folder / "chunks"), schema, z.CollectionOption(read_only=False, enable_mmap=True)
+        )
 
     def upsert(self, rows: Sequence[Row]) -> None:
         docs = [
@@ -318,10 +340,19 @@ class Zvec:
         self.chunks.delete_by_filter(f"document = {self._text(document)} AND content < {below}")
 
     def _ids(self, document: str) -> list[str]:
-        return [hit.id for hit in self.chunks.query(topk=1024, filter=f"document = {self._text(document)}", output_fields=["document"])]
+        return [
+            hit.id
+            for hit in self.chunks.query(
+                topk=1024, filter=f"document = {self._text(document)}", output_fields=["document"]
+            )
+        ]
 
     def regroup(self, document: str, groups: Sequence[str]) -> None:
-        self._check(self.chunks.update([self.z.Doc(i, fields={"groups": list(groups) or [EVERYONE]}) for i in self._ids(document)]))
+        self._check(
+            self.chunks.update(
+                [self.z.Doc(i, fields={"groups": list(groups) or [EVERYONE]}) for i in self._ids(document)]
+            )
+        )
 
     def count(self, document: str | None = None) -> int:
         return len(self._ids(document)) if document else self.chunks.stats.doc_count
@@ -395,15 +426,17 @@ class Sidecar:
         self, vector: np.ndarray, top_k: int, groups: Sequence[str] | None = None, shelf: str | None = None
     ) -> list[Hit]:
         """Search wide, then check; if the filter leaves too few, it is selective: list what passes and score all of it."""
-        where, values = ("shelf = ?", [shelf]) if shelf is not None else ("1", [])
+        where, values = ("shelf = ?", [shelf]) if shelf is not None else ("+1", [])
         mine = f"key IN (SELECT key FROM reader WHERE name IN ({marks(groups or ())}))"
         if groups is None and shelf is None:
             return self._payload(self.nearest(vector, top_k), "1", [])
-        passes, all_values = (where, values) if groups is None else (f"{where} AND (everyone OR {mine})", [*values, *groups])
+        passes, all_values = (
+            (f"+{where}", values) if groups is None else (f"+{where} AND (everyone OR {mine})", [*values, *groups])
+        )
         hits = self._payload(self.nearest(vector, 8 * top_k), passes, all_values)[:top_k]
         if len(hits) == top_k:
             return hits
-        # Two branches instead of OR: each is answered from an index (the + keeps SQLite from the wrong one).
+        # Two branches instead of OR: each is answered from an index (a + keeps SQLite from the wrong one).
         branches = [where] if groups is None else [f"{where} AND everyone = 1", f"+{where} AND {mine}"]
         query = " UNION ALL ".join(f"SELECT key FROM chunk WHERE {branch}" for branch in branches)
         keys = [key for (key,) in self.sql.execute(query, values if groups is None else [*values, *values, *groups])]
@@ -417,7 +450,9 @@ class Sidecar:
 
     def delete(self, document: str, below: int) -> None:
         with self.transaction() as sql:
-            gone = [k for (k,) in sql.execute("SELECT key FROM chunk WHERE document = ? AND content < ?", (document, below))]
+            gone = [
+                k for (k,) in sql.execute("SELECT key FROM chunk WHERE document = ? AND content < ?", (document, below))
+            ]
             self._drop(sql, gone)
         self.remove(gone)
 
@@ -456,7 +491,12 @@ class Usearch(Sidecar):
         from usearch.index import Index
 
         self.index = Index(
-            ndim=self.dim, metric="ip", dtype="f16", connectivity=GRAPH_LINKS, expansion_add=BUILD_EF, expansion_search=SEARCH_EF
+            ndim=self.dim,
+            metric="ip",
+            dtype="f16",
+            connectivity=GRAPH_LINKS,
+            expansion_add=BUILD_EF,
+            expansion_search=SEARCH_EF,
         )
         last, saved = 0, self.folder / "index"
         if saved.exists():
@@ -541,7 +581,9 @@ class Faiss(Sidecar):
         self.faiss, self.lock = faiss, ReadWriteLock()
         faiss.omp_set_num_threads(1)
         kept = self.sql.execute("SELECT value FROM learnt WHERE name = 'centroids'").fetchone()
-        centroids = np.frombuffer(kept[0], np.float32).reshape(-1, self.dim) if kept else np.zeros((1, self.dim), np.float32)
+        centroids = (
+            np.frombuffer(kept[0], np.float32).reshape(-1, self.dim) if kept else np.zeros((1, self.dim), np.float32)
+        )
         self.index = self._filled(centroids, *self.stored())
 
     def _filled(self, centroids: np.ndarray, keys: np.ndarray, vectors: np.ndarray) -> Any:
@@ -593,7 +635,9 @@ class Faiss(Sidecar):
 
     def nearest(self, vector: np.ndarray, top_k: int) -> list[tuple[int, float]]:
         with self.lock.read():
-            scores, keys = self.index.search(vector[None], top_k, params=self.faiss.SearchParametersIVF(nprobe=self.probes))
+            scores, keys = self.index.search(
+                vector[None], top_k, params=self.faiss.SearchParametersIVF(nprobe=self.probes)
+            )
         return [(int(key), float(score)) for key, score in zip(keys[0], scores[0], strict=True) if key >= 0]
 
     def nearest_of(self, keys: Sequence[int], vector: np.ndarray, top_k: int) -> list[tuple[int, float]]:
@@ -632,7 +676,9 @@ class Data:
 def read_data(folder: Path, rows: int) -> Data:
     vectors = np.load(folder / "vectors.npy", mmap_mode="r")
     if len(vectors) < rows + QUERIES:
-        raise SystemExit(f"{folder} holds {len(vectors)} vectors, {rows + QUERIES} are needed (rows + {QUERIES} queries)")
+        raise SystemExit(
+            f"{folder} holds {len(vectors)} vectors, {rows + QUERIES} are needed (rows + {QUERIES} queries)"
+        )
     order = np.random.default_rng(7).permutation(len(vectors))
     corpus, asked = np.sort(order[:rows]), order[-QUERIES:]
     with (folder / "sentences.jsonl").open() as lines:
@@ -718,7 +764,9 @@ def phase_build(engine: Engine, folder: Path, data: Data) -> dict[str, Any]:
     result["insert_rows_per_s"] = round(len(data.rows) / (time.perf_counter() - start))
     result["insert_batch"] = percentiles(times)
     result["insert_cpu_ms_per_row"] = round((time.process_time() - spent) * 1e3 / len(data.rows), 3)
-    result["search_before_optimise"] = percentiles([timed(lambda q=q: engine.search(q, 10))[0] for q in data.queries[:50]])
+    result["search_before_optimise"] = percentiles(
+        [timed(lambda q=q: engine.search(q, 10))[0] for q in data.queries[:50]]
+    )
     spent = time.process_time()
     with heartbeat(result, "optimise_stall_ms"):
         took, _ = timed(engine.optimise)
@@ -734,7 +782,11 @@ def phase_serve(engine: Engine, folder: Path, data: Data) -> dict[str, Any]:
     opened, _ = timed(lambda: engine.open(folder, data.queries.shape[1]))
     spent = time.process_time() - spent
     first, _ = timed(lambda: engine.search(data.queries[0], 10))
-    result: dict[str, Any] = {"open_with_import_ms": round(opened), "open_cpu_ms": round(spent * 1e3), "first_search_ms": round(first, 1)}
+    result: dict[str, Any] = {
+        "open_with_import_ms": round(opened),
+        "open_cpu_ms": round(spent * 1e3),
+        "first_search_ms": round(first, 1),
+    }
     matrix, ids = np.array([row.vector for row in data.rows]), np.array([row.chunk_id for row in data.rows])
     asked = [f"group-{chance.randrange(GROUPS)}" for _ in data.queries]
     private = np.array([bool(row.groups) for row in data.rows])
@@ -758,12 +810,16 @@ def phase_serve(engine: Engine, folder: Path, data: Data) -> dict[str, Any]:
         spent = time.process_time()
         times, found = zip(*(timed(lambda n=n: search(n)) for n in range(QUERIES)), strict=True)
         spent = (time.process_time() - spent) * 1e3 / QUERIES
-        result[name] = percentiles(times) | {"cpu_ms": round(spent, 2)} | ({"recall_at_10": recall(found, true)} if true else {})
+        result[name] = (
+            percentiles(times) | {"cpu_ms": round(spent, 2)} | ({"recall_at_10": recall(found, true)} if true else {})
+        )
 
     measure("top_10", lambda n: engine.search(data.queries[n], 10), truth["open"])
     measure("top_50", lambda n: engine.search(data.queries[n], 50))
     measure("one_group", lambda n: engine.search(data.queries[n], 10, [asked[n]], "private"), truth["group"])
-    measure("one_group_or_everyone", lambda n: engine.search(data.queries[n], 10, [asked[n]]), truth["group_or_everyone"])
+    measure(
+        "one_group_or_everyone", lambda n: engine.search(data.queries[n], 10, [asked[n]]), truth["group_or_everyone"]
+    )
 
     times: list[float] = []
 
@@ -775,7 +831,10 @@ def phase_serve(engine: Engine, folder: Path, data: Data) -> dict[str, Any]:
         with in_background(caller):
             caller(threading.Event())
         took = time.perf_counter() - start
-    result["two_callers"] = percentiles(times) | {"per_s": round(2 * QUERIES / took), "per_s_alone": round(1e3 / result["top_10"]["p50_ms"])}
+    result["two_callers"] = percentiles(times) | {
+        "per_s": round(2 * QUERIES / took),
+        "per_s_alone": round(1e3 / result["top_10"]["p50_ms"]),
+    }
     result["memory_mb"] = memory_mb() - before
     names = sorted({row.document for row in data.rows})
     chance.shuffle(names)
@@ -849,7 +908,9 @@ def phase_kill_writer(engine: Engine, folder: Path, data: Data) -> dict[str, Any
     first = int(os.environ["FIRST_BATCH"])
     for batch in range(first, 10**9):
         rows = [data.rows[(batch * BATCH + n) % len(data.rows)] for n in range(BATCH)]
-        engine.upsert([Row(f"{batch}-{n}", r.vector, f"batch-{batch}", 1, "x", ("a",), r.text) for n, r in enumerate(rows)])
+        engine.upsert(
+            [Row(f"{batch}-{n}", r.vector, f"batch-{batch}", 1, "x", ("a",), r.text) for n, r in enumerate(rows)]
+        )
         print("upserted", batch, flush=True)
         if batch % 7 == 3:
             engine.delete(f"batch-{batch - 1}", 2)
@@ -862,7 +923,11 @@ def phase_kill_writer(engine: Engine, folder: Path, data: Data) -> dict[str, Any
 def phase_kill_check(engine: Engine, folder: Path, data: Data) -> dict[str, Any]:
     acknowledged = json.loads(os.environ["ACKNOWLEDGED"])
     opened, _ = timed(lambda: engine.open(folder, data.queries.shape[1]))
-    lost = [b for b in acknowledged["upserted"] if b not in acknowledged["maybe_deleted"] and engine.count(f"batch-{b}") != BATCH]
+    lost = [
+        b
+        for b in acknowledged["upserted"]
+        if b not in acknowledged["maybe_deleted"] and engine.count(f"batch-{b}") != BATCH
+    ]
     back = [b for b in acknowledged["deleted"] if engine.count(f"batch-{b}")]
     broken = 0
     for batch in acknowledged["upserted"][-200:]:
@@ -887,7 +952,16 @@ PHASES: dict[str, Callable[[Engine, Path, Data], dict[str, Any]]] = {
 
 def command(name: str, phase: str, folder: Path, options: argparse.Namespace) -> list[str]:
     rows = options.rows if not phase.startswith("kill") else min(options.rows, 10_000)
-    return [sys.executable, __file__, "--data", str(options.data), "--rows", str(rows), "--phase", f"{name}:{phase}:{folder}"]
+    return [
+        sys.executable,
+        __file__,
+        "--data",
+        str(options.data),
+        "--rows",
+        str(rows),
+        "--phase",
+        f"{name}:{phase}:{folder}",
+    ]
 
 
 def run_phase(name: str, phase: str, folder: Path, options: argparse.Namespace, **environment: str) -> dict[str, Any]:
@@ -899,7 +973,11 @@ def run_phase(name: str, phase: str, folder: Path, options: argparse.Namespace, 
     except subprocess.TimeoutExpired:
         return {"failed": f"not done after {PHASE_LIMIT_S} s"}
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    return json.loads(lines[-1]) if done.returncode == 0 and lines else {"failed": done.stderr[-600:], "rc": done.returncode}
+    return (
+        json.loads(lines[-1])
+        if done.returncode == 0 and lines
+        else {"failed": done.stderr[-600:], "rc": done.returncode}
+    )
 
 
 def kills(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -952,7 +1030,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.phase:
         name, phase, folder = options.phase.split(":", 2)
-        print(json.dumps(PHASES[phase](ENGINES[name](), Path(folder), read_data(options.data, options.rows))), flush=True)
+        print(
+            json.dumps(PHASES[phase](ENGINES[name](), Path(folder), read_data(options.data, options.rows))), flush=True
+        )
         return
     work = options.work or Path(tempfile.mkdtemp())
     report: dict[str, Any] = {}
@@ -963,7 +1043,9 @@ def main() -> None:
         for made in (folder, doomed):
             made.mkdir(parents=True, exist_ok=True)
         for phase in options.only.split(","):
-            report[name][phase] = kills(name, doomed, options) if phase == "kills" else run_phase(name, phase, folder, options)
+            report[name][phase] = (
+                kills(name, doomed, options) if phase == "kills" else run_phase(name, phase, folder, options)
+            )
             print(name, phase, json.dumps(report[name][phase]), flush=True)
         if options.json:
             options.json.write_text(json.dumps(report, indent=2))

@@ -29,7 +29,7 @@ DOCUMENTS = "/v1/namespaces/default/documents"
 READY_WITHIN_S = 300
 """The very first start converts the embedding model and keeps the result; later ones take seconds."""
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ class House:
         return (await self.system.ingest.accept(namespace, Upload(uri, text.encode(), groups=groups))).document
 
     async def claim(self) -> list[Document]:
-        return await self.system.documents.claim(most=100, lease_s=3600.0)
+        return await self.system.claims.claim(most=100, lease_s=3600.0)
 
     async def work(self) -> None:
         """Until nothing is due."""
@@ -144,7 +144,7 @@ async def test_a_crash_around_any_step_is_made_good_by_the_next_attempt(
     await house.work()
     changed = await house.accept("a.txt", "The second version tells of otters. " * 3)
     system = house.system
-    holder = next(p for p in (system.contents, system.documents, system.embedder, system.ingest) if hasattr(p, step))
+    holder = next(p for p in (system.contents, system.claims, system.embedder, system.ingest) if hasattr(p, step))
     real = getattr(holder, step)
 
     async def crash(*args: Any, **kwargs: Any) -> None:

@@ -137,7 +137,9 @@ async def test_identical_queries_in_flight_together_search_once(system: System, 
     assert calls == 3
 
 
-async def test_a_query_from_another_space_is_not_ranked_with_this_ones_vectors(system: System, monkeypatch: Any) -> None:
+async def test_a_query_from_another_space_is_not_ranked_with_this_ones_vectors(
+    system: System, monkeypatch: Any
+) -> None:
     namespace = await system.snapshots.get("default")
     other = dataclasses.replace(namespace.epoch, space=dataclasses.replace(namespace.epoch.space, precision="other"))
     moved = dataclasses.replace(namespace, epoch=other)

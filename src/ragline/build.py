@@ -16,6 +16,7 @@ from ragline.errors import ConfigurationError
 from ragline.ingest import Ingest
 from ragline.protocols import Embedder, Generator, KeywordIndex, VectorStore
 from ragline.query import Search
+from ragline.registry.claims import Claims
 from ragline.registry.database import Database, sqlite_url
 from ragline.registry.documents import Documents
 from ragline.registry.keys import Keys
@@ -37,7 +38,9 @@ async def build(settings: Settings) -> System:
     clock = SystemClock()
     closers: list[Callable[[], Awaitable[None]]] = []
     try:
-        database = await Database.open(settings.registry or sqlite_url(settings.data_dir.absolute() / "registry.sqlite"))
+        database = await Database.open(
+            settings.registry or sqlite_url(settings.data_dir.absolute() / "registry.sqlite")
+        )
         closers.append(database.aclose)
         vectors = open_vectors(settings)
         closers.append(vectors.aclose)
@@ -56,11 +59,12 @@ async def build(settings: Settings) -> System:
         )  # fmt: skip
         closers.append(parser.aclose)
         namespaces, documents = Namespaces(database, clock), Documents(database, clock)
+        claims = Claims(database, clock)
         contents = Contents(open_blobs(settings.blobs or str(settings.data_dir.absolute() / "blobs")))
         snapshots = Snapshots(namespaces, clock)
         ingest = Ingest(
-            snapshots=snapshots, documents=documents, contents=contents, parser=parser, embedder=embedder,
-            vectors=vectors, keywords=keywords, settings=settings.ingest,
+            snapshots=snapshots, documents=documents, claims=claims, contents=contents, parser=parser,
+            embedder=embedder, vectors=vectors, keywords=keywords, settings=settings.ingest,
         )  # fmt: skip
         epochs = Epochs(
             namespaces=namespaces, documents=documents, contents=contents, ingest=ingest, vectors=vectors,
@@ -73,10 +77,10 @@ async def build(settings: Settings) -> System:
         )  # fmt: skip
         system = System(
             settings=settings, clock=clock, database=database, namespaces=namespaces, documents=documents,
-            keys=Keys(database, clock), contents=contents, snapshots=snapshots, embedder=embedder, vectors=vectors,
+            claims=claims, keys=Keys(database, clock), contents=contents, snapshots=snapshots, embedder=embedder, vectors=vectors,
             keywords=keywords, ingest=ingest, epochs=epochs, search=search,
             answers=Answers(search=search, generators=generators, embedder=embedder, settings=settings.query),
-            ingest_worker=IngestWorker(ingest=ingest, documents=documents, database=database, settings=settings.ingest),
+            ingest_worker=IngestWorker(ingest=ingest, claims=claims, database=database, settings=settings.ingest),
             housekeeper=Housekeeper(epochs=epochs, namespaces=namespaces), closers=tuple(reversed(closers)),
         )  # fmt: skip
         if not any(namespace.name == DEFAULT_NAMESPACE for namespace in await namespaces.all()):

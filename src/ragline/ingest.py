@@ -29,6 +29,7 @@ from ragline.contents import Content, Contents
 from ragline.errors import DocumentRejected, EngineRejected, InvalidRequest, RaglineError, Reason, TooLarge
 from ragline.filters import coerce_metadata
 from ragline.protocols import Embedder, KeywordIndex, Parser, Vectors, VectorStore
+from ragline.registry.claims import Claims
 from ragline.registry.documents import Accepted, Documents, Incoming, document_id
 from ragline.settings import IngestSettings
 from ragline.snapshots import Snapshots
@@ -58,11 +59,12 @@ _Upsert = Callable[[str, Sequence[_Write]], Awaitable[None]]
 
 class Ingest:
     def __init__(
-        self, *, snapshots: Snapshots, documents: Documents, contents: Contents, parser: Parser, embedder: Embedder,
-        vectors: VectorStore, keywords: KeywordIndex, settings: IngestSettings,
+        self, *, snapshots: Snapshots, documents: Documents, claims: Claims, contents: Contents, parser: Parser,
+        embedder: Embedder, vectors: VectorStore, keywords: KeywordIndex, settings: IngestSettings,
     ) -> None:  # fmt: skip
         self._snapshots = snapshots
         self._documents = documents
+        self._claims = claims
         self._contents = contents
         self._parser = parser
         self._embedder = embedder
@@ -141,7 +143,7 @@ class Ingest:
         took_s = time.perf_counter() - start
         metrics.ingest_latency_ms.labels("parse").observe(took_s * 1000)
         title = _title(document, content)
-        await self._documents.mark_chunked(document, chunks=len(spans), title=title, took_s=took_s)
+        await self._claims.mark_chunked(document, chunks=len(spans), title=title, took_s=took_s)
         return content
 
     async def embed(self, namespace: Namespace, document: Document, content: Content) -> Vectors:
@@ -149,9 +151,7 @@ class Ingest:
         assert document.blob
         space, count = self._embedder.space, len(content.spans)
         if document.attempt > 1:
-            found = await self._contents.vectors(
-                namespace, document, document.blob, document.content, space, count
-            )
+            found = await self._contents.vectors(namespace, document, document.blob, document.content, space, count)
             if found is not None:
                 return found
         start = time.perf_counter()
@@ -180,7 +180,7 @@ class Ingest:
                 await self.write(epoch, records(now, content, document.content, title, epoch), vectors)
             took_s = time.perf_counter() - start
             claimed = replace(now, attempt=document.attempt)
-            if await self._documents.mark_live(
+            if await self._claims.mark_live(
                 claimed, title=title, epochs=frozenset(epoch.label for epoch in epochs), event="indexed",
                 detail=f"{len(content.spans)} chunks live", took_s=took_s,
             ):  # fmt: skip
@@ -188,7 +188,7 @@ class Ingest:
                 metrics.documents_total.labels("indexed").inc()
                 metrics.chunks_total.inc(len(content.spans))
                 return None
-            if not await self._documents.renew(document, lease_s=self._settings.lease_s):
+            if not await self._claims.renew(document, lease_s=self._settings.lease_s):
                 return await self._take_back(namespace, document)
             self._snapshots.forget(document.namespace)  # `mark_live` refused: the epochs may be others by now
             namespace = await self._snapshots.get(document.namespace)
@@ -205,18 +205,18 @@ class Ingest:
                 self._keywords.update_payload(epoch.keywords, document.id, title=title, groups=groups, fields=fields),
             )
         epochs = frozenset(epoch.label for epoch in (namespace.epoch, namespace.building) if epoch)
-        if not await self._documents.mark_live(
+        if not await self._claims.mark_live(
             document, title=title, epochs=epochs, event="updated words", detail="payload replaced", took_s=0.0
         ):
             self._snapshots.forget(document.namespace)
-            await self._documents.release(document, after_s=0.0, detail="")
+            await self._claims.release(document, after_s=0.0, detail="")
 
     async def sweep(self, namespace: Namespace, document: Document) -> None:
         """Remove rows and blobs of contents that are not served any more; for a tombstone that is all there is to do."""
         await self._delete_rows(namespace, document)
         await self._contents.sweep(namespace, document.id, document.garbage)
         await self._contents.keep_only(namespace, document)
-        await self._documents.mark_swept(document)
+        await self._claims.mark_swept(document)
 
     # ── writing to stores ────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -32,7 +32,9 @@ retrieval_errors_total = Counter("retrieval_errors", "Failed legs and searches."
 degraded_total = Counter("degraded", "Answers and searches that left a step out.", ["step"], registry=REGISTRY)
 documents_total = Counter("documents", "Documents by how a revision ended.", ["outcome"], registry=REGISTRY)
 documents_waiting = Gauge("documents_waiting", "Documents with a change that is not settled.", registry=REGISTRY)
-redriven_total = Counter("documents_redriven", "Documents claimed again after an interrupted attempt.", registry=REGISTRY)
+redriven_total = Counter(
+    "documents_redriven", "Documents claimed again after an interrupted attempt.", registry=REGISTRY
+)
 chunks_total = Counter("chunks_indexed", "Chunks written to both stores.", registry=REGISTRY)
 citations_removed_total = Counter("citations_removed", "Citations that pointed nowhere.", registry=REGISTRY)
 tokens_total = Counter("generation_tokens", "Tokens of generators.", ["generator", "kind"], registry=REGISTRY)

@@ -13,6 +13,7 @@ from ragline.epochs import Epochs
 from ragline.ingest import Ingest
 from ragline.protocols import Embedder, KeywordIndex, VectorStore
 from ragline.query import Search
+from ragline.registry.claims import Claims
 from ragline.registry.database import Database
 from ragline.registry.documents import Documents
 from ragline.registry.keys import Keys
@@ -29,6 +30,7 @@ class System:
     database: Database
     namespaces: Namespaces
     documents: Documents
+    claims: Claims
     keys: Keys
     contents: Contents
     snapshots: Snapshots

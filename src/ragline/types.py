@@ -1,8 +1,8 @@
 """The nouns. Frozen, without I/O; read this and `protocols.py` and you know the system.
 
-    Namespace ── Epoch (what a query reads, once) ── Space (one embedding model and its precision)
-        └── Document ── content ── Chunk ── Record (a chunk as the stores hold it)
-    SearchRequest → Hit (what a leg returned) → Passage (after fusion, guard and packing) → Answer
+Namespace ── Epoch (what a query reads, once) ── Space (one embedding model and its precision)
+    └── Document ── content ── Chunk ── Record (a chunk as the stores hold it)
+SearchRequest → Hit (what a leg returned) → Passage (after fusion, guard and packing) → Answer
 """
 
 from __future__ import annotations

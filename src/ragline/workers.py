@@ -16,8 +16,8 @@ from ragline import metrics
 from ragline.epochs import Epochs
 from ragline.errors import DocumentRejected, RaglineError, Reason
 from ragline.ingest import Ingest
+from ragline.registry.claims import Claims
 from ragline.registry.database import Database
-from ragline.registry.documents import Documents
 from ragline.registry.namespaces import Namespaces
 from ragline.settings import IngestSettings
 from ragline.types import Document, State
@@ -36,9 +36,9 @@ MOST_BACKOFF_S = 60.0
 class IngestWorker:
     """Claims due documents and processes them, `concurrency` at once."""
 
-    def __init__(self, *, ingest: Ingest, documents: Documents, database: Database, settings: IngestSettings) -> None:
+    def __init__(self, *, ingest: Ingest, claims: Claims, database: Database, settings: IngestSettings) -> None:
         self._ingest = ingest
-        self._documents = documents
+        self._claims = claims
         self._database = database
         self._settings = settings
         self._working: dict[asyncio.Task[None], Document] = {}
@@ -60,14 +60,14 @@ class IngestWorker:
                 task.cancel()
             await asyncio.gather(*(task for task, _ in given_back), return_exceptions=True)
             await asyncio.gather(
-                *(self._documents.release(document, after_s=0.0, detail="") for _, document in given_back),
+                *(self._claims.release(document, after_s=0.0, detail="") for _, document in given_back),
                 return_exceptions=True,
             )
 
     async def _round(self) -> None:
         seen = self._database.commits
         free = self._settings.concurrency - len(self._working)
-        claimed = await self._documents.claim(most=free, lease_s=self._settings.lease_s) if free else []
+        claimed = await self._claims.claim(most=free, lease_s=self._settings.lease_s) if free else []
         for document in claimed:
             task = asyncio.create_task(self._one(document))
             self._working[task] = document
@@ -99,7 +99,7 @@ class IngestWorker:
         after_s = min(MOST_BACKOFF_S, 2.0**document.attempt) * random.uniform(0.5, 1.0)
         log.warning("document interrupted", document=document.id, attempt=document.attempt, why=why)
         try:
-            await self._documents.release(document, after_s=after_s, detail=why)
+            await self._claims.release(document, after_s=after_s, detail=why)
         except RaglineError as error:
             log.warning("claim not given back, its lease will end", document=document.id, error=str(error))
         return None
@@ -107,7 +107,7 @@ class IngestWorker:
     async def _fail(self, document: Document, reason: Reason, detail: str, start: float) -> None:
         try:
             took_s = time.perf_counter() - start
-            mine = await self._documents.mark_failed(document, reason, detail, took_s=took_s)
+            mine = await self._claims.mark_failed(document, reason, detail, took_s=took_s)
         except RaglineError as error:
             log.warning("failure not written, the lease will end", document=document.id, error=str(error))
             return
@@ -120,7 +120,7 @@ class IngestWorker:
             await asyncio.sleep(self._settings.lease_s / 3)
             for document in list(self._working.values()):
                 try:
-                    await self._documents.renew(document, lease_s=self._settings.lease_s)
+                    await self._claims.renew(document, lease_s=self._settings.lease_s)
                 except RaglineError as error:
                     log.warning("lease not renewed", document=document.id, error=str(error))
 

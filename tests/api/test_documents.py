@@ -138,7 +138,9 @@ async def test_metadata_of_a_declared_field_must_have_its_type(api: Api) -> None
 
 
 async def test_groups_bind_at_once_and_cost_no_new_embedding(api: Api) -> None:
-    (document,) = (await api.upload(("salary.txt", "Salaries are paid on the last Friday."), groups=["hr"]))["documents"]
+    (document,) = (await api.upload(("salary.txt", "Salaries are paid on the last Friday."), groups=["hr"]))[
+        "documents"
+    ]
     hr, staff = await api.new_key(groups=["hr", "all"]), await api.new_key(groups=["all"])
     query = "when are salaries paid"
 

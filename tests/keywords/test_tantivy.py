@@ -88,7 +88,6 @@ async def test_what_was_acknowledged_survives_sigkill(tmp_path: Path) -> None:
             await index.aclose()
 
 
-
 async def test_what_a_killed_create_or_drop_left_is_swept(tmp_path: Path, index: TantivyKeywordIndex) -> None:
     for left in (".new-1", ".dropped-2"):
         (tmp_path / left).mkdir()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ragline.errors import NotFound, Reason
+from ragline.registry.claims import Claims
 from ragline.registry.database import Database, sqlite_url
 from ragline.registry.documents import Accepted, Documents, Incoming
 from ragline.registry.namespaces import Namespaces
@@ -38,6 +39,7 @@ class Registry:
         self.database = database
         self.clock = clock
         self.documents = Documents(database, clock)
+        self.claims = Claims(database, clock)
         self.namespaces = Namespaces(database, clock)
 
     async def accept(self, uri: str = "a.txt", **words: object) -> Accepted:
@@ -47,18 +49,16 @@ class Registry:
         return await self.documents.accept("n", incoming)
 
     async def claim(self) -> list[Document]:
-        return await self.documents.claim(most=10, lease_s=LEASE_S)
+        return await self.claims.claim(most=10, lease_s=LEASE_S)
 
     async def live(self, document: Document) -> bool:
         epochs = frozenset({(await self.namespaces.get("n")).epoch.label})
-        return await self.documents.mark_live(
-            document, title="t", epochs=epochs, event="indexed", detail="", took_s=0.0
-        )
+        return await self.claims.mark_live(document, title="t", epochs=epochs, event="indexed", detail="", took_s=0.0)
 
     async def indexed(self, uri: str = "a.txt", **words: object) -> Document:
         await self.accept(uri, **words)
         (claimed,) = await self.claim()
-        assert await self.documents.mark_chunked(claimed, chunks=1, title="t", took_s=0.0)
+        assert await self.claims.mark_chunked(claimed, chunks=1, title="t", took_s=0.0)
         assert await self.live(claimed)
         return await self.look(claimed.id)
 
@@ -117,7 +117,7 @@ async def test_the_old_content_serves_until_the_new_one_is_live(registry: Regist
     new = (await registry.accept(sha256="2" * 64, blob="b2")).document
     assert (new.live, new.content) == (old.content, 2)
     (claimed,) = await registry.claim()
-    assert await registry.documents.mark_chunked(claimed, chunks=1, title="t", took_s=0.0)
+    assert await registry.claims.mark_chunked(claimed, chunks=1, title="t", took_s=0.0)
     assert (await registry.look(old.id)).live == old.content
     assert await registry.live(claimed)
     now = await registry.look(old.id)
@@ -128,9 +128,9 @@ async def test_a_late_worker_changes_nothing(registry: Registry) -> None:
     await registry.accept()
     (late,) = await registry.claim()
     await registry.accept(sha256="2" * 64, blob="b2")
-    assert not await registry.documents.mark_chunked(late, chunks=1, title="t", took_s=0.0)
+    assert not await registry.claims.mark_chunked(late, chunks=1, title="t", took_s=0.0)
     assert not await registry.live(late)
-    assert not await registry.documents.mark_failed(late, Reason.DAMAGED, "", took_s=0.0)
+    assert not await registry.claims.mark_failed(late, Reason.DAMAGED, "", took_s=0.0)
     now = await registry.look(late.id)
     assert (now.live, now.state, now.content) == (None, State.RECEIVED, 2)
 
@@ -164,7 +164,7 @@ async def test_a_delete_is_not_served_from_then_on_and_a_later_create_begins_ane
     with pytest.raises(NotFound):
         await registry.documents.get("n", live.id)
     (claimed,) = await registry.claim()
-    assert await registry.documents.mark_swept(claimed)
+    assert await registry.claims.mark_swept(claimed)
     assert await registry.claim() == []
     assert await registry.sequence() == (await registry.look(live.id)).settled
     again = await registry.accept(blob="b3")
@@ -175,7 +175,7 @@ async def test_a_replaced_content_is_swept_only_once_the_new_one_is_live(registr
     await registry.indexed()
     await registry.accept(sha256="2" * 64, blob="b2")
     (claimed,) = await registry.claim()
-    await registry.documents.mark_failed(claimed, Reason.DAMAGED, "torn", took_s=0.0)
+    await registry.claims.mark_failed(claimed, Reason.DAMAGED, "torn", took_s=0.0)
     assert await registry.claim() == []
     failed = await registry.look(claimed.id)
     assert (failed.live, failed.live_blob, failed.state) == (1, "b1", State.FAILED)
@@ -184,7 +184,7 @@ async def test_a_replaced_content_is_swept_only_once_the_new_one_is_live(registr
     assert await registry.live(claimed)
     (sweeping,) = await registry.claim()
     assert sweeping.garbage == ("b1", "b2")
-    assert await registry.documents.mark_swept(sweeping)
+    assert await registry.claims.mark_swept(sweeping)
     assert (await registry.look(sweeping.id)).garbage == ()
     assert await registry.claim() == []
 
@@ -192,7 +192,7 @@ async def test_a_replaced_content_is_swept_only_once_the_new_one_is_live(registr
 async def test_the_same_bytes_after_a_failure_are_tried_again(registry: Registry) -> None:
     await registry.accept()
     (claimed,) = await registry.claim()
-    await registry.documents.mark_failed(claimed, Reason.TIMEOUT, "60 s", took_s=60.0)
+    await registry.claims.mark_failed(claimed, Reason.TIMEOUT, "60 s", took_s=60.0)
     again = await registry.accept(blob="b2")
     assert (again.outcome, again.document.state) == ("updated", State.RECEIVED)
     events = [entry.event for entry in await registry.documents.history(claimed.id)]
@@ -268,7 +268,7 @@ async def test_a_renewed_lease_holds(registry: Registry) -> None:
     await registry.accept()
     (claimed,) = await registry.claim()
     registry.clock.at += LEASE_S - 1
-    assert await registry.documents.renew(claimed, lease_s=LEASE_S)
+    assert await registry.claims.renew(claimed, lease_s=LEASE_S)
     registry.clock.at += LEASE_S - 1
     assert await registry.claim() == []
-    assert not await registry.documents.renew(replace(claimed, attempt=9), lease_s=LEASE_S)
+    assert not await registry.claims.renew(replace(claimed, attempt=9), lease_s=LEASE_S)

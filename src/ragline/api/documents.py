@@ -15,7 +15,7 @@ from ragline.api.access import Reader, Writer
 from ragline.api.models import Accepted, DocumentBrief
 from ragline.errors import InvalidRequest, NotFound, Overloaded, RaglineError
 from ragline.filters import coerce_metadata, matches, parse_filters
-from ragline.registry.documents import unknown_document
+from ragline.registry.rows import unknown_document
 from ragline.system import System
 from ragline.types import Caller, Document, Namespace, Scope, State, Upload
 
@@ -239,7 +239,9 @@ def _each(form: FormData, name: str, count: int, default: list[str]) -> list[str
     given = [str(value) for value in form.getlist(name)]
     if given and len(given) != count:
         raise InvalidRequest(
-            f"{len(given)} values of {name} for {count} files.", next_step=f"Send one {name} a file, or none.", field=name
+            f"{len(given)} values of {name} for {count} files.",
+            next_step=f"Send one {name} a file, or none.",
+            field=name,
         )
     return given or default
 
@@ -276,9 +278,7 @@ def _json(text: str, field: str) -> object:
 def _json_object(text: str, field: str) -> dict[str, Any]:
     value = _json(text, field)
     if not isinstance(value, dict):
-        raise InvalidRequest(
-            f"{field} must be a JSON object.", next_step='Send it as {"name": "value"}.', field=field
-        )
+        raise InvalidRequest(f"{field} must be a JSON object.", next_step='Send it as {"name": "value"}.', field=field)
     return value
 
 

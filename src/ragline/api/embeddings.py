@@ -32,12 +32,12 @@ async def embeddings(body: EmbeddingsBody, request: Request, _: Reader) -> JSONR
         )
     if body.dimensions not in (None, space.dim):
         raise InvalidRequest(
-            f"dimensions {body.dimensions}: {space.model} has {space.dim}.", next_step="Leave it out.", field="dimensions"
+            f"dimensions {body.dimensions}: {space.model} has {space.dim}.",
+            next_step="Leave it out.",
+            field="dimensions",
         )
     if not 1 <= len(texts) <= MOST_TEXTS:
-        raise InvalidRequest(
-            f"{len(texts)} texts.", next_step=f"Send 1 to {MOST_TEXTS} in a request.", field="input"
-        )
+        raise InvalidRequest(f"{len(texts)} texts.", next_step=f"Send 1 to {MOST_TEXTS} in a request.", field="input")
     purpose = body.input_type or ("query" if isinstance(body.input, str) else "document")
     vectors = await embedder.embed(texts, purpose=purpose)
     tokens = sum(len(embedder.token_spans(text)) for text in texts)

@@ -55,7 +55,9 @@ async def search_by_get(
     try:
         parsed = json.loads(filters)
     except ValueError as error:
-        raise InvalidRequest(f"filters is not valid JSON: {error}.", next_step="Correct it.", field="filters") from error
+        raise InvalidRequest(
+            f"filters is not valid JSON: {error}.", next_step="Correct it.", field="filters"
+        ) from error
     if not isinstance(parsed, dict):
         raise InvalidRequest("filters must be a JSON object.", next_step="Send {} for none.", field="filters")
     body = SearchBody(query=q, namespace=namespace, top_k=top_k, filters=parsed, min_sequence=min_sequence)

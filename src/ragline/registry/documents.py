@@ -15,16 +15,29 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, literal, select, update
+from sqlalchemy import Connection, func, literal, select
 
 from ragline.clock import Clock
-from ragline.errors import NotFound, Reason
 from ragline.registry.database import Database
-from ragline.registry.tables import DUE, documents, history, namespaces
+from ragline.registry.rows import (
+    GUARD,
+    INSERT,
+    SETTLED,
+    SWEEP_NOW,
+    SWEEP_ONCE_LIVE,
+    SWEPT,
+    UPDATE,
+    document_of,
+    garbage_of,
+    get_row,
+    move_visible,
+    next_sequence,
+    tell,
+    unknown_document,
+    unknown_namespace,
+)  # fmt: skip
+from ragline.registry.tables import documents, history, namespaces
 from ragline.types import Document, Groups, HistoryEntry, Metadata, State
-
-SWEPT, SWEEP_NOW, SWEEP_ONCE_LIVE = 0, 1, 2
-"""Whether rows and blobs of older contents remain, and when they may go. Only SWEEP_NOW is work that is due."""
 
 LOOK_AGAIN_S = 0.02
 """Least time between two looks of a waiter: under ingest there are many commits a second."""
@@ -78,68 +91,6 @@ def document_id(namespace: str, uri: str) -> str:
     return hashlib.blake2b(f"{namespace}\0{uri}".encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
-# Statements that run for every document or query are built once: building one costs more than running it.
-_LOOK = select(documents).where(documents.c.id == bindparam("which"))
-_UPDATE = update(documents).where(documents.c.id == bindparam("which"))
-_UPDATE_MINE = update(documents).where(
-    documents.c.id == bindparam("which"),
-    documents.c.content == bindparam("mine"),
-    documents.c.attempt == bindparam("at"),
-)
-_LOOK_MINE = select(documents).where(
-    documents.c.id == bindparam("which"),
-    documents.c.content == bindparam("mine"),
-    documents.c.attempt == bindparam("at"),
-)
-_INSERT = insert(documents)
-_TELL = insert(history)
-_NEXT_SEQUENCE = (
-    update(namespaces)
-    .where(namespaces.c.name == bindparam("which"))
-    .values(sequence=namespaces.c.sequence + bindparam("step"))
-    .returning(namespaces.c.sequence)
-)
-_MOVE_VISIBLE = (
-    update(namespaces).where(namespaces.c.name == bindparam("which")).values(visible=namespaces.c.visible + 1)
-)
-_EPOCHS = select(namespaces.c.epoch, namespaces.c.building).where(namespaces.c.name == bindparam("which"))
-_IS_DUE = select(literal(1)).where(DUE, documents.c.lease_until <= bindparam("now")).limit(1)
-_CLAIM = (
-    update(documents)
-    .where(
-        documents.c.id.in_(
-            select(documents.c.id)
-            .where(DUE, documents.c.lease_until <= bindparam("now"))
-            .order_by(documents.c.revision)
-            .limit(bindparam("most"))
-        )
-    )
-    .values(lease_until=bindparam("until"), attempt=documents.c.attempt + 1)
-    .returning(documents)
-)
-_BEHIND = (
-    select(func.min(documents.c.revision) - 1)
-    .where(documents.c.namespace == bindparam("which"), documents.c.settled < documents.c.revision)
-    .scalar_subquery()
-)
-_GUARD = (
-    select(
-        documents.c.id,
-        documents.c.live,
-        documents.c.groups,
-        namespaces.c.visible,
-        func.coalesce(_BEHIND, namespaces.c.sequence).label("settled"),
-    )
-    .select_from(namespaces)
-    .outerjoin(
-        documents,
-        documents.c.id.in_(bindparam("ids", expanding=True)) & (documents.c.namespace == namespaces.c.name),
-    )
-    .where(namespaces.c.name == bindparam("which"))
-)
-_SETTLED = select(documents.c.id, documents.c.settled).where(documents.c.id.in_(bindparam("ids", expanding=True)))
-
-
 class Documents:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -159,7 +110,7 @@ class Documents:
     def _accept(self, connection: Connection, namespace: str, incoming: Incoming) -> Accepted:
         now = self._clock.now()
         id = document_id(namespace, incoming.uri)
-        old = _get(connection, id)
+        old = get_row(connection, id)
         groups = sorted(incoming.groups)
         payload = {"given_title": incoming.title, "groups": groups, "metadata": dict(incoming.metadata)}
         same_bytes = (
@@ -168,10 +119,10 @@ class Documents:
             and old.fingerprint == incoming.fingerprint
         )
         if same_bytes and all(getattr(old, name) == value for name, value in payload.items()):
-            connection.execute(_UPDATE, {"which": id, "verified_at": now})
-            return Accepted(_document(_get(connection, id)), "unchanged", _sequence(connection, namespace, 0))
+            connection.execute(UPDATE, {"which": id, "verified_at": now})
+            return Accepted(document_of(get_row(connection, id)), "unchanged", next_sequence(connection, namespace, 0))
 
-        sequence = _sequence(connection, namespace, 1)
+        sequence = next_sequence(connection, namespace, 1)
         title = incoming.title or incoming.uri.rstrip("/").rsplit("/", 1)[-1]
         values: dict[str, Any] = {**payload, "revision": sequence, "updated_at": now, "verified_at": now}
         if incoming.title:
@@ -180,7 +131,7 @@ class Documents:
             assert old is not None
             if old.state == State.INDEXED:
                 values |= {"state": State.CHUNKED, "attempt": 0, "lease_until": 0.0}
-            connection.execute(_UPDATE, {"which": id, **values})
+            connection.execute(UPDATE, {"which": id, **values})
         else:
             values |= {
                 "title": title, "media_type": incoming.media_type, "size": incoming.size, "sha256": incoming.sha256,
@@ -191,174 +142,67 @@ class Documents:
             if old is None:
                 values |= {"id": id, "namespace": namespace, "uri": incoming.uri, "live": None, "live_blob": None,
                            "garbage": [], "sweep": SWEPT, "settled": 0}  # fmt: skip
-                connection.execute(_INSERT, values)
+                connection.execute(INSERT, values)
             else:
-                values["garbage"] = _garbage(old, keep=(incoming.blob, old.live_blob))
-                connection.execute(_UPDATE, {"which": id, **values})
+                values["garbage"] = garbage_of(old, keep=(incoming.blob, old.live_blob))
+                connection.execute(UPDATE, {"which": id, **values})
         if old is not None and old.live is not None and (old.groups != groups or same_bytes):
-            _move_visible(connection, namespace)
+            move_visible(connection, namespace)
         outcome: Outcome = "created" if old is None else "payload" if same_bytes else "updated"
-        _tell(connection, id, now, sequence, 0, outcome, f"{incoming.size} bytes, sha256 {incoming.sha256[:12]}")
-        return Accepted(_document(_get(connection, id)), outcome, sequence)
+        tell(connection, id, now, sequence, 0, outcome, f"{incoming.size} bytes, sha256 {incoming.sha256[:12]}")
+        return Accepted(document_of(get_row(connection, id)), outcome, sequence)
 
     async def delete(self, namespace: str, id: str) -> Document:
         """Write a tombstone: not served from this moment on; rows and blobs go afterwards. Raises NotFound."""
 
-        def work(connection: Connection) -> Document:
-            old = _get(connection, id)
-            if old is None or old.namespace != namespace or old.state == State.DELETED:
-                raise unknown_document(id, namespace)
-            now, sequence = self._clock.now(), _sequence(connection, namespace, 1)
-            connection.execute(
-                update(documents)
-                .where(documents.c.id == id)
-                .values(
-                    revision=sequence, content=sequence, live=None, blob=None, live_blob=None, state=State.DELETED,
-                    garbage=_garbage(old, keep=()), sweep=SWEEP_NOW, reason=None, attempt=0, lease_until=0.0, updated_at=now,
-                )
-            )  # fmt: skip
-            _move_visible(connection, namespace)
-            _tell(connection, id, now, sequence, 0, "deleted", "tombstone written")
-            return _document(_get(connection, id))
+        def values(old: Any) -> dict[str, Any]:
+            gone = {"live": None, "blob": None, "live_blob": None, "garbage": garbage_of(old, keep=())}
+            return gone | {"state": State.DELETED, "sweep": SWEEP_NOW}
 
-        return await self._database.write(work)
+        return await self._change(namespace, id, values, "deleted", "tombstone written")
 
     async def retry(self, namespace: str, id: str) -> Document:
         """Parse the same bytes again, as a new content: after a failure, or with other chunk settings. Raises NotFound."""
 
+        def values(_: Any) -> dict[str, Any]:
+            return {"state": State.RECEIVED, "chunks": None, "sweep": SWEEP_ONCE_LIVE}
+
+        return await self._change(namespace, id, values, "retried", "to be parsed again")
+
+    async def _change(
+        self, namespace: str, id: str, values: Callable[[Any], dict[str, Any]], event: str, detail: str
+    ) -> Document:
+        """A new content, by the next sequence number, of a document that is not deleted."""
+
         def work(connection: Connection) -> Document:
-            old = _get(connection, id)
+            old = get_row(connection, id)
             if old is None or old.namespace != namespace or old.state == State.DELETED:
                 raise unknown_document(id, namespace)
-            now, sequence = self._clock.now(), _sequence(connection, namespace, 1)
-            connection.execute(
-                update(documents)
-                .where(documents.c.id == id)
-                .values(revision=sequence, content=sequence, state=State.RECEIVED, reason=None, chunks=None, attempt=0,
-                        lease_until=0.0, updated_at=now, sweep=SWEEP_ONCE_LIVE)
-            )  # fmt: skip
-            _tell(connection, id, now, sequence, 0, "retried", "to be parsed again")
-            return _document(_get(connection, id))
+            now, sequence = self._clock.now(), next_sequence(connection, namespace, 1)
+            begun = {"revision": sequence, "content": sequence, "reason": None, "attempt": 0, "lease_until": 0.0}
+            changed = values(old)
+            connection.execute(UPDATE, {"which": id, "updated_at": now, **begun, **changed})
+            if "live" in changed:
+                move_visible(connection, namespace)
+            tell(connection, id, now, sequence, 0, event, detail)
+            return document_of(get_row(connection, id))
 
         return await self._database.write(work)
-
-    # ── what workers do ──────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def claim(self, *, most: int, lease_s: float) -> list[Document]:
-        """Own up to `most` due documents, oldest change first, until the lease ends; each claim is a new attempt."""
-
-        now = self._clock.now()
-        if await self._database.read(lambda c: c.execute(_IS_DUE, {"now": now}).first()) is None:
-            return []
-        given = {"now": now, "until": now + lease_s, "most": most}
-        rows = await self._database.write(lambda c: c.execute(_CLAIM, given).all())
-        return sorted(map(_document, rows), key=lambda document: document.revision)
-
-    async def look(self, id: str) -> Document | None:
-        row = await self._database.read(lambda connection: _get(connection, id))
-        return _document(row) if row is not None else None
-
-    async def mark_chunked(self, document: Document, *, chunks: int, title: str, took_s: float) -> bool:
-        """False: superseded; the caller drops the document."""
-
-        def work(connection: Connection) -> bool:
-            values = {"state": State.CHUNKED, "chunks": chunks, "title": title}
-            changed = connection.execute(_UPDATE_MINE, _mine(document) | values).rowcount
-            if changed:
-                self._event(connection, document, "parsed", f"{chunks} chunks", took_s)
-            return bool(changed)
-
-        return await self._database.write(work)
-
-    async def mark_live(
-        self, document: Document, *, title: str, epochs: frozenset[str], event: str, detail: str, took_s: float
-    ) -> bool:
-        """Serve `document.content` from now on. Settled is what was indexed: a change of words meanwhile stays due.
-
-        False: superseded, or the namespace's epochs are not `epochs` any more, and the rows must be written again.
-        """
-
-        def work(connection: Connection) -> bool:
-            namespace = connection.execute(_EPOCHS, {"which": document.namespace}).first()
-            if namespace is None or {label for label in namespace if label} != epochs:
-                return False
-            old = connection.execute(_LOOK_MINE, _mine(document)).first()
-            if old is None or old.state == State.DELETED:
-                return False
-            newly_live = old.live != document.content
-            values = {
-                "live": document.content, "live_blob": document.blob, "settled": document.revision, "reason": None,
-                "title": title, "garbage": _garbage(old, keep=(document.blob,)), "lease_until": 0.0, "attempt": 0,
-                "state": State.INDEXED if old.revision == document.revision else State.CHUNKED,
-                "sweep": SWEEP_NOW if old.sweep and newly_live else old.sweep,
-            }  # fmt: skip
-            connection.execute(_UPDATE, {"which": document.id, **values})
-            if newly_live:
-                _move_visible(connection, document.namespace)
-            self._event(connection, document, event, detail, took_s)
-            return True
-
-        return await self._database.write(work)
-
-    async def mark_swept(self, document: Document) -> bool:
-        """Rows of older contents and the blobs in `document.garbage` are gone; a tombstone is settled by this."""
-
-        def work(connection: Connection) -> bool:
-            old = connection.execute(_LOOK_MINE, _mine(document)).first()
-            if old is None:
-                return False
-            left = [blob for blob in old.garbage if blob not in document.garbage]
-            settled = document.revision if old.state == State.DELETED else old.settled
-            values = {"garbage": left, "sweep": SWEEP_NOW if left else SWEPT, "settled": settled}
-            connection.execute(_UPDATE, {"which": document.id, "lease_until": 0.0, "attempt": 0, **values})
-            return True
-
-        return await self._database.write(work)
-
-    async def mark_failed(self, document: Document, reason: Reason, detail: str, *, took_s: float) -> bool:
-        """Settle the revision as `failed`; an older content that is live goes on serving."""
-
-        def work(connection: Connection) -> bool:
-            old = connection.execute(_LOOK_MINE, _mine(document)).first()
-            if old is None or old.state == State.DELETED:
-                return False
-            values = {"state": State.FAILED, "reason": f"{reason}: {detail}", "settled": old.revision}
-            connection.execute(_UPDATE, {"which": document.id, "lease_until": 0.0, **values})
-            self._event(connection, document, "failed", f"{reason}: {detail}", took_s)
-            return True
-
-        return await self._database.write(work)
-
-    async def renew(self, document: Document, *, lease_s: float) -> bool:
-        """Go on owning the document. False: it was superseded, or another worker has it."""
-
-        def work(connection: Connection) -> bool:
-            until = {"lease_until": self._clock.now() + lease_s}
-            return bool(connection.execute(_UPDATE_MINE, _mine(document) | until).rowcount)
-
-        return await self._database.write(work)
-
-    async def release(self, document: Document, *, after_s: float, detail: str) -> None:
-        """Give the claim back; another attempt may start in `after_s`."""
-
-        def work(connection: Connection) -> None:
-            until = {"lease_until": self._clock.now() + after_s}
-            changed = connection.execute(_UPDATE_MINE, _mine(document) | until).rowcount
-            if changed and detail:
-                self._event(connection, document, "interrupted", detail, None)
-
-        await self._database.write(work)
 
     # ── what readers ask ─────────────────────────────────────────────────────────────────────────────────────────────
 
     async def guard(self, namespace: str, ids: Sequence[str]) -> GuardView:
         """One statement for the whole query: what is served, who may read it, and how far the namespace is. NotFound."""
         given = {"which": namespace, "ids": list(ids)}
-        rows = await self._database.read(lambda connection: connection.execute(_GUARD, given).all())
+        rows = await self._database.read(lambda connection: connection.execute(GUARD, given).all())
         if not rows:
-            raise _unknown_namespace(namespace)
+            raise unknown_namespace(namespace)
         found = {row.id: GuardRow(row.live, frozenset(row.groups)) for row in rows if row.id is not None}
         return GuardView(found, rows[0].visible, rows[0].settled)
+
+    async def look(self, id: str) -> Document | None:
+        row = await self._database.read(lambda connection: get_row(connection, id))
+        return document_of(row) if row is not None else None
 
     async def get(self, namespace: str, id: str) -> Document:
         """Raises NotFound, also for a tombstone."""
@@ -377,7 +221,7 @@ class Documents:
             query = query.where(documents.c.uri == uri)
         query = query.order_by(documents.c.id).limit(most)
         rows = await self._database.read(lambda connection: connection.execute(query).all())
-        return [_document(row) for row in rows]
+        return [document_of(row) for row in rows]
 
     async def counts(self, namespace: str) -> dict[State, int]:
         query = (
@@ -423,7 +267,7 @@ class Documents:
         def done(connection: Connection) -> bool:
             ids = list(left)
             for start in range(0, len(ids), 500):
-                for id, settled in connection.execute(_SETTLED, {"ids": ids[start : start + 500]}):
+                for id, settled in connection.execute(SETTLED, {"ids": ids[start : start + 500]}):
                     if settled >= left[id]:
                         del left[id]
             return not left
@@ -441,64 +285,3 @@ class Documents:
                 return False
             await asyncio.sleep(min(left, LOOK_AGAIN_S))
             await self._database.next_commit(since=seen, within_s=min(left, 0.25))
-
-    def _event(self, c: Connection, document: Document, event: str, detail: str, took_s: float | None) -> None:
-        _tell(c, document.id, self._clock.now(), document.revision, document.attempt, event, detail, took_s)
-
-
-def _get(connection: Connection, id: str) -> Any:
-    return connection.execute(_LOOK, {"which": id}).first()
-
-
-def _mine(document: Document) -> dict[str, Any]:
-    """The row must still stand at the content and the attempt that this worker claimed."""
-    return {"which": document.id, "mine": document.content, "at": document.attempt}
-
-
-def _sequence(connection: Connection, namespace: str, step: int) -> int:
-    moved = connection.execute(_NEXT_SEQUENCE, {"which": namespace, "step": step}).scalar()
-    if moved is None:
-        raise _unknown_namespace(namespace)
-    return int(moved)
-
-
-def _move_visible(connection: Connection, namespace: str) -> None:
-    connection.execute(_MOVE_VISIBLE, {"which": namespace})
-
-
-def _garbage(old: Row[Any], *, keep: Sequence[str | None]) -> list[str]:
-    """Blobs of `old` that nothing will read once what is in `keep` serves."""
-    return sorted({blob for blob in (*old.garbage, old.blob, old.live_blob) if blob and blob not in keep})
-
-
-def _tell(
-    connection: Connection, id: str, at: float, revision: int, attempt: int, event: str, detail: str,
-    took_s: float | None = None,
-) -> None:  # fmt: skip
-    values = {"document": id, "at": at, "revision": revision, "attempt": attempt, "event": event, "detail": detail}
-    connection.execute(_TELL, values | {"took_s": took_s})
-
-
-_FIELDS = tuple(Document.__dataclass_fields__)
-
-
-def _document(row: Any) -> Document:
-    values = {name: getattr(row, name) for name in _FIELDS}
-    values["groups"] = frozenset(values["groups"])
-    values["garbage"] = tuple(values["garbage"])
-    values["state"] = State(values["state"])
-    return Document(**values)
-
-
-def unknown_document(id: str, namespace: str) -> NotFound:
-    return NotFound(
-        f"Document {id[:80]!r} does not exist in namespace {namespace!r}.",
-        next_step="List the documents with `ragline documents list` or GET /v1/namespaces/NAME/documents.",
-    )
-
-
-def _unknown_namespace(name: str) -> NotFound:
-    return NotFound(
-        f"Namespace {name[:80]!r} does not exist.",
-        next_step="Create it with PUT /v1/namespaces/NAME, or `ragline ingest PATH --namespace NAME`.",
-    )

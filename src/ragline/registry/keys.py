@@ -146,7 +146,9 @@ def _key(row: Any) -> Key:
 
 
 def _refused(message: str) -> Unauthenticated:
-    return Unauthenticated(message, next_step="Send `Authorization: Bearer rgl_…`; make a key with `ragline keys create`.")
+    return Unauthenticated(
+        message, next_step="Send `Authorization: Bearer rgl_…`; make a key with `ragline keys create`."
+    )
 
 
 def _must(found: int, id: str) -> None:

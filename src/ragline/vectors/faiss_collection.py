@@ -91,7 +91,9 @@ class Collection:
             gone = [key for part in _parts(ids) for (key,) in sql.execute(_keys_of(part), part)]
             self._remove(sql, gone)
             keys = [self._insert(sql, records[position]) for position in kept]
-            sql.executemany("INSERT INTO vector VALUES (?, ?)", [(k, v.tobytes()) for k, v in zip(keys, half, strict=True)])
+            sql.executemany(
+                "INSERT INTO vector VALUES (?, ?)", [(k, v.tobytes()) for k, v in zip(keys, half, strict=True)]
+            )
         self._private += sum(bool(records[position].groups) for position in kept)
         self._index.replace(gone, keys, half)
         if self._index.outgrown():

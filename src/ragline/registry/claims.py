@@ -1,0 +1,139 @@
+"""What workers do with documents: claim one by lease, and advance it.
+
+Every advance names the content and the attempt it was claimed with, and changes nothing when either has moved on: late
+never wins. Each returns False then, and the worker drops what it has.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from ragline.clock import Clock
+from ragline.errors import Reason
+from ragline.registry.database import Database
+from ragline.registry.rows import (
+    CLAIM,
+    EPOCHS,
+    IS_DUE,
+    LOOK_MINE,
+    SWEEP_NOW,
+    SWEPT,
+    UPDATE,
+    UPDATE_MINE,
+    document_of,
+    garbage_of,
+    mine,
+    move_visible,
+    tell,
+)  # fmt: skip
+from ragline.types import Document, State
+
+
+class Claims:
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def claim(self, *, most: int, lease_s: float) -> list[Document]:
+        """Own up to `most` due documents, oldest change first, until the lease ends; each claim is a new attempt."""
+
+        now = self._clock.now()
+        if await self._database.read(lambda c: c.execute(IS_DUE, {"now": now}).first()) is None:
+            return []
+        given = {"now": now, "until": now + lease_s, "most": most}
+        rows = await self._database.write(lambda c: c.execute(CLAIM, given).all())
+        return sorted(map(document_of, rows), key=lambda document: document.revision)
+
+    async def mark_chunked(self, document: Document, *, chunks: int, title: str, took_s: float) -> bool:
+        """False: superseded; the caller drops the document."""
+
+        def work(connection: Connection) -> bool:
+            values = {"state": State.CHUNKED, "chunks": chunks, "title": title}
+            changed = connection.execute(UPDATE_MINE, mine(document) | values).rowcount
+            if changed:
+                self._event(connection, document, "parsed", f"{chunks} chunks", took_s)
+            return bool(changed)
+
+        return await self._database.write(work)
+
+    async def mark_live(
+        self, document: Document, *, title: str, epochs: frozenset[str], event: str, detail: str, took_s: float
+    ) -> bool:
+        """Serve `document.content` from now on. Settled is what was indexed: a change of words meanwhile stays due.
+
+        False: superseded, or the namespace's epochs are not `epochs` any more, and the rows must be written again.
+        """
+
+        def work(connection: Connection) -> bool:
+            namespace = connection.execute(EPOCHS, {"which": document.namespace}).first()
+            if namespace is None or {label for label in namespace if label} != epochs:
+                return False
+            old = connection.execute(LOOK_MINE, mine(document)).first()
+            if old is None or old.state == State.DELETED:
+                return False
+            newly_live = old.live != document.content
+            values = {
+                "live": document.content, "live_blob": document.blob, "settled": document.revision, "reason": None,
+                "title": title, "garbage": garbage_of(old, keep=(document.blob,)), "lease_until": 0.0, "attempt": 0,
+                "state": State.INDEXED if old.revision == document.revision else State.CHUNKED,
+                "sweep": SWEEP_NOW if old.sweep and newly_live else old.sweep,
+            }  # fmt: skip
+            connection.execute(UPDATE, {"which": document.id, **values})
+            if newly_live:
+                move_visible(connection, document.namespace)
+            self._event(connection, document, event, detail, took_s)
+            return True
+
+        return await self._database.write(work)
+
+    async def mark_swept(self, document: Document) -> bool:
+        """Rows of older contents and the blobs in `document.garbage` are gone; a tombstone is settled by this."""
+
+        def work(connection: Connection) -> bool:
+            old = connection.execute(LOOK_MINE, mine(document)).first()
+            if old is None:
+                return False
+            left = [blob for blob in old.garbage if blob not in document.garbage]
+            settled = document.revision if old.state == State.DELETED else old.settled
+            values = {"garbage": left, "sweep": SWEEP_NOW if left else SWEPT, "settled": settled}
+            connection.execute(UPDATE, {"which": document.id, "lease_until": 0.0, "attempt": 0, **values})
+            return True
+
+        return await self._database.write(work)
+
+    async def mark_failed(self, document: Document, reason: Reason, detail: str, *, took_s: float) -> bool:
+        """Settle the revision as `failed`; an older content that is live goes on serving."""
+
+        def work(connection: Connection) -> bool:
+            old = connection.execute(LOOK_MINE, mine(document)).first()
+            if old is None or old.state == State.DELETED:
+                return False
+            values = {"state": State.FAILED, "reason": f"{reason}: {detail}", "settled": old.revision}
+            connection.execute(UPDATE, {"which": document.id, "lease_until": 0.0, **values})
+            self._event(connection, document, "failed", f"{reason}: {detail}", took_s)
+            return True
+
+        return await self._database.write(work)
+
+    async def renew(self, document: Document, *, lease_s: float) -> bool:
+        """Go on owning the document. False: it was superseded, or another worker has it."""
+
+        def work(connection: Connection) -> bool:
+            until = {"lease_until": self._clock.now() + lease_s}
+            return bool(connection.execute(UPDATE_MINE, mine(document) | until).rowcount)
+
+        return await self._database.write(work)
+
+    async def release(self, document: Document, *, after_s: float, detail: str) -> None:
+        """Give the claim back; another attempt may start in `after_s`."""
+
+        def work(connection: Connection) -> None:
+            until = {"lease_until": self._clock.now() + after_s}
+            changed = connection.execute(UPDATE_MINE, mine(document) | until).rowcount
+            if changed and detail:
+                self._event(connection, document, "interrupted", detail, None)
+
+        await self._database.write(work)
+
+    def _event(self, c: Connection, document: Document, event: str, detail: str, took_s: float | None) -> None:
+        tell(c, document.id, self._clock.now(), document.revision, document.attempt, event, detail, took_s)

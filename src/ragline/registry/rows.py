@@ -1,0 +1,136 @@
+"""Rows of documents: the statements that run for each of them, and how a row becomes a `Document`.
+
+Statements that run for every document or query are built once: building one costs more than running it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, func, insert, literal, select, update
+
+from ragline.errors import NotFound
+from ragline.registry.tables import DUE, documents, history, namespaces
+from ragline.types import Document, State
+
+SWEPT, SWEEP_NOW, SWEEP_ONCE_LIVE = 0, 1, 2
+"""Whether rows and blobs of older contents remain, and when they may go. Only SWEEP_NOW is work that is due."""
+
+LOOK = select(documents).where(documents.c.id == bindparam("which"))
+UPDATE = update(documents).where(documents.c.id == bindparam("which"))
+UPDATE_MINE = update(documents).where(
+    documents.c.id == bindparam("which"),
+    documents.c.content == bindparam("mine"),
+    documents.c.attempt == bindparam("at"),
+)
+LOOK_MINE = select(documents).where(
+    documents.c.id == bindparam("which"),
+    documents.c.content == bindparam("mine"),
+    documents.c.attempt == bindparam("at"),
+)
+INSERT = insert(documents)
+TELL = insert(history)
+NEXT_SEQUENCE = (
+    update(namespaces)
+    .where(namespaces.c.name == bindparam("which"))
+    .values(sequence=namespaces.c.sequence + bindparam("step"))
+    .returning(namespaces.c.sequence)
+)
+MOVE_VISIBLE = (
+    update(namespaces).where(namespaces.c.name == bindparam("which")).values(visible=namespaces.c.visible + 1)
+)
+EPOCHS = select(namespaces.c.epoch, namespaces.c.building).where(namespaces.c.name == bindparam("which"))
+IS_DUE = select(literal(1)).where(DUE, documents.c.lease_until <= bindparam("now")).limit(1)
+CLAIM = (
+    update(documents)
+    .where(
+        documents.c.id.in_(
+            select(documents.c.id)
+            .where(DUE, documents.c.lease_until <= bindparam("now"))
+            .order_by(documents.c.revision)
+            .limit(bindparam("most"))
+        )
+    )
+    .values(lease_until=bindparam("until"), attempt=documents.c.attempt + 1)
+    .returning(documents)
+)
+BEHIND = (
+    select(func.min(documents.c.revision) - 1)
+    .where(documents.c.namespace == bindparam("which"), documents.c.settled < documents.c.revision)
+    .scalar_subquery()
+)
+GUARD = (
+    select(
+        documents.c.id,
+        documents.c.live,
+        documents.c.groups,
+        namespaces.c.visible,
+        func.coalesce(BEHIND, namespaces.c.sequence).label("settled"),
+    )
+    .select_from(namespaces)
+    .outerjoin(
+        documents,
+        documents.c.id.in_(bindparam("ids", expanding=True)) & (documents.c.namespace == namespaces.c.name),
+    )
+    .where(namespaces.c.name == bindparam("which"))
+)
+SETTLED = select(documents.c.id, documents.c.settled).where(documents.c.id.in_(bindparam("ids", expanding=True)))
+
+
+def get_row(connection: Connection, id: str) -> Any:
+    return connection.execute(LOOK, {"which": id}).first()
+
+
+def mine(document: Document) -> dict[str, Any]:
+    """The row must still stand at the content and the attempt that this worker claimed."""
+    return {"which": document.id, "mine": document.content, "at": document.attempt}
+
+
+def next_sequence(connection: Connection, namespace: str, step: int) -> int:
+    moved = connection.execute(NEXT_SEQUENCE, {"which": namespace, "step": step}).scalar()
+    if moved is None:
+        raise unknown_namespace(namespace)
+    return int(moved)
+
+
+def move_visible(connection: Connection, namespace: str) -> None:
+    connection.execute(MOVE_VISIBLE, {"which": namespace})
+
+
+def garbage_of(old: Row[Any], *, keep: Sequence[str | None]) -> list[str]:
+    """Blobs of `old` that nothing will read once what is in `keep` serves."""
+    return sorted({blob for blob in (*old.garbage, old.blob, old.live_blob) if blob and blob not in keep})
+
+
+def tell(
+    connection: Connection, id: str, at: float, revision: int, attempt: int, event: str, detail: str,
+    took_s: float | None = None,
+) -> None:  # fmt: skip
+    values = {"document": id, "at": at, "revision": revision, "attempt": attempt, "event": event, "detail": detail}
+    connection.execute(TELL, values | {"took_s": took_s})
+
+
+_FIELDS = tuple(Document.__dataclass_fields__)
+
+
+def document_of(row: Any) -> Document:
+    values = {name: getattr(row, name) for name in _FIELDS}
+    values["groups"] = frozenset(values["groups"])
+    values["garbage"] = tuple(values["garbage"])
+    values["state"] = State(values["state"])
+    return Document(**values)
+
+
+def unknown_document(id: str, namespace: str) -> NotFound:
+    return NotFound(
+        f"Document {id[:80]!r} does not exist in namespace {namespace!r}.",
+        next_step="List the documents with `ragline documents list` or GET /v1/namespaces/NAME/documents.",
+    )
+
+
+def unknown_namespace(name: str) -> NotFound:
+    return NotFound(
+        f"Namespace {name[:80]!r} does not exist.",
+        next_step="Create it with PUT /v1/namespaces/NAME, or `ragline ingest PATH --namespace NAME`.",
+    )
