@@ -46,6 +46,11 @@ class Ground:
     data: Path | None
     work: Path
 
+    @property
+    def indexed(self) -> Path:
+        """The data folder in which collections are indexed, for all benchmarks that search: once is enough."""
+        return self.work / "indexed"
+
     def collection(self, name: str) -> Path:
         """Raises Skipped: it is not among the data."""
         folder = self.data / name if self.data else None

@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from ragline.build import build
+from ragline.cli.records import read_records
 from ragline.datafolder import DataFolder
 from ragline.errors import NotFound
-from ragline.parsing.formats import RECORD_MEDIA_TYPE
 from ragline.registry.documents import Accepted
 from ragline.settings import Settings
 from ragline.system import System
@@ -41,10 +41,12 @@ async def running(folder: Path) -> AsyncIterator[System]:
         held.release()
 
 
-def records(corpus: Path, *, most: int | None = None) -> list[Upload]:
-    """The lines of a BEIR `corpus.jsonl`, each a document of its own."""
-    lines = corpus.read_bytes().splitlines()
-    return [_upload(line) for line in lines[:most] if line.strip()]
+def records(corpus: Path) -> list[Upload]:
+    """The lines of a BEIR `corpus.jsonl`, each a document of its own, byte for byte as `ragline evaluate` sends them."""
+    with corpus.open("rb") as lines:
+        items = list(read_records(lines, corpus.name, {}, taken=set(), troubled=lambda trouble: None))
+    return [Upload(item.uri, item.data or b"", title=item.title or None, media_type=item.media_type,
+                   metadata=item.metadata) for item in items]  # fmt: skip
 
 
 def plain_texts(corpus: Path, *, most: int | None = None) -> list[Upload]:
@@ -69,8 +71,3 @@ async def ingest(system: System, namespace: str, uploads: Sequence[Upload]) -> N
         revisions |= {one.document.id: one.document.revision for one in accepted}
     await system.documents.settled_all(revisions, deadline_s=3600.0)
     return await system.namespaces.get(namespace)
-
-
-def _upload(line: bytes) -> Upload:
-    record = json.loads(line)
-    return Upload(record["_id"], line, title=record.get("title") or None, media_type=RECORD_MEDIA_TYPE)

@@ -27,7 +27,7 @@ async def run(ground: Ground) -> list[Figure]:
             why = str(missing)
     if not folders:
         raise Skipped(why)
-    with up(ground.work / "quality") as server:
+    with up(ground.indexed) as server:
         return [
             figure
             for name, folder in folders.items()

@@ -23,7 +23,7 @@ from ragline.types import Hit, LegName, Namespace, Scope, SearchRequest
 T = TypeVar("T")
 
 WARM_UP, ROUNDS = 20, 3
-NAMESPACE = "scifact"
+NAMESPACE = "eval-scifact"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Took:
 async def run(ground: Ground) -> list[Figure]:
     folder = ground.collection("scifact")
     queries = [query.text for query in load_judged(folder)]
-    async with running(ground.work / "query-path") as system:
+    async with running(ground.indexed) as system:
         raw = await open_embedder(system.settings)
         namespace = await ingest(system, NAMESPACE, records(folder / "corpus.jsonl"))
         chunks = sum((await system.vectors.contents(namespace.epoch.vectors)).values())

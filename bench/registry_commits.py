@@ -1,13 +1,14 @@
 """The registry's calls by three ways of driving SQLite, for docs/adr/0006: the same work, only the driver changes.
 
-    threads           what `registry.database` does: a call is a plain function, run whole on one thread; one writer that
-                      commits whatever has queued
-    aiosqlite         SQLAlchemy's asyncio extension: a hop to aiosqlite's thread and back for each statement, cursor and
-                      fetch; the same group commit and the same pool of readers around it
+    threads           what `registry.database` does: a call is a plain function, run whole on one thread; one writer
+                      that commits whatever has queued
+    aiosqlite         SQLAlchemy's asyncio extension: a hop to aiosqlite's thread and back for each statement, cursor
+                      and fetch; the same group commit and the same pool of readers around it
     aiosqlite, alone  the same, but every caller commits for himself, as such code is usually written
 
-The last two need `aiosqlite`, which Ragline does not depend on; without it they are left out, and the figures say so.
-The ways take turns in rounds, each round on a database of its own.
+The last two need `aiosqlite`, which Ragline does not depend on; without it they are left out, and the figures say so:
+`uv run --with aiosqlite python -m bench.registry_commits`. The ways take turns in
+rounds, each round on a database of its own. Processor time, of all threads, is what a busy machine does not blur.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
@@ -24,7 +25,7 @@ from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
-from bench.figures import Figure, Ground, median
+from bench.figures import Figure, Ground, median, show
 from ragline.clock import SystemClock
 from ragline.coalescing import Coalescer
 from ragline.registry import database
@@ -35,12 +36,13 @@ from ragline.types import NamespaceSettings, Space
 
 T = TypeVar("T")
 
-ROUNDS = 3
-ACCEPTS = {1: 100, 32: 1200}
+ROUNDS = 7
+ACCEPTS = {1: 60, 32: 960}
 """Callers at once → accepts in one round: seconds each, on a slow disk."""
 GUARDS, GUARDED = 256, 50
 """Guard calls in one round; documents one of them asks for, as many as a query's candidates."""
 
+ALONE = "aiosqlite, alone"
 SPACE = Space("none", "0" * 40, "fp32", 4, 256)
 
 
@@ -57,37 +59,40 @@ class Driven(Protocol):
 class AioDatabase:
     """`Database` on aiosqlite: the same functions of a connection, through `AsyncConnection.run_sync`."""
 
-    def __init__(self, engine: AsyncEngine, *, most: int) -> None:
-        self._engine = engine
+    def __init__(self, path: Path, *, most: int) -> None:
+        self._engine = _engine(path, pool_size=1)
+        event.listen(
+            self._engine.sync_engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE")
+        )
+        self._reading = _engine(path, pool_size=database.READERS, pool_reset_on_return=None)
         self._queue: Coalescer[Work, Any] = Coalescer(self._commit, most=most)
 
     @classmethod
     async def open(cls, path: Path, *, most: int) -> AioDatabase:
         await (await Database.open(sqlite_url(path))).aclose()  # the schema
-        engine = create_async_engine(
-            f"sqlite+aiosqlite:///{path}",
-            poolclass=AsyncAdaptedQueuePool,
-            pool_size=database.READERS + 1,
-            max_overflow=0,
-        )
-        event.listen(engine.sync_engine, "connect", database._set_pragmas)
-        event.listen(engine.sync_engine, "begin", database._begin)
-        return cls(engine, most=most)
+        return cls(path, most=most)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         return cast(T, await self._queue(work))
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        async with self._engine.connect() as connection:
-            return await (await connection.execution_options(isolation_level="AUTOCOMMIT")).run_sync(work)
+        async with self._reading.connect() as connection:
+            return await connection.run_sync(work)
 
     async def aclose(self) -> None:
         await self._queue.aclose()
         await self._engine.dispose()
+        await self._reading.dispose()
 
     async def _commit(self, batch: list[Work]) -> list[Any]:
         async with self._engine.begin() as connection:
-            return await connection.run_sync(lambda sync: [database._isolated(sync, work) for work in batch])
+            return await connection.run_sync(lambda sync: [work(sync) for work in batch])
+
+
+def _engine(path: Path, **pool: Any) -> AsyncEngine:
+    made = create_async_engine(f"sqlite+aiosqlite:///{path}", poolclass=AsyncAdaptedQueuePool, max_overflow=0, **pool)
+    event.listen(made.sync_engine, "connect", database._set_pragmas)
+    return made
 
 
 Way: TypeAlias = Callable[[Path], Awaitable[Driven]]
@@ -100,7 +105,7 @@ def ways() -> dict[str, Way]:
     except ImportError:
         return found
     found["aiosqlite"] = lambda path: AioDatabase.open(path, most=database.MOST_PER_COMMIT)
-    found["aiosqlite, alone"] = lambda path: AioDatabase.open(path, most=1)
+    found[ALONE] = lambda path: AioDatabase.open(path, most=1)
     return found
 
 
@@ -112,7 +117,7 @@ async def run(ground: Ground) -> list[Figure]:
             with TemporaryDirectory(dir=ground.work) as folder:
                 opened = await way(Path(folder) / "registry.sqlite")
                 try:
-                    for (what, unit), value in (await _round(opened)).items():
+                    for (what, unit), value in (await _round(opened, reads=name != ALONE)).items():
                         took[what, name, unit].append(value)
                 finally:
                     await opened.aclose()
@@ -123,7 +128,7 @@ async def run(ground: Ground) -> list[Figure]:
     ]
 
 
-async def _round(opened: Driven) -> dict[tuple[str, str], float]:
+async def _round(opened: Driven, *, reads: bool) -> dict[tuple[str, str], float]:
     """Units: by the second part of the key."""
     driven = cast(Database, opened)
     namespaces, documents = Namespaces(driven, SystemClock()), Documents(driven, SystemClock())
@@ -132,16 +137,21 @@ async def _round(opened: Driven) -> dict[tuple[str, str], float]:
     for callers, count in ACCEPTS.items():
         names = iter([f"{callers}-{n}.txt" for n in range(count)])
 
-        async def call(waiting: Any = names) -> None:
+        async def call(waiting: Iterator[str] = names) -> None:
             for name in waiting:
                 await documents.accept("bench", _incoming(name))
 
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         await asyncio.gather(*(call() for _ in range(callers)))
         figures[f"accept, {callers:2} at once", "per s"] = count / (time.perf_counter() - start)
+        figures[f"accept, {callers:2} at once, processor", "ms each"] = (time.process_time() - cpu) * 1000 / count
+    if not reads:
+        return figures
     ids = [document_id("bench", f"32-{n}.txt") for n in range(GUARDED)]
+    cpu = time.process_time()
     alone = [await _timed_guard(documents, ids) for _ in range(GUARDS)]
     figures["guard, alone, p50", "ms"] = median(alone)
+    figures["guard, alone, processor", "ms each"] = (time.process_time() - cpu) * 1000 / GUARDS
     crowd: list[float] = []
     for _ in range(GUARDS // 32):
         crowd += await asyncio.gather(*(_timed_guard(documents, ids) for _ in range(32)))
@@ -161,3 +171,8 @@ def _incoming(name: str) -> Incoming:
         uri=name, title=None, media_type="text/plain", size=1000, sha256="0" * 64, fingerprint=name, blob="0" * 16,
         groups=frozenset(), metadata={"year": 2024},
     )  # fmt: skip
+
+
+if __name__ == "__main__":
+    with TemporaryDirectory() as work:
+        show({"registry_commits": asyncio.run(run(Ground(None, Path(work))))}, {})

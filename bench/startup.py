@@ -14,10 +14,9 @@ _TIMED_IMPORT = "import time; start = time.perf_counter(); import ragline; print
 
 
 async def run(ground: Ground) -> list[Figure]:
-    known = ground.work / "query-path"
     folders = {"an empty folder": ground.work / "startup"}
-    if known.exists():  # query_path has left SciFact there
-        folders["SciFact indexed"] = known
+    if ground.indexed.exists():
+        folders["collections indexed"] = ground.indexed
     found = [Figure("import ragline", median([_import_s() for _ in range(IMPORTS)]), "s", at_most=0.3)]
     for words, folder in folders.items():
         with up(folder):

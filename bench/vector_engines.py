@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import importlib.metadata
 import json
 import os
@@ -34,6 +35,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import NAMESPACE_OID, uuid5
@@ -88,13 +90,16 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
+def vendor(module: str) -> Any:
+    """Imported when its engine runs, so that one may be missing; untyped, as not all of them ship types."""
+    return importlib.import_module(module)
+
+
 class Qdrant:
     package = "qdrant-edge-py"
 
     def open(self, folder: Path, dim: int) -> None:
-        import qdrant_edge as q
-
-        self.q = q
+        self.q = q = vendor("qdrant_edge")
         config = q.EdgeConfig(
             vectors=q.EdgeVectorParams(size=dim, distance=q.Distance.Dot),
             hnsw_config=q.HnswIndexConfig(m=GRAPH_LINKS, ef_construct=BUILD_EF, full_scan_threshold=1_000),
@@ -171,7 +176,7 @@ class Qdrant:
 
     def count(self, document: str | None = None) -> int:
         only = self.q.Filter(must=[self._is("document", document)]) if document else None
-        return self.shard.count(self.q.CountRequest(exact=True, filter=only))
+        return int(self.shard.count(self.q.CountRequest(exact=True, filter=only)))
 
     def optimise(self) -> None:
         self.shard.optimize()
@@ -190,14 +195,19 @@ class Lance:
     package = "lancedb"
 
     def open(self, folder: Path, dim: int) -> None:
-        import lancedb
-        import pyarrow as pa
-
-        self.pa, self.dim = pa, dim
+        lancedb, self.pa, self.dim = vendor("lancedb"), vendor("pyarrow"), dim
+        pa = self.pa
         text, strings = pa.string(), pa.list_(pa.string())
         self.schema = pa.schema(
-            [("chunk_id", text), ("vector", pa.list_(pa.float32(), dim)), ("document", text), ("content", pa.int64())]
-            + [("shelf", text), ("groups", strings), ("text", text)]
+            [
+                ("chunk_id", text),
+                ("vector", pa.list_(pa.float32(), dim)),
+                ("document", text),
+                ("content", pa.int64()),
+                ("shelf", text),
+                ("groups", strings),
+                ("text", text),
+            ]
         )
         database = lancedb.connect(str(folder))
         if "chunks" in database.list_tables().tables:
@@ -238,7 +248,7 @@ class Lance:
         self.table.update(where=f"document = {quoted(document)}", values_sql={"groups": f"[{listed}]"})
 
     def count(self, document: str | None = None) -> int:
-        return self.table.count_rows(f"document = {quoted(document)}" if document else None)
+        return int(self.table.count_rows(f"document = {quoted(document)}" if document else None))
 
     def optimise(self) -> None:
         from datetime import timedelta
@@ -267,9 +277,7 @@ class Zvec:
     package = "zvec"
 
     def open(self, folder: Path, dim: int) -> None:
-        import zvec as z
-
-        self.z = z
+        self.z = z = vendor("zvec")
         with contextlib.suppress(RuntimeError):
             z.init(log_level=z.LogLevel.FATAL)
         if (folder / "chunks").exists():
@@ -389,10 +397,11 @@ class Sidecar:
 
     @property
     def sql(self) -> sqlite3.Connection:
-        if not hasattr(self.threads, "sql"):
-            self.threads.sql = sqlite3.connect(self.folder / "chunks.db", isolation_level=None)
-            self.threads.sql.execute("PRAGMA synchronous = FULL")
-        return self.threads.sql
+        found: sqlite3.Connection | None = getattr(self.threads, "sql", None)
+        if found is None:
+            found = self.threads.sql = sqlite3.connect(self.folder / "chunks.db", isolation_level=None)
+            found.execute("PRAGMA synchronous = FULL")
+        return found
 
     def stored(self, above: int = 0) -> tuple[np.ndarray, np.ndarray]:
         rows = self.sql.execute("SELECT key, vector FROM vector WHERE key > ? ORDER BY key", (above,)).fetchall()
@@ -465,7 +474,7 @@ class Sidecar:
 
     def count(self, document: str | None = None) -> int:
         where, values = ("WHERE document = ?", (document,)) if document else ("", ())
-        return self.sql.execute(f"SELECT count(*) FROM chunk {where}", values).fetchone()[0]
+        return int(self.sql.execute(f"SELECT count(*) FROM chunk {where}", values).fetchone()[0])
 
     def optimise(self) -> None: ...
     def close(self) -> None: ...
@@ -474,8 +483,11 @@ class Sidecar:
     def load(self) -> None: ...
     def add(self, keys: np.ndarray, vectors: np.ndarray) -> None: ...
     def remove(self, keys: Sequence[int]) -> None: ...
-    def nearest(self, vector: np.ndarray, top_k: int) -> list[tuple[int, float]]: ...
-    def nearest_of(self, keys: Sequence[int], vector: np.ndarray, top_k: int) -> list[tuple[int, float]]: ...
+    def nearest(self, vector: np.ndarray, top_k: int) -> list[tuple[int, float]]:
+        raise NotImplementedError
+
+    def nearest_of(self, keys: Sequence[int], vector: np.ndarray, top_k: int) -> list[tuple[int, float]]:
+        raise NotImplementedError
 
 
 def marks(values: Sequence[object]) -> str:
@@ -488,9 +500,7 @@ class Usearch(Sidecar):
     package = "usearch"
 
     def load(self) -> None:
-        from usearch.index import Index
-
-        self.index = Index(
+        self.index = vendor("usearch.index").Index(
             ndim=self.dim,
             metric="ip",
             dtype="f16",
@@ -576,10 +586,8 @@ class Faiss(Sidecar):
     lists, probes = 256, 64
 
     def load(self) -> None:
-        import faiss
-
-        self.faiss, self.lock = faiss, ReadWriteLock()
-        faiss.omp_set_num_threads(1)
+        self.faiss, self.lock = vendor("faiss"), ReadWriteLock()
+        self.faiss.omp_set_num_threads(1)
         kept = self.sql.execute("SELECT value FROM learnt WHERE name = 'centroids'").fetchone()
         centroids = (
             np.frombuffer(kept[0], np.float32).reshape(-1, self.dim) if kept else np.zeros((1, self.dim), np.float32)
@@ -604,7 +612,7 @@ class Faiss(Sidecar):
             return np.zeros((1, self.dim), np.float32)
         kmeans = self.faiss.Kmeans(self.dim, self.lists, niter=10, spherical=True, max_points_per_centroid=64, seed=1)
         kmeans.train(vectors)
-        return kmeans.centroids
+        return np.array(kmeans.centroids)
 
     def optimise(self) -> None:
         """Learn the lists again, beside the old ones; what was written meanwhile is caught up under the lock."""
@@ -696,9 +704,9 @@ def read_data(folder: Path, rows: int) -> Data:
 # --- measuring ------------------------------------------------------------------------------------------------------
 
 
-def timed(call: Callable[[], Any]) -> tuple[float, Any]:
+def timed(call: Callable[..., Any], *given: Any) -> tuple[float, Any]:
     start = time.perf_counter()
-    result = call()
+    result = call(*given)
     return (time.perf_counter() - start) * 1e3, result
 
 
@@ -708,10 +716,7 @@ def percentiles(times_ms: Sequence[float]) -> dict[str, float]:
 
 
 def memory_mb() -> int:
-    import psutil
-
-    info = psutil.Process().memory_full_info()
-    return round(info.uss / 2**20)
+    return round(int(vendor("psutil").Process().memory_full_info().uss) / 2**20)
 
 
 def folder_mb(folder: Path) -> int:
@@ -756,17 +761,16 @@ def recall(found: Sequence[Sequence[Hit]], truth: Sequence[set[str]]) -> float:
 
 
 def phase_build(engine: Engine, folder: Path, data: Data) -> dict[str, Any]:
-    before, times, result = memory_mb(), [], {}
+    before, times = memory_mb(), list[float]()
+    result: dict[str, Any] = {}
     engine.open(folder, data.queries.shape[1])
     start, spent = time.perf_counter(), time.process_time()
     for at in range(0, len(data.rows), BATCH):
-        times.append(timed(lambda at=at: engine.upsert(data.rows[at : at + BATCH]))[0])
+        times.append(timed(engine.upsert, data.rows[at : at + BATCH])[0])
     result["insert_rows_per_s"] = round(len(data.rows) / (time.perf_counter() - start))
     result["insert_batch"] = percentiles(times)
     result["insert_cpu_ms_per_row"] = round((time.process_time() - spent) * 1e3 / len(data.rows), 3)
-    result["search_before_optimise"] = percentiles(
-        [timed(lambda q=q: engine.search(q, 10))[0] for q in data.queries[:50]]
-    )
+    result["search_before_optimise"] = percentiles([timed(engine.search, q, 10)[0] for q in data.queries[:50]])
     spent = time.process_time()
     with heartbeat(result, "optimise_stall_ms"):
         took, _ = timed(engine.optimise)
@@ -779,9 +783,9 @@ def phase_build(engine: Engine, folder: Path, data: Data) -> dict[str, Any]:
 def phase_serve(engine: Engine, folder: Path, data: Data) -> dict[str, Any]:
     before, chance = memory_mb(), random.Random(1)
     spent = time.process_time()
-    opened, _ = timed(lambda: engine.open(folder, data.queries.shape[1]))
+    opened, _ = timed(engine.open, folder, data.queries.shape[1])
     spent = time.process_time() - spent
-    first, _ = timed(lambda: engine.search(data.queries[0], 10))
+    first, _ = timed(engine.search, data.queries[0], 10)
     result: dict[str, Any] = {
         "open_with_import_ms": round(opened),
         "open_cpu_ms": round(spent * 1e3),
@@ -808,7 +812,7 @@ def phase_serve(engine: Engine, folder: Path, data: Data) -> dict[str, Any]:
         for n in range(50):
             search(n)
         spent = time.process_time()
-        times, found = zip(*(timed(lambda n=n: search(n)) for n in range(QUERIES)), strict=True)
+        times, found = zip(*(timed(search, n) for n in range(QUERIES)), strict=True)
         spent = (time.process_time() - spent) * 1e3 / QUERIES
         result[name] = (
             percentiles(times) | {"cpu_ms": round(spent, 2)} | ({"recall_at_10": recall(found, true)} if true else {})
@@ -824,7 +828,7 @@ def phase_serve(engine: Engine, folder: Path, data: Data) -> dict[str, Any]:
     times: list[float] = []
 
     def caller(_: threading.Event) -> None:
-        times.extend(timed(lambda q=q: engine.search(q, 10))[0] for q in data.queries)
+        times.extend(timed(engine.search, q, 10)[0] for q in data.queries)
 
     with heartbeat(result, "search_stall_ms"):
         start = time.perf_counter()
@@ -840,9 +844,9 @@ def phase_serve(engine: Engine, folder: Path, data: Data) -> dict[str, Any]:
     chance.shuffle(names)
     documents = [name for name in names[:600] if engine.count(name)][:60]
     expected = {name: sum(row.document == name for row in data.rows) for name in documents}
-    result["regroup"] = percentiles([timed(lambda d=d: engine.regroup(d, ["group-new"]))[0] for d in documents[:30]])
+    result["regroup"] = percentiles([timed(engine.regroup, d, ["group-new"])[0] for d in documents[:30]])
     seen = {h[0] for h in engine.search(data.queries[0], 50, ["group-new"], None)}
-    result["delete"] = percentiles([timed(lambda d=d: engine.delete(d, 2))[0] for d in documents[30:]])
+    result["delete"] = percentiles([timed(engine.delete, d, 2)[0] for d in documents[30:]])
     result["right_after_changes"] = (
         all(engine.count(name) == expected[name] for name in documents[:30])
         and not any(engine.count(name) for name in documents[30:])
@@ -872,9 +876,9 @@ def phase_write(engine: Engine, folder: Path, data: Data, seconds: float = 12) -
         written[0] = round(done / (time.perf_counter() - start))
 
     def read(until: Callable[[float], bool]) -> dict[str, float]:
-        start, times = time.perf_counter(), []
+        start, times = time.perf_counter(), list[float]()
         while not times or not until(time.perf_counter() - start):
-            times.append(timed(lambda: engine.search(data.queries[len(times) % QUERIES], 10))[0])
+            times.append(timed(engine.search, data.queries[len(times) % QUERIES], 10)[0])
         return percentiles(times) | {"max_ms": round(max(times), 1)}
 
     def for_a_while(elapsed: float) -> bool:
@@ -883,7 +887,7 @@ def phase_write(engine: Engine, folder: Path, data: Data, seconds: float = 12) -
     read(lambda elapsed: elapsed > 2)
     result["at_rest"] = read(for_a_while)
     for name, pace in {"paced": PACE, "flat_out": None}.items():
-        with heartbeat(result, f"{name}_stall_ms"), in_background(lambda stop, pace=pace: write(stop, pace)):
+        with heartbeat(result, f"{name}_stall_ms"), in_background(partial(write, pace=pace)):
             result[name] = read(for_a_while)
         result[name] |= {"written_per_s": written[0], "not_yet_visible": unseen[0]}
     result["after"] = read(for_a_while)
@@ -922,7 +926,7 @@ def phase_kill_writer(engine: Engine, folder: Path, data: Data) -> dict[str, Any
 
 def phase_kill_check(engine: Engine, folder: Path, data: Data) -> dict[str, Any]:
     acknowledged = json.loads(os.environ["ACKNOWLEDGED"])
-    opened, _ = timed(lambda: engine.open(folder, data.queries.shape[1]))
+    opened, _ = timed(engine.open, folder, data.queries.shape[1])
     lost = [
         b
         for b in acknowledged["upserted"]
@@ -968,7 +972,7 @@ def run_phase(name: str, phase: str, folder: Path, options: argparse.Namespace, 
     try:
         done = subprocess.run(
             command(name, phase, folder, options),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment, timeout=PHASE_LIMIT_S,
+            capture_output=True, text=True, env=os.environ | environment, timeout=PHASE_LIMIT_S,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return {"failed": f"not done after {PHASE_LIMIT_S} s"}

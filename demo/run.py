@@ -1,7 +1,7 @@
 """`make demo`: real documents in, cited answers out, and a check that they are right.
 
-Starts the real `ragline up` on an empty data folder, uploads `demo/documents` and the pages of `docs/` over HTTP, asks, and
-compares each cited passage with what it must hold. Exit code 0: all as it should be; 1: the message says what is not.
+Starts the real `ragline up` on an empty data folder, uploads `demo/documents` and `docs/` over HTTP, asks, and compares
+each cited passage with what it must hold. Exit code 0: all as it should be; 1: the message says what is not.
 """
 
 from __future__ import annotations
@@ -119,9 +119,12 @@ def ingest(client: httpx.Client) -> None:
     took_s = time.monotonic() - start
     listed = {one["uri"]: one for one in client.get(DOCUMENTS).json()["documents"]}
     table = Table("document", "title", "bytes", "chunks", "state", box=None, pad_edge=False)
-    for uri in files:
+    for uri in (uri for uri in files if "/" not in uri):
         one = listed[uri]
         table.add_row(uri, escape(one["title"]), f"{one['size']:,}", str(one["chunks"]), one["state"])
+    own = [listed[uri] for uri in files if "/" in uri]
+    sums = f"{sum(one['size'] for one in own):,}", str(sum(one["chunks"] or 0 for one in own))
+    table.add_row("docs/", f"{len(own)} pages of Ragline's own", *sums, ", ".join({one["state"] for one in own}))
     console.print(Padding(table, (0, 0, 0, 4)))
     say(f"{len(files)} documents, {sum(one['chunks'] or 0 for one in listed.values())} chunks, {took_s:.1f} s")
     if failed := [f"{one['uri']}: {one['reason']}" for one in listed.values() if one["state"] != "indexed"]:

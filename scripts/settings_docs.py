@@ -19,9 +19,10 @@ HEAD = """\
 
 <!-- Made by scripts/settings_docs.py from src/ragline/settings.py. Do not edit. -->
 
-A setting is read, in this order, from the command line, from its `RAGLINE_*` variable, and from a TOML file (`--config`,
-else `RAGLINE_CONFIG`, else `ragline.toml` in the folder the command runs in). What nobody says has the default below. A
-wrong value stops the start with the setting's name and the fix. Sizes are in bytes; a unit ends each other name.
+A setting is read, in this order, from the command line, from its `RAGLINE_*` variable, and from a TOML file
+(`--config`, else `RAGLINE_CONFIG`, else `ragline.toml` in the folder the command runs in). What nobody says has the
+default below. A wrong value stops the start with the setting's name and the fix. Sizes are in bytes; a unit ends each
+other name.
 
 ```toml
 # ragline.toml

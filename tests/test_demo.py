@@ -1,4 +1,4 @@
-"""The demo's documents: each with its source, and the made ones as their texts say. The demo itself checks its answers."""
+"""The demo's documents: each with its source, the made ones as their texts say. The demo itself checks its answers."""
 
 from __future__ import annotations
 

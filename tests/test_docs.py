@@ -31,7 +31,7 @@ def test_the_settings_page_is_made_from_the_settings() -> None:
     assert PAGE.read_text("utf-8") == page(), "run `python scripts/settings_docs.py`"
 
 
-@pytest.mark.parametrize("path", _pages(), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", list(_pages()), ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(path: Path) -> None:
     broken = []
     for target in LINK.findall(FENCED.sub("", path.read_text("utf-8"))):

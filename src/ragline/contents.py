@@ -10,10 +10,12 @@ must survive power loss; the rest is made again when it is missing or torn.
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,6 +23,12 @@ from ragline.chunking import chunk_id
 from ragline.errors import NotFound
 from ragline.protocols import Blobs, Vectors
 from ragline.types import Chunk, Document, Namespace, Space, Span
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+SHORT = 100_000
+"""Characters or bytes of a content that are written or read on the event loop: half a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +71,16 @@ class Contents:
         return await self._blobs.get(f"{_folder(namespace, document, blob)}/original")
 
     async def put(self, namespace: Namespace, document: Document, content: Content) -> None:
-        spans = [(s.start, s.end, s.page, s.headings) for s in content.spans]
-        data = json.dumps({"title": content.title, "text": content.text, "spans": spans}, ensure_ascii=False)
         path = f"{_folder(namespace, document.id, document.blob)}/chunks-{document.content}"
-        await self._blobs.put(path, data.encode("utf-8", "surrogatepass"), durable=False)
+        await self._blobs.put(path, await _off_loop(_written, content), durable=False)
 
     async def get(self, namespace: Namespace, document: Document, blob: str, number: int) -> Content | None:
         """None when it is missing or torn, and must be parsed again."""
         try:
             data = await self._blobs.get(f"{_folder(namespace, document.id, blob)}/chunks-{number}")
-            stored = json.loads(data.decode("utf-8", "surrogatepass"))
+            return await _off_loop(_read, data)
         except (NotFound, ValueError):
             return None
-        spans = tuple(Span(start, end, page, tuple(headings)) for start, end, page, headings in stored["spans"])
-        return Content(stored["text"], stored["title"], spans)
 
     async def put_vectors(self, namespace: Namespace, document: Document, space: Space, vectors: Vectors) -> None:
         buffer = io.BytesIO()
@@ -111,6 +115,24 @@ class Contents:
 
     async def delete_namespace(self, namespace: str, uid: str) -> None:
         await self._blobs.delete(f"{namespace}-{uid}")
+
+
+async def _off_loop(work: Callable[[A], R], given: A) -> R:
+    """A long text takes longer to write or read than the event loop may stand still; a short one less than a hop."""
+    size = len(given) if isinstance(given, bytes) else len(given.text) if isinstance(given, Content) else 0
+    return work(given) if size < SHORT else await asyncio.to_thread(work, given)
+
+
+def _written(content: Content) -> bytes:
+    spans = [(s.start, s.end, s.page, s.headings) for s in content.spans]
+    stored = {"title": content.title, "text": content.text, "spans": spans}
+    return json.dumps(stored, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def _read(data: bytes) -> Content:
+    stored = json.loads(data.decode("utf-8", "surrogatepass"))
+    spans = tuple(Span(start, end, page, tuple(headings)) for start, end, page, headings in stored["spans"])
+    return Content(stored["text"], stored["title"], spans)
 
 
 def _folder(namespace: Namespace, document: str, blob: str | None) -> str:

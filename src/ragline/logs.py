@@ -40,6 +40,12 @@ def configure(level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(LEVELS[level])
-    for name in ("httpx", "httpcore", "asyncio", "alembic", "fsspec"):  # talkative, and URLs may hold secrets
+    for name in ("httpx", "httpcore", "asyncio", "alembic", "fsspec", "faiss.loader"):  # talkative, and URLs may hold secrets
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     logging.getLogger("uvicorn.error").setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """The routes have told of a defect by the time uvicorn does."""
+    return not record.getMessage().startswith("Exception in ASGI application")

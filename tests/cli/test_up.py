@@ -80,7 +80,7 @@ def test_without_up_a_command_takes_the_folder_itself(tmp_path: Path) -> None:
 def test_ctrl_c_ends_a_command_in_order_and_loses_nothing(tmp_path: Path) -> None:
     lines = [json.dumps({"_id": str(n), "text": f"Document {n}. " + "All work and no play. " * 60}) for n in range(300)]
     _write(tmp_path, "r.jsonl", "\n".join(lines))
-    process = start("ingest", "r.jsonl", "--records", "--debug", cwd=tmp_path)
+    process = start("ingest", "r.jsonl", "--records", cwd=tmp_path)
     blobs = tmp_path / ".ragline" / "blobs"
     while process.poll() is None and not any(path.is_file() for path in blobs.rglob("*")):
         time.sleep(0.02)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from starlette.datastructures import FormData, UploadFile
 
 from ragline.api.access import Reader, Writer
-from ragline.api.models import Accepted, DocumentBrief
+from ragline.api.models import Accepted, DocumentBrief, json_object, json_value
 from ragline.errors import InvalidRequest, NotFound, Overloaded, RaglineError
 from ragline.filters import coerce_metadata, matches, parse_filters
 from ragline.registry.rows import unknown_document
@@ -95,7 +94,7 @@ async def delete_by_filter(
     """Delete every document whose metadata matches `filters` (JSON, as in a search)."""
     system: System = request.app.state.system
     found = await system.namespaces.get(namespace)
-    conditions = parse_filters(_json_object(filters, "filters"), found.settings.fields)
+    conditions = parse_filters(json_object(filters, "filters"), found.settings.fields)
     if not conditions:
         raise InvalidRequest(
             "filters is empty: that would delete everything.",
@@ -248,7 +247,7 @@ def _each(form: FormData, name: str, count: int, default: list[str]) -> list[str
 
 def _metadata(form: FormData, count: int) -> list[dict[str, Any]]:
     """One object for every file, or one each."""
-    given = [_json_object(str(value) or "{}", "metadata") for value in form.getlist("metadata")]
+    given = [json_object(str(value) or "{}", "metadata") for value in form.getlist("metadata")]
     if len(given) == 1:
         return given * count
     if given and len(given) != count:
@@ -262,24 +261,10 @@ def _metadata(form: FormData, count: int) -> list[dict[str, Any]]:
 def _groups(form: FormData) -> Iterator[str]:
     """`groups` may be repeated, or be one JSON list."""
     for value in map(str, form.getlist("groups")):
-        names = _json(value, "groups") if value.lstrip().startswith("[") else [value]
+        names = json_value(value, "groups") if value.lstrip().startswith("[") else [value]
         if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
             raise InvalidRequest("groups must be names.", next_step='Send them as ["a", "b"].', field="groups")
         yield from names
-
-
-def _json(text: str, field: str) -> object:
-    try:
-        return cast(object, json.loads(text))
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"{field} is not valid JSON: {error}.", next_step="Correct it.", field=field) from error
-
-
-def _json_object(text: str, field: str) -> dict[str, Any]:
-    value = _json(text, field)
-    if not isinstance(value, dict):
-        raise InvalidRequest(f"{field} must be a JSON object.", next_step='Send it as {"name": "value"}.', field=field)
-    return value
 
 
 def _next(document: Document) -> str:

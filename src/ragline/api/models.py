@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import json
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ragline.errors import InvalidRequest
 from ragline.types import FieldType
 
 NAMESPACE = Field("default", description="The corpus to search.", examples=["default"])
@@ -134,3 +136,19 @@ class EmbeddingsBody(BaseModel):
     input_type: Literal["query", "document"] | None = Field(
         None, description="Queries go first; left out: one text is a query, a list is documents."
     )
+
+
+def json_value(text: str, field: str) -> object:
+    """What a form field or a query parameter holds. Raises InvalidRequest naming it."""
+    try:
+        return cast(object, json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{field} is not valid JSON: {error}.", next_step="Correct it.", field=field) from error
+
+
+def json_object(text: str, field: str) -> dict[str, Any]:
+    value = json_value(text, field)
+    if not isinstance(value, dict):
+        step = 'Send it as {"name": "value"}, or {} for none.'
+        raise InvalidRequest(f"{field} must be a JSON object.", next_step=step, field=field)
+    return value

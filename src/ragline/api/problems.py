@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import structlog
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from ragline.errors import InvalidRequest, Overloaded, RaglineError, Unauthenticated
 
@@ -100,6 +101,10 @@ def install(app: FastAPI) -> None:
             retryable=False,
         )
         return JSONResponse(body.model_dump(exclude_none=True), error.status_code, error.headers, MEDIA_TYPE)
+
+    @app.exception_handler(ClientDisconnect)
+    async def left(_: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=499)  # nobody reads it; that a client leaves is no defect
 
     @app.exception_handler(Exception)
     async def defect(request: Request, error: Exception) -> JSONResponse:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request
@@ -11,10 +10,10 @@ from fastapi.responses import JSONResponse
 from pydantic import Discriminator, Tag
 
 from ragline.api.access import Reader, allow
-from ragline.api.models import BatchOut, SearchBody, SearchOut
+from ragline.api.models import BatchOut, SearchBody, SearchOut, json_object
 from ragline.errors import InvalidRequest
 from ragline.system import System
-from ragline.types import Caller, Passage, Retrieved, SearchRequest
+from ragline.types import Caller, Distinct, LegName, Passage, Retrieved, SearchRequest
 
 router = APIRouter(prefix="/v1", tags=["search"])
 
@@ -49,18 +48,15 @@ async def search(
 @router.get("/search", response_model=SearchOut)
 async def search_by_get(
     request: Request, caller: Reader, q: str, namespace: str = "default", top_k: int = 10,
-    filters: Annotated[str, Query(description="JSON object")] = "{}", min_sequence: int | None = None,
+    filters: Annotated[str, Query(description="JSON object, as in POST")] = "{}",
+    legs: Annotated[list[LegName], Query()] = ["keyword", "dense"],  # noqa: B006 (FastAPI copies it)
+    distinct: Distinct = "chunk", min_sequence: int | None = None,
 ) -> JSONResponse:  # fmt: skip
     """The same as POST, for a browser, a cache or a shell."""
-    try:
-        parsed = json.loads(filters)
-    except ValueError as error:
-        raise InvalidRequest(
-            f"filters is not valid JSON: {error}.", next_step="Correct it.", field="filters"
-        ) from error
-    if not isinstance(parsed, dict):
-        raise InvalidRequest("filters must be a JSON object.", next_step="Send {} for none.", field="filters")
-    body = SearchBody(query=q, namespace=namespace, top_k=top_k, filters=parsed, min_sequence=min_sequence)
+    body = SearchBody(
+        query=q, namespace=namespace, top_k=top_k, filters=json_object(filters, "filters"), legs=legs,
+        distinct=distinct, min_sequence=min_sequence,
+    )  # fmt: skip
     system: System = request.app.state.system
     return JSONResponse(retrieved_out(await system.search.search(_request(body, caller))))
 

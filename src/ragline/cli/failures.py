@@ -64,7 +64,7 @@ def report(error: BaseException, *, as_json: bool, debug: bool) -> int:
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left: end without a word
         return FAILED
-    if debug:
+    if debug and not isinstance(error, KeyboardInterrupt):
         traceback.print_exception(error)
     if as_json:
         print(json.dumps(_problem(error), ensure_ascii=False), file=sys.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 import sys
 
@@ -12,6 +11,7 @@ from ragline import __version__
 from ragline.cli.ask import ask, search
 from ragline.cli.doctor import doctor
 from ragline.cli.documents import documents
+from ragline.cli.evaluate import evaluate
 from ragline.cli.ingest import ingest
 from ragline.cli.keys import keys
 from ragline.cli.namespaces import namespaces
@@ -39,14 +39,10 @@ def version(as_json: Json = False) -> None:
     return screen.line(f"ragline {__version__} (Python {platform.python_version()})")
 
 
-for _command in (up, ingest, ask, search, reindex, doctor, serve):
+for _command in (up, ingest, ask, search, evaluate, reindex, doctor, serve):
     app.command()(_command)
 for _group in (documents, namespaces, keys):
     app.add_typer(_group)
-if importlib.util.find_spec("ragline.cli.evaluate"):
-    from ragline.cli.evaluate import evaluate
-
-    app.command()(evaluate)
 
 
 def run() -> None:

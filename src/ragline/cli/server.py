@@ -67,7 +67,7 @@ async def serving(
             working.cancel()
             await asyncio.wait([working])
     if crashes:
-        raise crashes[0]
+        raise _cause(crashes[0])
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -100,6 +100,13 @@ def listen_privately(folder: Path) -> tuple[socket.socket, Path]:
 
 async def _run(work: Callable[[], Awaitable[None]]) -> None:
     await work()
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What a task group wraps, when it is one error."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _cannot_listen(host: str, port: int, error: OSError) -> ConfigurationError:

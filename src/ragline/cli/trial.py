@@ -22,8 +22,14 @@ QUERIES_A_REQUEST = 16
 """The server takes 64; but a leg gets a quarter of a second once the other one is in, and on two cores that is what
 embedding 16 to 40 queries takes."""
 
+RETRIEVAL = frozenset(LEGS["hybrid"]) | {"guard"}
+"""Steps without which passages are not those that a healthy server gives."""
+
 REQUESTS_AT_ONCE = 2
-MOST_TRIES = 5
+MOST_TRIES = 10
+
+PAUSE_S = 0.1
+"""Before the second try; each further one waits that much longer."""
 
 TOP_K = 100
 """Passages asked for: Recall@100 needs as many."""
@@ -62,28 +68,25 @@ async def search_all(
 ) -> list[Ranked]:
     """Passages for every query, by one leg or by both. Raises Refused, NotReachable."""
     in_passages = any(query.answers or query.evidence for query in queries)
-    distinct = "chunk" if in_passages else "document"
+    fixed = {
+        "namespace": namespace,
+        "top_k": TOP_K,
+        "legs": LEGS[leg],
+        "distinct": "chunk" if in_passages else "document",
+    }
 
     async def ask(batch: Sequence[Query]) -> list[Ranked]:
-        body = [
-            {"query": q.text, "namespace": namespace, "top_k": TOP_K, "distinct": distinct, "legs": LEGS[leg]}
-            for q in batch
-        ]
         try:
-            results = (await server.post("v1", "search", body=body))["results"]
+            body = [{"query": query.text, **fixed} for query in batch]
+            results = [_whole(result) for result in (await server.post("v1", "search", body=body))["results"]]
         except Refused as refused:
-            if len(batch) == 1 or not refused.problem.get("retryable"):
+            if not refused.problem.get("retryable"):
                 raise
             results = [None] * len(batch)
-        return [
-            _ranked(query, result) if result and not result["degraded"] else await _again(query, ask_one)
-            for query, result in zip(batch, results, strict=True)
-        ]
+        return [_ranked(q, result or await alone(q)) for q, result in zip(batch, results, strict=True)]
 
-    async def ask_one(query: Query) -> Ranked | None:
-        body = {"query": query.text, "namespace": namespace, "top_k": TOP_K, "distinct": distinct, "legs": LEGS[leg]}
-        result = await server.post("v1", "search", body=body)
-        return None if result["degraded"] else _ranked(query, result)
+    async def alone(query: Query) -> Mapping[str, Any]:
+        return await _until_whole(query, lambda: server.post("v1", "search", body={"query": query.text, **fixed}))
 
     batches = [queries[start : start + QUERIES_A_REQUEST] for start in range(0, len(queries), QUERIES_A_REQUEST)]
     found = await _in_turns(batches, ask, lambda done: show(done * QUERIES_A_REQUEST, len(queries), leg))
@@ -93,30 +96,32 @@ async def search_all(
 async def answer_all(server: Connection, namespace: str, queries: Sequence[Query], show: Show) -> list[Answered]:
     """An answer for every question. Raises Refused, NotReachable."""
 
-    async def ask_one(query: Query) -> Answered | None:
-        answer = await server.post("v1", "answers", body={"query": query.text, "namespace": namespace})
-        if answer["degraded"]:
-            return None
+    async def ask(query: Query) -> Answered:
+        body = {"query": query.text, "namespace": namespace}
+        answer = await _until_whole(query, lambda: server.post("v1", "answers", body=body))
         uris = [passage["uri"] for passage in answer["passages"]]
         retrieved = bool(hit(uris, query.grades, k=len(uris)))
         return Answered(query, answer["answer"], not answer["grounded"], retrieved)
 
-    async def ask(query: Query) -> Answered:
-        return await _again(query, ask_one)
-
     return await _in_turns(queries, ask, lambda done: show(done, len(queries), "answers"))
 
 
-async def _again(query: Query, ask: Callable[[Query], Awaitable[R | None]]) -> R:
-    """Ask until the result is whole. Raises Refused; NotReachable: it never was."""
+def _whole(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """None when a part of the retrieval was left out. A generator that was stood in for is part of what is judged."""
+    return None if RETRIEVAL.intersection(result["degraded"]) else result
+
+
+async def _until_whole(query: Query, ask: Callable[[], Awaitable[Any]]) -> Mapping[str, Any]:
+    """Raises Refused; NotReachable: the result never was whole."""
     for attempt in range(1, MOST_TRIES + 1):
         try:
-            if (result := await ask(query)) is not None:
+            if result := _whole(await ask()):
                 return result
         except Refused as refused:
             if attempt == MOST_TRIES or not refused.problem.get("retryable"):
                 raise
-            await asyncio.sleep(refused.retry_after_s or 0.2 * attempt)
+            await asyncio.sleep(refused.retry_after_s or 0.0)
+        await asyncio.sleep(PAUSE_S * attempt)
     raise NotReachable(
         f"The server left out a step each of the {MOST_TRIES} times query {query.id} was asked: figures would mislead.",
         next_step="Look at its load, or raise query.dense_deadline_ms, query.keyword_deadline_ms and query.grace_ms.",
@@ -133,9 +138,13 @@ async def _in_turns(items: Sequence[T], ask: Callable[[T], Awaitable[R]], done: 
             results[n] = await ask(item)
             done(len(results))
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(REQUESTS_AT_ONCE):
-            group.create_task(work())
+    workers = [asyncio.create_task(work()) for _ in range(REQUESTS_AT_ONCE)]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.wait(workers)
     return [results[n] for n in range(len(items))]
 
 
