@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from demo.make_documents import main
 
+from demo.make_documents import main
 from ragline.parsing.detect import detect
 from ragline.parsing.formats import FORMATS
 from ragline.parsing.outline import Outline

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from scripts.settings_docs import PAGE, page
 
 ROOT = Path(__file__).resolve().parent.parent

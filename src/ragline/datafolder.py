@@ -16,6 +16,8 @@ from filelock import FileLock, Timeout
 
 from ragline.errors import ConfigurationError, DataFolderInUse
 
+PARTS = ("blobs", "keywords", "vectors")
+
 
 @dataclass(frozen=True, slots=True)
 class Holder:
@@ -37,6 +39,9 @@ class DataFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock.acquire()
+            for part in PARTS:  # ours alone, also in a folder that others may read
+                (self.path / part).mkdir(exist_ok=True, mode=0o700)
+            (self.path / "registry.sqlite").touch(mode=0o600)
         except Timeout as error:
             holder = self.holder()
             where = f" by process {holder.pid}" if holder and holder.pid else ""

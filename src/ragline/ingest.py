@@ -43,6 +43,9 @@ EMBED_SLICE = 128
 MOST_RECORDS = 2048
 """Records in one durable write to a store."""
 
+OUR_MEDIA_TYPES = "application/vnd.ragline."
+"""Media types that say how to parse; clients name the others differently for the same file."""
+
 PARSER_VERSION = 1
 """Part of the fingerprint: raise it when a parser gets better, and the next upload of the same bytes is parsed anew."""
 
@@ -314,7 +317,8 @@ def _check_metadata(upload: Upload, limit_bytes: int) -> None:
 
 def _fingerprint(sha256: str, media_type: str | None, namespace: Namespace) -> str:
     settings = namespace.settings
-    parts = [sha256, media_type, PARSER_VERSION, settings.chunk_tokens, settings.overlap_tokens]
+    kind = media_type if media_type and media_type.startswith(OUR_MEDIA_TYPES) else None  # else the bytes decide
+    parts = [sha256, kind, PARSER_VERSION, settings.chunk_tokens, settings.overlap_tokens]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -37,7 +37,7 @@ class EmbedderSettings(_Section):
 
     url: str = Field(
         "local://all-MiniLM-L6-v2",
-        description="local://MODEL (weights by `source`), or http(s)://HOST/v1 of any OpenAI-compatible server.",
+        description="local://MODEL, with weights by `source`.",
     )
     source: str = Field(
         "package",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.api.conftest import OWNER, Api
 
 from ragline.api import access
 from ragline.build import build
 from ragline.settings import Settings
+from tests.api.conftest import OWNER, Api
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
-from tests.api.conftest import Api
 
 from ragline.answer import Answers
 from ragline.errors import EngineUnavailable
 from ragline.protocols import Generator
 from ragline.types import Prompt, Token, Usage
+from tests.api.conftest import Api
 
 QUESTION = {"query": "How many days do customers have to return an unopened item?", "namespace": "help"}
 

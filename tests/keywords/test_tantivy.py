@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import tantivy
-from tests.killing import killed_after
 
 from ragline.errors import EngineError, EngineRejected, EngineUnavailable
 from ragline.keywords import tantivy as adapter
@@ -23,6 +22,7 @@ from ragline.protocols import KeywordIndex
 from ragline.testing.corpus import FIELDS, chunk_ids, record, texts, varied
 from ragline.testing.keywords import KeywordIndexContract
 from ragline.types import FieldType, Scope
+from tests.killing import killed_after
 
 EVERYBODY = Scope()
 

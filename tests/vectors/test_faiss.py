@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.killing import killed_after
 
 from ragline.errors import EngineRejected, EngineUnavailable
 from ragline.protocols import VectorStore
@@ -18,6 +17,7 @@ from ragline.testing.vectors import VectorStoreContract
 from ragline.types import Scope
 from ragline.vectors import faiss_index
 from ragline.vectors.faiss import FaissVectorStore
+from tests.killing import killed_after
 
 EVERYBODY = Scope()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -14,6 +14,7 @@ from ragline.api.access import Reader, Writer
 from ragline.api.models import Accepted, DocumentBrief, json_object, json_value
 from ragline.errors import InvalidRequest, NotFound, Overloaded, RaglineError
 from ragline.filters import coerce_metadata, matches, parse_filters
+from ragline.registry.documents import Accepted as Taken
 from ragline.registry.rows import unknown_document
 from ragline.system import System
 from ragline.types import Caller, Document, Namespace, Scope, State, Upload
@@ -56,8 +57,8 @@ async def upload(
     taken = [result for result in results if not isinstance(result, RaglineError)]
     if not taken:
         raise next(result for result in results if isinstance(result, RaglineError))
-    sequence = max(sequence for _, sequence in taken)
-    documents = {document.id: document for document, _ in taken}
+    sequence = max(accepted.sequence for accepted in taken)
+    documents = {accepted.document.id: accepted.document for accepted in taken}
     if wait:
         revisions = {document.id: document.revision for document in documents.values()}
         if await system.documents.settled_all(revisions, deadline_s=wait_s):
@@ -66,7 +67,7 @@ async def upload(
     briefs = [
         DocumentBrief(uri=item.uri, state="refused", reason=str(result))
         if isinstance(result, RaglineError)
-        else _brief(documents[result[0].id])
+        else _brief(documents[result.document.id], result.outcome)
         for item, result in zip(uploads, results, strict=True)
     ]
     return Accepted(documents=briefs, sequence=sequence)
@@ -195,19 +196,12 @@ async def _check_room(system: System) -> None:
         )
 
 
-async def _accept(
-    system: System, namespace: Namespace, file: UploadFile, item: Upload
-) -> tuple[Document, int] | RaglineError:
+async def _accept(system: System, namespace: Namespace, file: UploadFile, item: Upload) -> Taken | RaglineError:
     try:
         data = await file.read()
-        accepted = await system.ingest.accept(namespace, Upload(**{**_words(item), "data": data}))
+        return await system.ingest.accept(namespace, replace(item, data=data))
     except RaglineError as error:
         return error
-    return accepted.document, accepted.sequence
-
-
-def _words(item: Upload) -> dict[str, Any]:
-    return {name: getattr(item, name) for name in item.__dataclass_fields__}
 
 
 def _files(form: FormData) -> list[UploadFile]:
@@ -275,10 +269,11 @@ def _next(document: Document) -> str:
     return "Nothing: what was accepted last is served."
 
 
-def _brief(document: Document) -> DocumentBrief:
+def _brief(document: Document, outcome: str) -> DocumentBrief:
     return DocumentBrief(
-        id=document.id, uri=document.uri, revision=document.revision, state=document.state, reason=document.reason
-    )
+        id=document.id, uri=document.uri, revision=document.revision, state=document.state, reason=document.reason,
+        outcome=outcome,
+    )  # fmt: skip
 
 
 def _full(document: Document) -> dict[str, Any]:

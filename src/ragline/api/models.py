@@ -110,6 +110,7 @@ class DocumentBrief(BaseModel):
     revision: int | None = None
     state: str
     reason: str | None = None
+    outcome: str | None = Field(None, description="created, updated, payload (only words changed) or unchanged.")
 
 
 class Accepted(BaseModel):

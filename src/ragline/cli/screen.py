@@ -63,4 +63,4 @@ class Screen:
         width = max((len(name) for name, _ in pairs), default=0)
         for name, value in pairs:
             if value is not None:
-                self.line(f"{name:<{width}}  {value}")
+                self.line(f"{name:<{width}}  {value}".rstrip())

@@ -1,8 +1,8 @@
 """One database, read by many, written by one.
 
 SQLite commits 85–270 times a second when everybody commits for himself; one writer that commits whatever has queued
-takes thousands. Work is a plain function of a connection, run whole on one thread: a hop for each call, not one for
-each statement (docs/adr/0006). An asynchronous driver runs the same functions through `AsyncConnection.run_sync`.
+pays for the disk once for all of it. Work is a plain function of a connection, run whole on one thread: a hop for each
+call, not one for each statement (docs/adr/0006). An asynchronous driver runs the same functions by `run_sync`.
 """
 
 from __future__ import annotations
