@@ -3,6 +3,7 @@
 .PHONY: help setup demo test check format bench clean
 
 UV := $(shell command -v uv 2>/dev/null || echo .tools/uv/bin/uv)
+export UV_SYSTEM_CERTS ?= true # as pip does: a company's own certificate authority counts
 RUN := $(UV) run --frozen --no-sync
 
 help: ## Show this list
@@ -10,8 +11,7 @@ help: ## Show this list
 
 setup: .venv/ready ## Make the virtual environment, with the models the tests and the demo use
 
-.venv/ready: pyproject.toml uv.lock
-	@$(MAKE) --no-print-directory $(if $(findstring .tools,$(UV)),.tools/uv/bin/uv)
+.venv/ready: pyproject.toml uv.lock $(filter .tools/%,$(UV))
 	@echo "==> Installing Ragline and its models into .venv (about 250 MB the first time)"
 	@$(UV) sync --quiet --frozen --all-groups
 	@touch $@
@@ -31,7 +31,7 @@ check: setup ## Format, lint, types, import layers
 	@$(RUN) ruff format --check --quiet .
 	@$(RUN) ruff check --quiet .
 	@$(RUN) mypy
-	@$(RUN) lint-imports --no-logo 2>/dev/null || $(RUN) lint-imports
+	@$(RUN) lint-imports
 
 format: setup ## Rewrite the format
 	@$(RUN) ruff format . && $(RUN) ruff check --fix .

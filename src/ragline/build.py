@@ -60,6 +60,8 @@ async def build(settings: Settings) -> System:
         closers.append(parser.aclose)
         namespaces, documents = Namespaces(database, clock), Documents(database, clock)
         claims = Claims(database, clock)
+        if not settings.registry:
+            await claims.end_all_leases()
         contents = Contents(open_blobs(settings.blobs or str(settings.data_dir.absolute() / "blobs")))
         snapshots = Snapshots(namespaces, clock)
         ingest = Ingest(

@@ -42,6 +42,7 @@ class IngestWorker:
         self._database = database
         self._settings = settings
         self._working: dict[asyncio.Task[None], Document] = {}
+        self._claiming: asyncio.Future[list[Document]] | None = None
 
     async def run(self) -> None:
         """Until cancelled. What is in work then is given back, and done again by the next worker."""
@@ -55,19 +56,16 @@ class IngestWorker:
                     await asyncio.sleep(IDLE_S)
         finally:
             renewing.cancel()
-            given_back = list(self._working.items())
-            for task, _ in given_back:
-                task.cancel()
-            await asyncio.gather(*(task for task, _ in given_back), return_exceptions=True)
-            await asyncio.gather(
-                *(self._claims.release(document, after_s=0.0, detail="") for _, document in given_back),
-                return_exceptions=True,
-            )
+            await self._give_back()
 
     async def _round(self) -> None:
         seen = self._database.commits
         free = self._settings.concurrency - len(self._working)
-        claimed = await self._claims.claim(most=free, lease_s=self._settings.lease_s) if free else []
+        claimed: list[Document] = []
+        if free:  # shielded: a claim that is committed must be known of, so that it can be given back
+            self._claiming = asyncio.ensure_future(self._claims.claim(most=free, lease_s=self._settings.lease_s))
+            claimed = await asyncio.shield(self._claiming)
+            self._claiming = None
         for document in claimed:
             task = asyncio.create_task(self._one(document))
             self._working[task] = document
@@ -76,6 +74,19 @@ class IngestWorker:
             await asyncio.wait(self._working, return_when=asyncio.FIRST_COMPLETED)
         elif not claimed:
             await self._database.next_commit(since=seen, within_s=IDLE_S)
+
+    async def _give_back(self) -> None:
+        """Stop what is in work; the next worker begins it anew at once."""
+        working = dict(self._working)
+        for task in working:
+            task.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
+        claimed = await asyncio.gather(self._claiming, return_exceptions=True) if self._claiming else []
+        documents = [*working.values(), *(one for found in claimed if isinstance(found, list) for one in found)]
+        releases = (self._claims.release(document, after_s=0.0, detail="") for document in documents)
+        for result in await asyncio.gather(*releases, return_exceptions=True):
+            if isinstance(result, BaseException):
+                log.warning("claim not given back, its lease will end", error=str(result))
 
     async def _one(self, document: Document) -> None:
         start = time.perf_counter()

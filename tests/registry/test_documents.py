@@ -272,3 +272,12 @@ async def test_a_renewed_lease_holds(registry: Registry) -> None:
     registry.clock.at += LEASE_S - 1
     assert await registry.claim() == []
     assert not await registry.claims.renew(replace(claimed, attempt=9), lease_s=LEASE_S)
+
+
+async def test_after_a_kill_what_was_held_is_due_again_at_once(registry: Registry) -> None:
+    await registry.accept()
+    (held,) = await registry.claim()
+    await registry.claims.end_all_leases()
+    (again,) = await registry.claim()
+    assert (again.id, again.attempt) == (held.id, 2)
+    assert not await registry.live(held)

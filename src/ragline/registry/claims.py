@@ -13,6 +13,7 @@ from ragline.errors import Reason
 from ragline.registry.database import Database
 from ragline.registry.rows import (
     CLAIM,
+    END_LEASES,
     EPOCHS,
     IS_DUE,
     LOOK_MINE,
@@ -114,6 +115,10 @@ class Claims:
             return True
 
         return await self._database.write(work)
+
+    async def end_all_leases(self) -> None:
+        """For whoever alone works on this registry and has just begun: what a killed process held is due again."""
+        await self._database.write(lambda connection: connection.execute(END_LEASES).rowcount)
 
     async def renew(self, document: Document, *, lease_s: float) -> bool:
         """Go on owning the document. False: it was superseded, or another worker has it."""

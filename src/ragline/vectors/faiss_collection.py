@@ -24,8 +24,11 @@ from ragline.protocols import Vectors
 from ragline.types import AnyOf, Chunk, Condition, Groups, Hit, Metadata, Record, Scope
 from ragline.vectors.faiss_index import IvfIndex
 
-WIDER: Final = 8
-"""Times top_k that are fetched before a scope is checked; when fewer than top_k pass, the scope is searched exactly."""
+WIDER: Final = (8, 64)
+"""Times top_k that are fetched before a scope is checked, at first and at the second try."""
+
+RARE: Final = 2_000
+"""Chunks that meet a condition, up to which all of them are scored: cheaper than a wide search, and exact."""
 
 MOST_TIED: Final = 1000
 """Hits of one score among which the order goes by chunk id; more of them, copies of one text, and any may come."""
@@ -120,17 +123,23 @@ class Collection:
         self._index.replace(gone, [], np.zeros((0, self.dim), np.float16))
 
     def search(self, vector: NDArray[np.float32], top_k: int, scope: Scope) -> list[Hit]:
-        where, values = _where(scope, private=self._private > 0)
-        found = self._index.nearest(vector, (WIDER if where else 1) * top_k + 1)
-        if where:
-            passing = self._passing([key for key, _ in found], where, values)
-            found = [one for one in found if one[0] in passing]
-            if len(found) < top_k < len(self._index):
-                keys = [key for (key,) in self._sql().execute(f"SELECT key FROM chunk WHERE {where}", values)]
-                return self._hits(self._index.nearest_of(keys, vector, MOST_TIED), top_k)
-        elif len(found) > top_k and found[top_k - 1][1] == found[top_k][1]:
-            found = self._index.nearest(vector, MOST_TIED)
-        return self._hits(found, top_k)
+        """Search, then check the scope; wider when too few pass; exactly, over all that pass, when they are rare."""
+        scoped = _Scoped(scope, private=self._private > 0)
+        if not scoped.where:
+            found = self._index.nearest(vector, top_k + 1)
+            if len(found) > top_k and found[top_k - 1][1] == found[top_k][1]:
+                found = self._index.nearest(vector, MOST_TIED)
+            return self._hits(found, top_k)
+        found = self._passing(self._index.nearest(vector, WIDER[0] * top_k), scoped)
+        if len(found) >= top_k:
+            return self._hits(found, top_k)
+        rarest, matches = scoped.rarest(self._sql())
+        if matches == RARE:
+            found = self._passing(self._index.nearest(vector, WIDER[1] * top_k), scoped)
+            if len(found) >= top_k:
+                return self._hits(found, top_k)
+        keys = [key for (key,) in self._sql().execute(*scoped.all_of(rarest))]
+        return self._hits(self._index.nearest_of(keys, vector, MOST_TIED), top_k)
 
     def contents(self) -> dict[tuple[str, int], int]:
         rows = self._sql().execute("SELECT document, content, count(*) FROM chunk GROUP BY document, content")
@@ -152,12 +161,12 @@ class Collection:
         hits = [_hit(rows[key], score) for key, score in found if key in rows]
         return sorted(hits, key=lambda hit: (-hit.score, hit.chunk.id))[:top_k]
 
-    def _passing(self, keys: Sequence[int], where: str, values: Sequence[object]) -> set[int]:
+    def _passing(self, found: Sequence[tuple[int, float]], scoped: _Scoped) -> list[tuple[int, float]]:
         passing: set[int] = set()
-        for part in _parts(keys):
-            query = f"SELECT key FROM chunk WHERE key IN ({_marks(part)}) AND {where}"
-            passing.update(key for (key,) in self._sql().execute(query, [*part, *values]))
-        return passing
+        for part in _parts([key for key, _ in found]):
+            query = f"SELECT key FROM chunk WHERE key IN ({_marks(part)}) AND {scoped.where}"
+            passing.update(key for (key,) in self._sql().execute(query, [*part, *scoped.values]))
+        return [one for one in found if one[0] in passing]
 
     def _stored(self) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
         """All keys, ascending, and their vectors."""
@@ -206,19 +215,48 @@ class Collection:
         return found
 
 
-def _where(scope: Scope, *, private: bool) -> tuple[str, list[object]]:
-    """The scope as SQL over `chunk`; empty when everything passes."""
-    parts: list[str] = []
-    values: list[object] = []
-    if private:
-        readers = sorted(scope.groups)
-        parts.append(f"(open OR key IN (SELECT key FROM reader WHERE name IN ({_marks(readers)})))")
-        values += readers
-    for condition in scope.conditions:
-        part, given = _field(condition)
-        parts.append(f"key IN (SELECT key FROM field WHERE name = ? AND {part})")
-        values += [condition.field, *given]
-    return " AND ".join(parts), values
+class _Scoped:
+    """A scope as SQL. `where`, with its `values`, checks one row of `chunk`; empty when everything passes.
+
+    The checks are correlated, so that they cost something for the candidates only; a subquery that lists all matches of
+    a condition costs 15 times as much when half of the chunks match.
+    """
+
+    def __init__(self, scope: Scope, *, private: bool) -> None:
+        checks: list[str] = []
+        self.values: list[object] = []
+        self._drivers: list[tuple[str, list[object]]] = []
+        if private:
+            readers: list[object] = [*sorted(scope.groups)]
+            marks = _marks(readers)
+            checks.append(f"(open OR EXISTS (SELECT 1 FROM reader r WHERE r.key = chunk.key AND r.name IN ({marks})))")
+            self.values += readers
+            everyone = (
+                f"SELECT key FROM chunk WHERE open UNION ALL SELECT DISTINCT key FROM reader WHERE name IN ({marks})"
+            )
+            if not scope.conditions:
+                self._drivers.append((everyone, readers))
+        for condition in scope.conditions:
+            part, given = _field(condition)
+            values: list[object] = [condition.field, *given]
+            checks.append(f"EXISTS (SELECT 1 FROM field f WHERE f.key = chunk.key AND f.name = ? AND {part})")
+            self.values += values
+            self._drivers.append((f"SELECT DISTINCT key FROM field WHERE name = ? AND {part}", values))
+        self.where = " AND ".join(checks)
+
+    def rarest(self, sql: sqlite3.Connection) -> tuple[int, int]:
+        """Which condition the fewest chunks meet, and how many do, counted up to RARE."""
+        counts = [
+            int(sql.execute(f"SELECT count(*) FROM (SELECT 1 FROM ({query}) LIMIT {RARE})", values).fetchone()[0])
+            for query, values in self._drivers
+        ]
+        return counts.index(min(counts)), min(counts)
+
+    def all_of(self, driver: int) -> tuple[str, list[object]]:
+        """Lists every key that passes, beginning with the condition `driver`: CROSS JOIN keeps SQLite to that order."""
+        query, values = self._drivers[driver]
+        listing = f"SELECT chunk.key FROM ({query}) d CROSS JOIN chunk ON chunk.key = d.key WHERE {self.where}"
+        return listing, [*values, *self.values]
 
 
 def _field(condition: Condition) -> tuple[str, list[object]]:

@@ -1,0 +1,63 @@
+"""The ingest worker: stopped, it gives back what it holds, whatever it was doing at that moment."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from ragline.build import build
+from ragline.settings import Settings
+from ragline.system import System
+from ragline.types import Upload
+
+
+@pytest.fixture
+async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
+    system = await build(Settings(data_dir=tmp_path_factory.mktemp("data")))
+    namespace = await system.namespaces.get("default")
+    for n in range(3):
+        await system.ingest.accept(namespace, Upload(f"{n}.txt", f"Text number {n}.".encode()))
+    yield system
+    await system.aclose()
+
+
+async def _stopped(system: System, reached: asyncio.Event, go_on: asyncio.Event) -> int:
+    """Cancel the worker once `reached`; returns how many documents another worker can have at once."""
+    working = asyncio.create_task(system.ingest_worker.run())
+    await reached.wait()
+    working.cancel()
+    go_on.set()
+    with contextlib.suppress(asyncio.CancelledError):
+        await working
+    return len(await system.claims.claim(most=10, lease_s=60.0))
+
+
+async def test_a_worker_stopped_at_work_gives_its_documents_back(system: System, monkeypatch: Any) -> None:
+    reached, never = asyncio.Event(), asyncio.Event()
+
+    async def stuck(*_: Any, **__: Any) -> Any:
+        reached.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(system.ingest, "parse", stuck)
+    assert await _stopped(system, reached, never) == 3
+
+
+async def test_a_worker_stopped_while_it_claims_gives_back_what_the_claim_brings(
+    system: System, monkeypatch: Any
+) -> None:
+    reached, go_on = asyncio.Event(), asyncio.Event()
+    claim = system.claims.claim
+
+    async def slow(**words: Any) -> Any:
+        reached.set()
+        await go_on.wait()
+        monkeypatch.undo()
+        return await claim(**words)
+
+    monkeypatch.setattr(system.claims, "claim", slow)
+    assert await _stopped(system, reached, go_on) == 3
