@@ -3,7 +3,8 @@
 .PHONY: help setup demo test check format bench clean
 
 UV := $(shell command -v uv 2>/dev/null || echo .tools/uv/bin/uv)
-export UV_SYSTEM_CERTS ?= true # as pip does: a company's own certificate authority counts
+# As pip does: a company's own certificate authority counts.
+export UV_SYSTEM_CERTS ?= true
 RUN := $(UV) run --frozen --no-sync
 
 help: ## Show this list

@@ -13,13 +13,14 @@ from ragline.build import build
 from ragline.cli.records import read_records
 from ragline.datafolder import DataFolder
 from ragline.errors import NotFound
-from ragline.registry.documents import Accepted
 from ragline.settings import Settings
 from ragline.system import System
 from ragline.types import Namespace, NamespaceSettings, Upload
 
 ACCEPTED_AT_ONCE = 200
 """Uploads in flight: enough for one commit to serve many."""
+
+LOOK_S = 0.05
 
 
 @asynccontextmanager
@@ -59,15 +60,14 @@ def plain_texts(corpus: Path, *, most: int | None = None) -> list[Upload]:
 
 
 async def ingest(system: System, namespace: str, uploads: Sequence[Upload]) -> Namespace:
-    """Make the namespace if need be, and return once every upload is settled; unchanged ones cost a look."""
+    """Make the namespace if need be, and return once nothing is in work any more; unchanged uploads cost a look."""
     try:
         found = await system.namespaces.get(namespace)
     except NotFound:
         found = await system.epochs.create_namespace(namespace, NamespaceSettings())
-    revisions: dict[str, int] = {}
     for start in range(0, len(uploads), ACCEPTED_AT_ONCE):
         part = uploads[start : start + ACCEPTED_AT_ONCE]
-        accepted: list[Accepted] = await asyncio.gather(*(system.ingest.accept(found, upload) for upload in part))
-        revisions |= {one.document.id: one.document.revision for one in accepted}
-    await system.documents.settled_all(revisions, deadline_s=3600.0)
+        await asyncio.gather(*(system.ingest.accept(found, upload) for upload in part))
+    while await system.documents.waiting():  # what an earlier run has left over, too
+        await asyncio.sleep(LOOK_S)
     return await system.namespaces.get(namespace)
