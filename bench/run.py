@@ -30,7 +30,7 @@ https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets/scifact.zip, 
 def main() -> int:
     given = _arguments()
     if given.list:
-        print("benchmarks:", *BENCHMARKS, "\nstudies (python bench/NAME.py --help):", *STUDIES)
+        print("benchmarks:", *BENCHMARKS, "\nstudies (python -m bench.NAME --help):", *STUDIES)
         return 0
     if given.data is None:
         print(NO_DATA, file=sys.stderr)

@@ -136,6 +136,19 @@ def test_a_table_is_taken_row_by_row() -> None:
     assert "\n" not in found[0].text
 
 
+def test_prose_that_was_wrapped_stays_a_sentence() -> None:
+    wrapped = (
+        "The terms of the President and the Vice President shall end at noon on the 20th\n"
+        "day of January, and the terms of Senators and Representatives at noon on the 3d day\n"
+        "of January, of the years in which such terms would have ended if this article had\n"
+        "not been ratified; and the terms of their successors shall then begin, as it is written down here."
+    )
+
+    (found,) = shortlist(Question("When do the terms of the President end?"), [passage(wrapped)])
+
+    assert found.text == " ".join(wrapped.split())
+
+
 def test_a_scrap_or_an_echo_of_the_question_says_nothing() -> None:
     page = passage("Welcome to Acme Motors Ltd.\n\nLtd.\n\nAcme Motors opening hours\n\n9 to 17", title="Acme Motors")
 

@@ -86,9 +86,10 @@ class ExtractiveGenerator:
         candidates = await asyncio.to_thread(shortlist, question, prompt.passages)
         chosen: list[Candidate] = []
         if candidates:
-            (query,) = await self._embedder.embed([question.text], purpose="query")
-            vectors = await self._embedder.embed([c.in_context for c in candidates], purpose="document")
-            chosen = choose(question, candidates, vectors @ query)
+            # All as queries: somebody waits for them, and document calls stand behind whatever is being ingested.
+            texts = [question.text, *(candidate.in_context for candidate in candidates)]
+            query, *vectors = await self._embedder.embed(texts, purpose="query")
+            chosen = choose(question, candidates, np.stack(vectors) @ query)
         if not chosen:
             yield Token(REFUSAL, Usage())
             return
@@ -203,6 +204,12 @@ def answerability(cosine: float, near: float) -> float:
     return ANSWER_COSINE * cosine + ANSWER_WORDS * near + ANSWER_BIAS
 
 
+def _rows(whole: str) -> list[str]:
+    """The lines of a table or list; prose that was wrapped, where a line goes on with a small letter, stays whole."""
+    lines = whole.split("\n")
+    return [whole] if any(line.lstrip()[:1].islower() for line in lines[1:]) else lines
+
+
 def _sentences(hit: Hit) -> Iterator[tuple[str, str]]:
     """What may be shown of a hit, each with the question or heading before it, which is read along but never shown."""
     lead = ""
@@ -210,7 +217,7 @@ def _sentences(hit: Hit) -> Iterator[tuple[str, str]]:
     headings = {" ".join(heading.split()) for heading in (hit.title, *hit.chunk.headings)}
     for start, end in sentences(text):
         whole = text[start:end]
-        for line in whole.split("\n") if len(whole) > LONG_CHARS else [whole]:
+        for line in _rows(whole) if len(whole) > LONG_CHARS else [whole]:
             shown = " ".join(_LINE_START.sub("", line.strip()).split())
             if not any(map(str.isalnum, shown)):
                 continue
