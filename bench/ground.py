@@ -68,6 +68,6 @@ async def ingest(system: System, namespace: str, uploads: Sequence[Upload]) -> N
     for start in range(0, len(uploads), ACCEPTED_AT_ONCE):
         part = uploads[start : start + ACCEPTED_AT_ONCE]
         await asyncio.gather(*(system.ingest.accept(found, upload) for upload in part))
-    while await system.documents.waiting():  # what an earlier run has left over, too
+    while await system.documents.waiting():
         await asyncio.sleep(LOOK_S)
     return await system.namespaces.get(namespace)

@@ -88,7 +88,7 @@ async def test_cancelling_ends_the_child_and_frees_its_place(hostile: ParserPool
     await hostile.warm()
     (before,) = hostile.pids
     task = asyncio.create_task(_parse(hostile, "hang"))
-    while hostile._idle:  # noqa: ASYNC110 - until the child has been taken
+    while hostile._idle:
         await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -123,7 +123,7 @@ async def test_children_serve_at_the_same_time_and_are_kept(monkeypatch: pytest.
 async def test_closing_blames_no_document(hostile: ParserPool) -> None:
     await hostile.warm()
     task = asyncio.create_task(_parse(hostile, "hang"))
-    while hostile._idle:  # noqa: ASYNC110 - until the child has been taken
+    while hostile._idle:
         await asyncio.sleep(0)
     await hostile.aclose()
     with pytest.raises(EngineUnavailable):
