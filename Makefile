@@ -14,7 +14,8 @@ setup: .venv/ready ## Make the virtual environment, with the models the tests an
 
 .venv/ready: pyproject.toml uv.lock $(filter .tools/%,$(UV))
 	@echo "==> Installing Ragline and its models into .venv (about 250 MB the first time)"
-	@$(UV) sync --quiet --frozen --all-groups
+	@$(UV) sync --quiet --frozen --all-groups --compile-bytecode
+	@$(RUN) python -m compileall -q src
 	@touch $@
 
 .tools/uv/bin/uv:

@@ -157,12 +157,13 @@ def _summary(
         return screen.data(
             {
                 "namespace": now["name"], "created": created, "indexed" if wait else "accepted": done,
-                "failed": [asdict(trouble) for trouble in failed], "sequence": tally.sequence,
+                "unchanged": tally.unchanged, "failed": [asdict(trouble) for trouble in failed], "sequence": tally.sequence,
                 "documents": now["documents"], "chunks": now.get("chunks"), "took_s": round(took_s, 3),
             }
         )  # fmt: skip
     verb = "Indexed" if wait else "Accepted"
-    screen.line(f"{verb} {done} of {of} document{'s' * (of != 1)} in {took_s:.1f} s.")
+    known = f", {tally.unchanged} of them unchanged," if tally.unchanged else ""
+    screen.line(f"{verb} {done} of {of} document{'s' * (of != 1)}{known} in {took_s:.1f} s.")
     held = sum(count for state, count in now["documents"].items() if state != "deleted")
     screen.line(
         f"Namespace {now['name']} holds {held} documents, {now.get('chunks')} chunks; its sequence is {now['sequence']}."

@@ -37,6 +37,7 @@ class Tally:
     """What has become of the items so far. `accepted`: document id → (uri, revision). Units: `sent_bytes` in bytes."""
 
     accepted: dict[str, tuple[str, int]] = field(default_factory=dict)
+    unchanged: int = 0
     troubles: list[Trouble] = field(default_factory=list)
     found: int = 0
     sent_bytes: int = 0
@@ -90,6 +91,7 @@ class Uploader:
         for document in answer["documents"]:
             if document.get("id"):
                 self._tally.accepted[document["id"]] = (document["uri"], document["revision"])
+                self._tally.unchanged += document.get("outcome") == "unchanged"
             else:
                 self._tally.troubles.append(Trouble(document["uri"], f"refused: {document['reason']}"))
         self._tally.sequence = max(self._tally.sequence, answer["sequence"])

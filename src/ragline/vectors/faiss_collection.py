@@ -276,9 +276,13 @@ def _insert_scope(sql: sqlite3.Connection, key: int, groups: Groups, fields: Met
 
 def _hit(row: Sequence[Any], score: float) -> Hit:
     id, document, content, ordinal, start, end, page, headings, uri, title, text = row
-    chunk = Chunk(id, document, content, ordinal, text, start, end, page, tuple(json.loads(headings)))
+    chunk = Chunk(id, document, content, ordinal, text, start, end, page, _headings(headings))
     score = min(1.0, max(-1.0, score))  # half precision may overstep by its last bit
     return Hit(chunk=chunk, uri=uri, title=title, score=score, scale="cosine")
+
+
+def _headings(stored: str) -> tuple[str, ...]:
+    return tuple(json.loads(stored)) if stored != "[]" else ()
 
 
 def _keys_of(ids: Sequence[str]) -> str:
