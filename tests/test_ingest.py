@@ -11,6 +11,7 @@ import pytest
 
 from ragline.build import build
 from ragline.errors import DocumentRejected, EngineUnavailable, RaglineError
+from ragline.ingest import _Superseded
 from ragline.settings import Settings
 from ragline.system import System
 from ragline.types import Document, NamespaceSettings, SearchRequest, State, Upload
@@ -98,7 +99,8 @@ async def test_an_old_worker_that_wakes_up_late_does_not_win(house: House) -> No
     vectors = await house.system.ingest.embed(namespace, late, content)
     newer = await house.accept("a.txt", "The second version tells of otters.")
     await house.work()
-    await house.system.ingest.index(namespace, late, content, vectors)
+    with pytest.raises(_Superseded):
+        await house.system.ingest.index(late, content, vectors)
     assert await house.found("version tells of") == ["The second version tells of otters."]
     assert await house.held() == {(newer.id, newer.content): 1}
 

@@ -101,6 +101,7 @@ async def test_with_every_leg_down_the_error_says_so_and_is_retryable(system: Sy
 async def test_with_the_registry_down_only_what_was_open_and_seen_is_shown(system: System, monkeypatch: Any) -> None:
     assert _uris(await _search(system)) == {"open.txt", "board.txt"}
     monkeypatch.setattr(system.database, "read", _down)
+    monkeypatch.setattr(system.database, "commits", -1)  # else nothing needs to be read
     found = await _search(system)
     assert found.degraded == ("guard",)
     assert _uris(found) == {"open.txt"}

@@ -19,6 +19,7 @@ from ragline.query import Search
 from ragline.registry.claims import Claims
 from ragline.registry.database import Database, sqlite_url
 from ragline.registry.documents import Documents
+from ragline.registry.guard import Guard
 from ragline.registry.keys import Keys
 from ragline.registry.namespaces import Namespaces
 from ragline.settings import GeneratorSettings, Settings
@@ -74,8 +75,8 @@ async def build(settings: Settings) -> System:
             drop_after_s=2 * settings.query.deadline_ms / 1000,
         )  # fmt: skip
         search = Search(
-            snapshots=snapshots, documents=documents, embedder=embedder, vectors=vectors, keywords=keywords,
-            settings=settings.query,
+            snapshots=snapshots, documents=documents, guard=Guard(database), embedder=embedder, vectors=vectors,
+            keywords=keywords, settings=settings.query,
         )  # fmt: skip
         system = System(
             settings=settings, clock=clock, database=database, namespaces=namespaces, documents=documents,

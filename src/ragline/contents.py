@@ -107,10 +107,19 @@ class Contents:
         """Remove what earlier parses of the same bytes have left beside the live content."""
         if document.live_blob is None:
             return
-        served = {document.live, document.content}
-        for path in await self._blobs.paths(_folder(namespace, document.id, document.live_blob)):
+        live = document.live
+        await self._delete(namespace, document, document.live_blob, lambda number: live is not None and number < live)
+
+    async def discard(self, namespace: Namespace, document: Document) -> None:
+        """Remove what was made of one content whose bytes another content of the document shares."""
+        await self._delete(namespace, document, document.blob, lambda number: number == document.content)
+
+    async def _delete(
+        self, namespace: Namespace, document: Document, blob: str | None, gone: Callable[[int], bool]
+    ) -> None:
+        for path in await self._blobs.paths(_folder(namespace, document.id, blob)):
             kind, _, rest = path.rsplit("/", 1)[-1].partition("-")
-            if kind in ("chunks", "vectors") and int(rest.split("-", 1)[0]) not in served:
+            if kind in ("chunks", "vectors") and gone(int(rest.split("-", 1)[0])):
                 await self._blobs.delete(path)
 
     async def delete_namespace(self, namespace: str, uid: str) -> None:

@@ -67,7 +67,7 @@ class Epochs:
         if building and (building.space, building.fields) == (self._space, namespace.settings.fields):
             return building
         epoch = await self._make(name, namespace.settings)
-        await self._namespaces.start_building(epoch)
+        await self._namespaces.start_building(epoch, drop_after_s=self._drop_after_s)
         self._snapshots.forget(name)
         return epoch
 

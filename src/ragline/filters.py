@@ -25,7 +25,7 @@ _RANGES = (FieldType.INTEGER, FieldType.NUMBER, FieldType.DATE)
 _EXAMPLES = {
     FieldType.KEYWORD: f'a string of at most {MAX_KEYWORD_BYTES:,} bytes, such as "report"',
     FieldType.INTEGER: "a whole number of at most 64 bits, such as 2023",
-    FieldType.NUMBER: "a finite number, such as 0.5",
+    FieldType.NUMBER: "a finite number, such as 0.5; a whole one of at most 64 bits",
     FieldType.BOOLEAN: "true or false",
     FieldType.DATE: 'an ISO-8601 date or time, such as "2023-06-01" or "2023-06-01T12:00:00Z"',
 }
@@ -159,10 +159,9 @@ def _to_integer(value: object) -> int | None:
 def _to_number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    try:
-        number = float(value) + 0.0  # -0.0 becomes 0.0: engines that compare bytes tell them apart
-    except OverflowError:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
         return None
+    number = float(value) + 0.0  # -0.0 becomes 0.0: engines that compare bytes tell them apart
     return number if math.isfinite(number) else None
 
 

@@ -26,7 +26,14 @@ from ragline import metrics
 from ragline.chunking import chunk, search_text
 from ragline.coalescing import Coalescer
 from ragline.contents import Content, Contents
-from ragline.errors import DocumentRejected, EngineRejected, InvalidRequest, RaglineError, Reason, TooLarge
+from ragline.errors import (
+    DocumentRejected,
+    EngineRejected,
+    EngineUnavailable,
+    InvalidRequest,
+    Reason,
+    TooLarge,
+)
 from ragline.filters import coerce_metadata
 from ragline.protocols import Embedder, KeywordIndex, Parser, Vectors, VectorStore
 from ragline.registry.claims import Claims
@@ -58,6 +65,10 @@ class _Write:
 
 
 _Upsert = Callable[[str, Sequence[_Write]], Awaitable[None]]
+
+
+class _Superseded(Exception):
+    """A newer change to the document has won."""
 
 
 class Ingest:
@@ -100,11 +111,13 @@ class Ingest:
             fingerprint=_fingerprint(sha256, upload.media_type, namespace), groups=upload.groups,
             metadata=upload.metadata,
         )  # fmt: skip
-        document = document_id(namespace.name, uri)
+        document = document_id(namespace, uri)
         await self._contents.put_original(namespace, document, blob, upload.data)
         try:
-            accepted = await self._documents.accept(namespace.name, incoming)
-        except RaglineError:
+            accepted = await self._documents.accept(namespace, incoming)
+        except EngineUnavailable:
+            raise  # it may be committed all the same: the bytes stay
+        except Exception:
             await self._contents.sweep(namespace, document, [blob])
             raise
         if accepted.document.blob != blob:
@@ -121,9 +134,12 @@ class Ingest:
         elif document.live == document.content:
             await self.index_words(namespace, document)
         else:
-            content = await self.parse(namespace, document)
-            vectors = await self.embed(namespace, document, content)
-            await self.index(namespace, document, content, vectors)
+            try:
+                content = await self.parse(namespace, document)
+                vectors = await self.embed(namespace, document, content)
+                await self.index(document, content, vectors)
+            except _Superseded:
+                await self._take_back(namespace, document)
 
     async def parse(self, namespace: Namespace, document: Document) -> Content:
         """Bytes to chunks, left as a blob; read back from there when an earlier attempt came this far."""
@@ -146,7 +162,8 @@ class Ingest:
         took_s = time.perf_counter() - start
         metrics.ingest_latency_ms.labels("parse").observe(took_s * 1000)
         title = _title(document, content)
-        await self._claims.mark_chunked(document, chunks=len(spans), title=title, took_s=took_s)
+        if not await self._claims.mark_chunked(document, chunks=len(spans), title=title, took_s=took_s):
+            raise _Superseded
         return content
 
     async def embed(self, namespace: Namespace, document: Document, content: Content) -> Vectors:
@@ -170,53 +187,66 @@ class Ingest:
         slices = [texts[i : i + EMBED_SLICE] for i in range(0, len(texts), EMBED_SLICE)]
         return np.concatenate([await self._embedder.embed(part, purpose="document") for part in slices])
 
-    async def index(self, namespace: Namespace, document: Document, content: Content, vectors: Vectors) -> None:
-        """Look, write to every epoch's stores, look again: serve it, or take back what came too late."""
+    async def index(self, document: Document, content: Content, vectors: Vectors) -> None:
+        """Look, write to every epoch's stores, look again: serve it. Raises _Superseded: it came too late."""
         start = time.perf_counter()
         while True:
+            namespace = await self._snapshots.get(document.namespace)
             now = await self._documents.look(document.id)
             if now is None or now.content != document.content:
-                return await self._take_back(namespace, document)
+                raise _Superseded
             epochs = [epoch for epoch in (namespace.epoch, namespace.building) if epoch]
+            labels = frozenset(epoch.label for epoch in epochs)
             title = _title(now, content)
-            for epoch in epochs:
-                await self.write(epoch, records(now, content, document.content, title, epoch), vectors)
+            try:
+                for epoch in epochs:
+                    await self.write(epoch, records(now, content, document.content, title, epoch), vectors)
+            except EngineRejected:
+                if await self._epochs_of(document.namespace) == labels:
+                    raise
+                continue  # its collection was dropped meanwhile: other epochs serve now
             took_s = time.perf_counter() - start
-            claimed = replace(now, attempt=document.attempt)
             if await self._claims.mark_live(
-                claimed, title=title, epochs=frozenset(epoch.label for epoch in epochs), event="indexed",
+                replace(now, attempt=document.attempt), title=title, epochs=labels, event="indexed",
                 detail=f"{len(content.spans)} chunks live", took_s=took_s,
             ):  # fmt: skip
                 metrics.ingest_latency_ms.labels("index").observe(took_s * 1000)
                 metrics.documents_total.labels("indexed").inc()
                 metrics.chunks_total.inc(len(content.spans))
-                return None
+                return
+            self._snapshots.forget(document.namespace)  # refused: the epochs may be others by now
             if not await self._claims.renew(document, lease_s=self._settings.lease_s):
-                return await self._take_back(namespace, document)
-            self._snapshots.forget(document.namespace)  # `mark_live` refused: the epochs may be others by now
-            namespace = await self._snapshots.get(document.namespace)
+                raise _Superseded
+
+    async def _epochs_of(self, name: str) -> frozenset[str]:
+        self._snapshots.forget(name)
+        namespace = await self._snapshots.get(name)
+        return frozenset(epoch.label for epoch in (namespace.epoch, namespace.building) if epoch)
 
     async def index_words(self, namespace: Namespace, document: Document) -> None:
         """Only title, metadata or groups changed: the same content, its payload replaced, nothing embedded."""
         assert document.live_blob
         content = await self._contents.get(namespace, document, document.live_blob, document.content)
         title = _title(document, content) if content else document.given_title or document.title
-        for epoch in filter(None, (namespace.epoch, namespace.building)):
+        epochs = [epoch for epoch in (namespace.epoch, namespace.building) if epoch]
+        for epoch in epochs:
             groups, fields = document.groups, _fields(document, epoch)
             await asyncio.gather(
                 self._vectors.update_payload(epoch.vectors, document.id, title=title, groups=groups, fields=fields),
                 self._keywords.update_payload(epoch.keywords, document.id, title=title, groups=groups, fields=fields),
             )
-        epochs = frozenset(epoch.label for epoch in (namespace.epoch, namespace.building) if epoch)
+        labels = frozenset(epoch.label for epoch in epochs)
         if not await self._claims.mark_live(
-            document, title=title, epochs=epochs, event="updated words", detail="payload replaced", took_s=0.0
+            document, title=title, epochs=labels, event="updated words", detail="payload replaced", took_s=0.0
         ):
+            # A newer change won while these words were being written, maybe over its own: they are written once more.
             self._snapshots.forget(document.namespace)
+            await self._claims.rewrite_words(document.id)
             await self._claims.release(document, after_s=0.0, detail="")
 
     async def sweep(self, namespace: Namespace, document: Document) -> None:
         """Remove rows and blobs of contents that are not served any more; for a tombstone that is all there is to do."""
-        await self._delete_rows(namespace, document)
+        await self._delete_rows(document)
         await self._contents.sweep(namespace, document.id, document.garbage)
         await self._contents.keep_only(namespace, document)
         await self._claims.mark_swept(document)
@@ -240,13 +270,18 @@ class Ingest:
         return await _by_collection(batch, lambda collection, writes: self._keywords.upsert(collection, _rows(writes)))
 
     async def _take_back(self, namespace: Namespace, document: Document) -> None:
-        """A newer change won while this one was being written. What is not live yet sweeps after itself; else we do."""
+        """A newer change won: rows and blobs of this one go. A newer content that is not live yet sweeps the rows itself."""
         now = await self._documents.look(document.id)
         if now is not None and (now.live is not None or now.state is State.DELETED):
-            await self._delete_rows(namespace, now)
+            await self._delete_rows(now)
+        if document.blob and (now is None or document.blob not in (now.blob, now.live_blob)):
+            await self._contents.sweep(namespace, document.id, [document.blob])
+        elif now is not None and document.content not in (now.content, now.live):
+            await self._contents.discard(namespace, document)
         log.info("superseded", document=document.id, content=document.content)
 
-    async def _delete_rows(self, namespace: Namespace, document: Document) -> None:
+    async def _delete_rows(self, document: Document) -> None:
+        namespace = await self._snapshots.get(document.namespace)
         below = {document.id: document.content if document.live is None else document.live}
         for epoch in filter(None, (namespace.epoch, namespace.building)):
             await asyncio.gather(
@@ -270,18 +305,18 @@ async def _by_collection(batch: Sequence[_Write], upsert: _Upsert) -> list[Excep
         mine = [write for write in batch if write.collection == collection]
         try:
             await upsert(collection, mine)
-        except EngineRejected as error:
+        except EngineUnavailable as error:
+            results.update({id(write): error for write in mine})
+        except Exception as error:  # noqa: BLE001 (it reaches the document that caused it)
             for write in mine:
                 results[id(write)] = error if len(mine) == 1 else await _alone(upsert, write)
-        except RaglineError as error:
-            results.update({id(write): error for write in mine})
     return [results.get(id(write)) for write in batch]
 
 
 async def _alone(upsert: _Upsert, write: _Write) -> Exception | None:
     try:
         await upsert(write.collection, [write])
-    except RaglineError as error:
+    except Exception as error:  # noqa: BLE001 (as above)
         return error
     return None
 

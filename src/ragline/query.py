@@ -17,29 +17,27 @@ from ragline.filters import parse_filters
 from ragline.fusion import fuse
 from ragline.leg import Leg
 from ragline.protocols import Embedder, KeywordIndex, VectorStore
-from ragline.registry.documents import Documents, GuardRow, GuardView
+from ragline.registry.documents import Documents
+from ragline.registry.guard import Guard, GuardRow, GuardView
 from ragline.settings import QuerySettings
 from ragline.singleflight import SingleFlight
 from ragline.snapshots import Snapshots
 from ragline.types import Epoch, Groups, Hit, LegName, Namespace, Passage, Retrieved, Scope, SearchRequest
 
-KEEP_ROWS = 100_000
-"""Guard rows kept for the time the registry is away; about 200 bytes each."""
-
 
 class Search:
     def __init__(
-        self, *, snapshots: Snapshots, documents: Documents, embedder: Embedder, vectors: VectorStore,
+        self, *, snapshots: Snapshots, documents: Documents, guard: Guard, embedder: Embedder, vectors: VectorStore,
         keywords: KeywordIndex, settings: QuerySettings,
     ) -> None:  # fmt: skip
         self._snapshots = snapshots
         self._documents = documents
+        self._guard = guard
         self._embedder = embedder
         self._vectors = vectors
         self._keywords = keywords
         self._settings = settings
         self._flights: SingleFlight[Retrieved] = SingleFlight()
-        self._last_seen: dict[str, GuardRow] = {}
         many = settings.leg_concurrency
         self._legs: dict[LegName, Leg] = {
             "keyword": Leg("keyword", deadline_ms=settings.keyword_deadline_ms, concurrency=many),
@@ -67,6 +65,9 @@ class Search:
             if request.min_sequence is not None:
                 with metrics.stage(timings, "wait"):
                     await self._wait(request, degraded)
+                self._snapshots.forget(request.namespace)  # what was waited for may be in another epoch
+                namespace = await self._snapshots.get(request.namespace)
+                scope = Scope(request.groups, parse_filters(request.filters, namespace.epoch.fields))
             rankings = await self._rankings(request, namespace.epoch, scope, timings, degraded)
             with metrics.stage(timings, "fuse", metrics.retrieval_latency_ms):
                 fused = fuse(rankings, namespace.settings.fusion, top_k=sum(map(len, rankings.values())) or 1)
@@ -153,7 +154,7 @@ class Search:
         step = 2 * request.top_k
         for start in range(0, max(1, len(fused)), step):
             part = fused[start : start + step]
-            view = await self._guard(namespace, [hit.chunk.document for hit in part], degraded)
+            view = await self._look(namespace, [hit.chunk.document for hit in part], degraded)
             settled = view.settled if settled is None else min(settled, view.settled)
             for hit in part:
                 if _serves(view.rows.get(hit.chunk.document), hit, request.groups):
@@ -162,20 +163,15 @@ class Search:
                 break
         return list(found.values())[: request.top_k], settled or 0
 
-    async def _guard(self, namespace: Namespace, documents: Sequence[str], degraded: list[str]) -> GuardView:
+    async def _look(self, namespace: Namespace, documents: Sequence[str], degraded: list[str]) -> GuardView:
         """With the registry away: the last-seen rows of documents that are open to everyone, and nothing else."""
         ids = list(dict.fromkeys(documents))
         try:
-            view = await self._documents.guard(namespace.name, ids)
+            return await self._guard.look(namespace.name, ids)
         except EngineError:
             if "guard" not in degraded:
                 degraded.append("guard")
-            rows = {id: row for id in ids if (row := self._last_seen.get(id)) and not row.groups}
-            return GuardView(rows, namespace.visible, 0)
-        if len(self._last_seen) > KEEP_ROWS:
-            self._last_seen.clear()
-        self._last_seen.update(view.rows)
-        return view
+            return GuardView(self._guard.last_seen(ids), namespace.visible, 0)
 
 
 def _check(request: SearchRequest, settings: QuerySettings) -> None:

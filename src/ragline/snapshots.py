@@ -20,12 +20,14 @@ class Snapshots:
         self._namespaces = namespaces
         self._clock = clock
         self._kept: dict[str, tuple[float, Namespace]] = {}
+        self._forgotten = 0
 
     async def get(self, name: str) -> Namespace:
         """Raises NotFound, and EngineError when the registry is away and the namespace was never read."""
         read_at, namespace = self._kept.get(name, (0.0, None))
         if namespace is not None and self._clock.monotonic() - read_at < KEEP_S:
             return namespace
+        forgotten = self._forgotten
         try:
             fresh = await self._namespaces.get(name)
         except EngineError:
@@ -35,9 +37,11 @@ class Snapshots:
         except Exception:
             self._kept.pop(name, None)
             raise
-        self._kept[name] = (self._clock.monotonic(), fresh)
+        if forgotten == self._forgotten:  # else it may have been read before the change
+            self._kept[name] = (self._clock.monotonic(), fresh)
         return fresh
 
     def forget(self, name: str) -> None:
         """Read it anew next time: this process has just changed it."""
+        self._forgotten += 1
         self._kept.pop(name, None)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import structlog
 
@@ -53,6 +55,9 @@ class IngestWorker:
                     await self._round()
                 except RaglineError as error:
                     log.warning("no documents claimed", error=str(error))
+                    await asyncio.sleep(IDLE_S)
+                except Exception:  # a defect must be seen, and must not end the loop
+                    log.exception("defect while claiming")
                     await asyncio.sleep(IDLE_S)
         finally:
             renewing.cancel()
@@ -111,7 +116,7 @@ class IngestWorker:
         log.warning("document interrupted", document=document.id, attempt=document.attempt, why=why)
         try:
             await self._claims.release(document, after_s=after_s, detail=why)
-        except RaglineError as error:
+        except Exception as error:  # noqa: BLE001 (told; the lease ends by itself)
             log.warning("claim not given back, its lease will end", document=document.id, error=str(error))
         return None
 
@@ -119,7 +124,7 @@ class IngestWorker:
         try:
             took_s = time.perf_counter() - start
             mine = await self._claims.mark_failed(document, reason, detail, took_s=took_s)
-        except RaglineError as error:
+        except Exception as error:  # noqa: BLE001 (as above)
             log.warning("failure not written, the lease will end", document=document.id, error=str(error))
             return
         if mine:  # else a newer change has won, and what became of this one is of no interest
@@ -132,7 +137,7 @@ class IngestWorker:
             for document in list(self._working.values()):
                 try:
                     await self._claims.renew(document, lease_s=self._settings.lease_s)
-                except RaglineError as error:
+                except Exception as error:  # noqa: BLE001 (as above)
                     log.warning("lease not renewed", document=document.id, error=str(error))
 
 
@@ -150,18 +155,25 @@ class Housekeeper:
 
     async def run(self) -> None:
         while True:
-            try:
-                for namespace in await self._namespaces.all():
-                    if namespace.building:
-                        await self._epochs.fill(namespace.name)
-                await self._epochs.drop_retired()
-            except RaglineError as error:
-                log.warning("housekeeping interrupted, taken up again", error=str(error))
-            except Exception:  # a defect must be seen, and must not end the loop
-                log.exception("defect in housekeeping")
+            await self._each(self._epochs.drop_retired)
+            await self._each(self._fill_all)
             try:
                 async with asyncio.timeout(HOUSEKEEPING_S):
                     await self._wake.wait()
             except TimeoutError:
                 pass
             self._wake.clear()
+
+    async def _fill_all(self) -> None:
+        for namespace in await self._namespaces.all():
+            if namespace.building:
+                await self._each(partial(self._epochs.fill, namespace.name))
+
+    async def _each(self, work: Callable[[], Awaitable[None]]) -> None:
+        """One piece of housekeeping; what goes wrong with it is logged, and stops no other piece."""
+        try:
+            await work()
+        except RaglineError as error:
+            log.warning("housekeeping interrupted, taken up again", error=str(error))
+        except Exception:
+            log.exception("defect in housekeeping")

@@ -13,6 +13,7 @@ from ragline.errors import NotFound, Reason
 from ragline.registry.claims import Claims
 from ragline.registry.database import Database, sqlite_url
 from ragline.registry.documents import Accepted, Documents, Incoming
+from ragline.registry.guard import Guard
 from ragline.registry.namespaces import Namespaces
 from ragline.registry.tables import DUE, documents
 from ragline.types import Document, FieldType, NamespaceSettings, Space, State
@@ -40,13 +41,14 @@ class Registry:
         self.clock = clock
         self.documents = Documents(database, clock)
         self.claims = Claims(database, clock)
+        self.guard = Guard(database)
         self.namespaces = Namespaces(database, clock)
 
     async def accept(self, uri: str = "a.txt", **words: object) -> Accepted:
         given = {"title": None, "groups": frozenset[str](), "metadata": {}, "sha256": "1" * 64, "blob": "b1"} | words
         fingerprint = f"{given['sha256']}"
         incoming = Incoming(uri=uri, media_type=None, size=1, fingerprint=fingerprint, **given)  # type: ignore[arg-type]
-        return await self.documents.accept("n", incoming)
+        return await self.documents.accept(await self.namespaces.get("n"), incoming)
 
     async def claim(self) -> list[Document]:
         return await self.claims.claim(most=10, lease_s=LEASE_S)
@@ -109,7 +111,7 @@ async def test_only_words_changed_keeps_content_and_serves_on(registry: Registry
     now = changed.document
     assert (now.content, now.live, now.revision, now.state) == (before.content, before.live, 2, State.CHUNKED)
     assert await registry.visible() == visible + 1
-    assert (await registry.documents.guard("n", [now.id])).rows[now.id].groups == {"hr"}
+    assert (await registry.guard.look("n", [now.id])).rows[now.id].groups == {"hr"}
 
 
 async def test_the_old_content_serves_until_the_new_one_is_live(registry: Registry) -> None:
@@ -203,7 +205,7 @@ async def test_going_live_is_refused_while_the_epochs_are_others(registry: Regis
     await registry.accept()
     (claimed,) = await registry.claim()
     building = await registry.namespaces.plan_epoch("n", SPACE, {})
-    await registry.namespaces.start_building(building)
+    await registry.namespaces.start_building(building, drop_after_s=0.0)
     assert not await registry.live(claimed)
     assert (await registry.look(claimed.id)).live is None
 
@@ -221,7 +223,7 @@ async def test_settled_names_the_last_sequence_before_unfinished_work(registry: 
     first = await registry.indexed("a.txt")
     await registry.accept("b.txt")
     await registry.accept("c.txt")
-    assert (await registry.documents.guard("n", [first.id])).settled == 1
+    assert (await registry.guard.look("n", [first.id])).settled == 1
     assert await registry.documents.settled("n", 1, deadline_s=0.0)
     assert not await registry.documents.settled("n", 2, deadline_s=0.0)
 
@@ -238,9 +240,9 @@ async def test_the_guard_does_not_cross_namespaces(registry: Registry) -> None:
     document = await registry.indexed()
     epoch = await registry.namespaces.plan_epoch("other", SPACE, {})
     await registry.namespaces.create(NamespaceSettings(), epoch)
-    assert (await registry.documents.guard("other", [document.id])).rows == {}
+    assert (await registry.guard.look("other", [document.id])).rows == {}
     with pytest.raises(NotFound):
-        await registry.documents.guard("nowhere", [document.id])
+        await registry.guard.look("nowhere", [document.id])
 
 
 async def test_due_work_is_found_through_its_partial_index(registry: Registry) -> None:
@@ -281,3 +283,23 @@ async def test_after_a_kill_what_was_held_is_due_again_at_once(registry: Registr
     (again,) = await registry.claim()
     assert (again.id, again.attempt) == (held.id, 2)
     assert not await registry.live(held)
+
+
+async def test_the_guard_reads_again_after_each_commit_and_not_before(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = await registry.indexed()
+    real, reads = registry.database.read, 0
+
+    async def counted(work):  # type: ignore[no-untyped-def]
+        nonlocal reads
+        reads += 1
+        return await real(work)
+
+    monkeypatch.setattr(registry.database, "read", counted)
+    for _ in range(3):
+        assert (await registry.guard.look("n", [document.id, "unknown"])).rows[document.id].live == 1
+    assert reads == 1
+    await registry.documents.delete("n", document.id)
+    assert (await registry.guard.look("n", [document.id])).rows[document.id].live is None
+    assert reads == 2

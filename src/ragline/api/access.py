@@ -22,6 +22,9 @@ MOST_KEPT = 10_000
 
 RANK: dict[Role, int] = {"read": 0, "write": 1, "admin": 2}
 
+PROXIES = ("via", "x-real-ip", "x-forwarded-for", "x-forwarded-host", "forwarded")
+"""Headers by which a proxy shows itself. One that adds none of them cannot be told from a local caller."""
+
 OWNER = Caller("owner", "admin", None, frozenset())
 """Whoever can read the data folder: the CLI on this machine, or anyone on loopback while no key exists."""
 
@@ -72,13 +75,17 @@ class Access:
         return self._closed_at is not None
 
     def _must_be_local(self, request: Request) -> None:
-        """Open means open to this machine: not through a proxy, not from a page of another site, not by a rebound name."""
+        """Open means open to this machine: not through a proxy, not from a page of another site, not by a rebound name.
+
+        A page without a site (a sandboxed frame, a file) has the origin `null`, and is another site's.
+        """
+        peer = request.client.host if request.client else None  # none behind a Unix socket
         origin = request.headers.get("origin")
         local = (
-            _is_loopback(request.client.host if request.client else None)
-            and _is_loopback(urlsplit(f"//{request.headers.get('host', '')}").hostname)
-            and not any(name in request.headers for name in ("x-forwarded-for", "forwarded"))
-            and (origin is None or origin in self._origins or _is_loopback(urlsplit(origin).hostname))
+            (peer is None or _is_loopback(peer))
+            and _is_loopback(_host(f"//{request.headers.get('host', '')}"))
+            and not any(name in request.headers for name in PROXIES)
+            and (origin is None or origin in self._origins or _is_loopback(_host(origin)))
         )
         if not local:
             raise Unauthenticated(
@@ -115,10 +122,18 @@ Writer = Annotated[Caller, Depends(_needs("write"))]
 Admin = Annotated[Caller, Depends(_needs("admin"))]
 
 
+def _host(url: str) -> str | None:
+    """None: there is none, or what stands there is not a URL."""
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
+
+
 def _is_loopback(host: str | None) -> bool:
     if host is None:
-        return True  # a Unix socket
-    if host in ("localhost", ""):
+        return False
+    if host == "localhost":
         return True
     try:
         return ipaddress.ip_address(host).is_loopback

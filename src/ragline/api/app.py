@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI
+from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -110,7 +111,8 @@ class _Limits:
             message = await receive()
             read += len(message.get("body", b""))
             if read > limit:
-                raise too_large
+                # FastAPI makes a 400 of whatever else breaks off the reading of a body
+                raise HTTPException(too_large.status, too_large.message) from too_large
             return message
 
         async def counted(message: Message) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from typing import Any
 
@@ -40,7 +41,7 @@ async def embeddings(body: EmbeddingsBody, request: Request, _: Reader) -> JSONR
         raise InvalidRequest(f"{len(texts)} texts.", next_step=f"Send 1 to {MOST_TEXTS} in a request.", field="input")
     purpose = body.input_type or ("query" if isinstance(body.input, str) else "document")
     vectors = await embedder.embed(texts, purpose=purpose)
-    tokens = sum(len(embedder.token_spans(text)) for text in texts)
+    tokens = await asyncio.to_thread(lambda: sum(len(embedder.token_spans(text)) for text in texts))
     data = [
         {"object": "embedding", "index": index, "embedding": _encode(vector, body.encoding_format)}
         for index, vector in enumerate(vectors)

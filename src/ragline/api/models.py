@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ragline.errors import InvalidRequest
 from ragline.types import FieldType
@@ -13,13 +13,33 @@ from ragline.types import FieldType
 NAMESPACE = Field("default", description="The corpus to search.", examples=["default"])
 
 
-class Strict(BaseModel):
+MOST_SEQUENCE = 2**63 - 1
+"""The largest sequence number the registry can hold."""
+
+Weight = Annotated[float, Field(allow_inf_nan=False, le=1_000_000)]
+"""Bounded, so that no weighted score overflows."""
+
+
+class Encodable(BaseModel):
+    """A body whose every text, however deep, is fit for UTF-8: JSON can carry half of a surrogate pair, no engine can."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check(cls, body: object) -> object:
+        """Raises InvalidRequest, which is no ValueError and so reaches the client as it is, naming the field."""
+        if isinstance(body, dict):
+            for name, value in body.items():
+                check_encodable(value, str(name))
+        return body
+
+
+class Strict(Encodable):
     model_config = ConfigDict(extra="forbid")
 
 
 class FusionBody(Strict):
     method: Literal["rrf", "convex"] = "rrf"
-    weights: dict[Literal["keyword", "dense"], float] = Field({"keyword": 1.0, "dense": 1.0})
+    weights: dict[Literal["keyword", "dense"], Weight] = Field({"keyword": 1.0, "dense": 1.0})
 
 
 class NamespaceBody(Strict):
@@ -45,7 +65,9 @@ class SearchBody(Strict):
     filters: dict[str, Any] = Field({}, description="{field: value | [values] | {gte, lte}}; all must hold.")
     legs: list[Literal["keyword", "dense"]] = Field(["keyword", "dense"])
     distinct: Literal["chunk", "document"] = "chunk"
-    min_sequence: int | None = Field(None, ge=0, description="Wait until every change up to it is visible.")
+    min_sequence: int | None = Field(
+        None, ge=0, le=MOST_SEQUENCE, description="Wait until every change up to it is visible."
+    )
 
 
 class AnswerBody(Strict):
@@ -58,7 +80,7 @@ class AnswerBody(Strict):
     top_k: int = 8
     filters: dict[str, Any] = {}
     stream: bool = Field(False, description="Server-sent events: passages, token …, done.")
-    min_sequence: int | None = Field(None, ge=0)
+    min_sequence: int | None = Field(None, ge=0, le=MOST_SEQUENCE)
 
 
 class PassageOut(BaseModel):
@@ -123,10 +145,10 @@ class KeyBody(Strict):
     role: Literal["read", "write", "admin"] = "read"
     namespaces: list[str] | None = Field(None, description="Where it is good; null: everywhere.")
     groups: list[str] = Field([], description="Which documents it may read besides those open to everyone.")
-    expires_in_s: float | None = Field(None, gt=0)
+    expires_in_s: float | None = Field(None, gt=0, allow_inf_nan=False)
 
 
-class EmbeddingsBody(BaseModel):
+class EmbeddingsBody(Encodable):
     """As of the OpenAI API; `input_type` is ours."""
 
     model: str = ""
@@ -139,12 +161,44 @@ class EmbeddingsBody(BaseModel):
     )
 
 
-def json_value(text: str, field: str) -> object:
-    """What a form field or a query parameter holds. Raises InvalidRequest naming it."""
+def check_encodable(value: object, field: str) -> None:
+    """Raises InvalidRequest naming `field`: a text in `value` is not fit for UTF-8. Without recursion: any depth."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            if not _is_encodable(one):
+                raise InvalidRequest(
+                    f"{field} holds half of a surrogate pair, which is not a character.",
+                    next_step="Send valid Unicode.",
+                    field=field,
+                )
+        elif isinstance(one, dict):
+            waiting += (*one.keys(), *one.values())
+        elif isinstance(one, list):
+            waiting += one
+
+
+def _is_encodable(text: str) -> bool:
     try:
-        return cast(object, json.loads(text))
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def json_value(text: str, field: str) -> object:
+    """What a form field or a query parameter holds, as JSON knows it: without NaN. Raises InvalidRequest naming it."""
+    try:
+        value = cast(object, json.loads(text, parse_constant=_no_constant))
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{field} is not valid JSON: {error}.", next_step="Correct it.", field=field) from error
+    check_encodable(value, field)
+    return value
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def json_object(text: str, field: str) -> dict[str, Any]:

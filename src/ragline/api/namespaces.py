@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from pydantic import BaseModel
 
 from ragline.api.access import Admin, Reader
 from ragline.api.models import NamespaceBody
-from ragline.errors import InvalidRequest, NotFound
+from ragline.errors import Conflict, InvalidRequest, NotFound
 from ragline.system import System
 from ragline.types import Fusion, Namespace, NamespaceSettings
 
@@ -39,9 +40,13 @@ async def create_namespace(
     try:
         found = await system.namespaces.get(namespace)
     except NotFound:
-        found = await system.epochs.create_namespace(namespace, _settings(NamespaceSettings(), body, system))
-        response.status_code = 201
-        return _brief(found)
+        try:
+            found = await system.epochs.create_namespace(namespace, _settings(NamespaceSettings(), body, system))
+        except Conflict:  # somebody else created it since we looked
+            found = await system.namespaces.get(namespace)
+        else:
+            response.status_code = 201
+            return _brief(found)
     return await _configure(system, found, body)
 
 
@@ -90,9 +95,10 @@ async def reindex(namespace: str, request: Request, _: Admin, body: ReindexBody 
         after, count = "", 0
         while page := await system.documents.page(namespace, after=after, most=500, state=None):
             after = page[-1].id
-            count += len(page)
             for document in page:
-                await system.documents.retry(namespace, document.id)
+                with suppress(NotFound):  # deleted since the page was read
+                    await system.documents.retry(namespace, document.id)
+                    count += 1
         return {"reparsing": count, "sequence": (await system.namespaces.get(namespace)).sequence}
     epoch = await system.epochs.begin(namespace)
     system.housekeeper.wake()

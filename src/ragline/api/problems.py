@@ -53,14 +53,15 @@ RESPONSES: dict[int | str, dict[str, object]] = {
 def problem(error: RaglineError) -> JSONResponse:
     kind = type(error).__name__
     title = "".join(f" {c.lower()}" if c.isupper() and i else c for i, c in enumerate(kind))
+    field = error.field if isinstance(error, InvalidRequest) else None
     body = Problem(
         type=f"about:blank#{kind}",
         title=title,
         status=error.status,
-        detail=error.message,
-        next_step=error.next_step,
+        detail=_escaped(error.message),
+        next_step=_escaped(error.next_step),
         retryable=error.retryable,
-        field=error.field if isinstance(error, InvalidRequest) else None,
+        field=None if field is None else _escaped(field),
     )
     headers: dict[str, str] = {}
     if isinstance(error, Overloaded):
@@ -71,6 +72,11 @@ def problem(error: RaglineError) -> JSONResponse:
         headers["WWW-Authenticate"] = "Bearer"
     content = body.model_dump(exclude_none=True)
     return JSONResponse(content, error.status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def _escaped(text: str) -> str:
+    """Fit for UTF-8: what a client sent, and a message repeats, may hold half of a surrogate pair."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def install(app: FastAPI) -> None:
@@ -92,11 +98,13 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> JSONResponse:
+        if isinstance(error.__cause__, RaglineError):  # ours, in the clothes that FastAPI lets pass
+            return problem(error.__cause__)
         body = Problem(
             type="about:blank",
-            title=str(error.detail),
+            title=_escaped(str(error.detail)),
             status=error.status_code,
-            detail=str(error.detail),
+            detail=_escaped(str(error.detail)),
             next_step="See /docs for the routes.",
             retryable=False,
         )

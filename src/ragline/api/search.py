@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import Discriminator, Tag
 
 from ragline.api.access import Reader, allow
-from ragline.api.models import BatchOut, SearchBody, SearchOut, json_object
+from ragline.api.models import MOST_SEQUENCE, BatchOut, SearchBody, SearchOut, json_object
 from ragline.errors import InvalidRequest
 from ragline.system import System
 from ragline.types import Caller, Distinct, LegName, Passage, Retrieved, SearchRequest
@@ -59,7 +59,7 @@ async def search_by_get(
     request: Request, caller: Reader, q: str, namespace: str = "default", top_k: int = 10,
     filters: Annotated[str, Query(description="JSON object, as in POST")] = "{}",
     legs: Annotated[list[LegName], Query()] = ["keyword", "dense"],  # noqa: B006 (FastAPI copies it)
-    distinct: Distinct = "chunk", min_sequence: int | None = None,
+    distinct: Distinct = "chunk", min_sequence: Annotated[int | None, Query(ge=0, le=MOST_SEQUENCE)] = None,
 ) -> JSONResponse:  # fmt: skip
     """The same as POST, for a browser, a cache or a shell."""
     body = SearchBody(

@@ -23,6 +23,7 @@ from ragline.registry.rows import (
     UPDATE_MINE,
     document_of,
     garbage_of,
+    get_row,
     mine,
     move_visible,
     tell,
@@ -119,6 +120,17 @@ class Claims:
     async def end_all_leases(self) -> None:
         """For whoever alone works on this registry and has just begun: what a killed process held is due again."""
         await self._database.write(lambda connection: connection.execute(END_LEASES).rowcount)
+
+    async def rewrite_words(self, id: str) -> None:
+        """Make the stores' payload of an indexed document due again: something older may have been written over it."""
+
+        def work(connection: Connection) -> None:
+            old = get_row(connection, id)
+            if old is not None and old.state == State.INDEXED:
+                values = {"state": State.CHUNKED, "settled": old.revision - 1, "lease_until": 0.0, "attempt": 0}
+                connection.execute(UPDATE, {"which": id, **values})
+
+        await self._database.write(work)
 
     async def renew(self, document: Document, *, lease_s: float) -> bool:
         """Go on owning the document. False: it was superseded, or another worker has it."""

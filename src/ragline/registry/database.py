@@ -48,6 +48,8 @@ class Database:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="registry-write")
         self._queue: Coalescer[Work, Any] = Coalescer(self._commit, most=MOST_PER_COMMIT)
         self._committed = asyncio.Event()
+        self.alone = make_url(url).get_backend_name() == "sqlite"
+        """Whether nobody else writes: an embedded registry belongs to the process that holds its data folder."""
         self.commits = 0
         """Commits of this process so far; take it before you look, then wait for the next one with `next_commit`."""
 
@@ -72,7 +74,8 @@ class Database:
         """Run `work` inside the next commit, with others; returns when it is durable.
 
         Contract: a `work` that raises an error of our tree raises it before its first write, so that there is nothing to
-                  undo and no savepoint to pay for. Any other error undoes the whole batch, and every caller gets it.
+                  undo and no savepoint to pay for. Any other error undoes the batch, whose works are then run again, each
+                  in a commit of its own, so that only the bad one fails: a work changes nothing but the database.
         """
         return cast(T, await self._queue(work))
 
@@ -101,9 +104,23 @@ class Database:
         self._engine.dispose()
 
     async def _commit(self, batch: list[Work]) -> list[Any]:
-        def call() -> list[Any]:
+        def together(works: list[Work]) -> list[Any]:
             with _translated(), self._engine.begin() as connection:
-                return [_refusable(connection, work) for work in batch]
+                return [_refusable(connection, work) for work in works]
+
+        def alone(work: Work) -> Any:
+            try:
+                return together([work])[0]
+            except Exception as error:  # noqa: BLE001 (raised to its own caller)
+                return error
+
+        def call() -> list[Any]:
+            try:
+                return together(batch)
+            except EngineUnavailable:
+                raise
+            except Exception:  # noqa: BLE001 (found again by the one that runs alone)
+                return [alone(work) for work in batch]
 
         results = await asyncio.get_running_loop().run_in_executor(self._writer, call)
         self.commits += 1

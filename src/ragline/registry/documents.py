@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,7 +20,6 @@ from sqlalchemy import Connection, func, literal, select
 from ragline.clock import Clock
 from ragline.registry.database import Database
 from ragline.registry.rows import (
-    GUARD,
     INSERT,
     SETTLED,
     SWEEP_NOW,
@@ -34,10 +33,9 @@ from ragline.registry.rows import (
     next_sequence,
     tell,
     unknown_document,
-    unknown_namespace,
 )  # fmt: skip
 from ragline.registry.tables import documents, history, namespaces
-from ragline.types import Document, Groups, HistoryEntry, Metadata, State
+from ragline.types import Document, Groups, HistoryEntry, Metadata, Namespace, State
 
 LOOK_AGAIN_S = 0.02
 """Least time between two looks of a waiter: under ingest there are many commits a second."""
@@ -67,28 +65,11 @@ class Accepted:
     sequence: int
 
 
-@dataclass(frozen=True, slots=True)
-class GuardRow:
-    """What the guard knows of a document: the content that is served, and who may read it."""
-
-    live: int | None
-    groups: Groups
-
-
-@dataclass(frozen=True, slots=True)
-class GuardView:
-    """One consistent look: the asked-for documents, and the namespace's counters.
-
-    settled: every change up to this sequence is live, failed or deleted.
-    """
-
-    rows: Mapping[str, GuardRow]
-    visible: int
-    settled: int
-
-
-def document_id(namespace: str, uri: str) -> str:
-    return hashlib.blake2b(f"{namespace}\0{uri}".encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+def document_id(namespace: Namespace, uri: str) -> str:
+    """The same for a uri as long as the namespace lives; one made anew under its name has other documents."""
+    return hashlib.blake2b(
+        f"{namespace.name}-{namespace.uid}\0{uri}".encode("utf-8", "surrogatepass"), digest_size=12
+    ).hexdigest()
 
 
 class Documents:
@@ -98,7 +79,7 @@ class Documents:
 
     # ── what clients change ──────────────────────────────────────────────────────────────────────────────────────────
 
-    async def accept(self, namespace: str, incoming: Incoming) -> Accepted:
+    async def accept(self, namespace: Namespace, incoming: Incoming) -> Accepted:
         """Take the next sequence number and write the new revision, or find that nothing has changed.
 
         Same bytes, other words (title, metadata, groups): a payload-only revision; the content, and what serves, stay.
@@ -107,9 +88,10 @@ class Documents:
         """
         return await self._database.write(lambda connection: self._accept(connection, namespace, incoming))
 
-    def _accept(self, connection: Connection, namespace: str, incoming: Incoming) -> Accepted:
+    def _accept(self, connection: Connection, holder: Namespace, incoming: Incoming) -> Accepted:
         now = self._clock.now()
-        id = document_id(namespace, incoming.uri)
+        namespace, uid = holder.name, holder.uid
+        id = document_id(holder, incoming.uri)
         old = get_row(connection, id)
         groups = sorted(incoming.groups)
         payload = {"given_title": incoming.title, "groups": groups, "metadata": dict(incoming.metadata)}
@@ -119,10 +101,11 @@ class Documents:
             and old.fingerprint == incoming.fingerprint
         )
         if same_bytes and all(getattr(old, name) == value for name, value in payload.items()):
+            sequence = next_sequence(connection, namespace, 0, uid=uid)
             connection.execute(UPDATE, {"which": id, "verified_at": now})
-            return Accepted(document_of(get_row(connection, id)), "unchanged", next_sequence(connection, namespace, 0))
+            return Accepted(document_of(get_row(connection, id)), "unchanged", sequence)
 
-        sequence = next_sequence(connection, namespace, 1)
+        sequence = next_sequence(connection, namespace, 1, uid=uid)
         title = incoming.title or incoming.uri.rstrip("/").rsplit("/", 1)[-1]
         values: dict[str, Any] = {**payload, "revision": sequence, "updated_at": now, "verified_at": now}
         if incoming.title:
@@ -190,15 +173,6 @@ class Documents:
         return await self._database.write(work)
 
     # ── what readers ask ─────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def guard(self, namespace: str, ids: Sequence[str]) -> GuardView:
-        """One statement for the whole query: what is served, who may read it, and how far the namespace is. NotFound."""
-        given = {"which": namespace, "ids": list(ids)}
-        rows = await self._database.read(lambda connection: connection.execute(GUARD, given).all())
-        if not rows:
-            raise unknown_namespace(namespace)
-        found = {row.id: GuardRow(row.live, frozenset(row.groups)) for row in rows if row.id is not None}
-        return GuardView(found, rows[0].visible, rows[0].settled)
 
     async def look(self, id: str) -> Document | None:
         row = await self._database.read(lambda connection: get_row(connection, id))

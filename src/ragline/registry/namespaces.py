@@ -109,8 +109,9 @@ class Namespaces:
 
         await self._database.write(work)
 
-    async def start_building(self, epoch: Epoch) -> None:
-        """From now on writers write to `epoch` as well; another one that was being built is given up. Raises NotFound."""
+    async def start_building(self, epoch: Epoch, *, drop_after_s: float) -> None:
+        """From now on writers write to `epoch` as well; another one that was being built is given up, and dropped once
+        no writer can still be at it. Raises NotFound."""
 
         def work(connection: Connection) -> None:
             row = connection.execute(
@@ -119,7 +120,9 @@ class Namespaces:
             _must(row is not None, epoch.namespace)
             assert row is not None
             if row.building:
-                connection.execute(_set_drop_after(replace(epoch, label=row.building), self._clock.now()))
+                connection.execute(
+                    _set_drop_after(replace(epoch, label=row.building), self._clock.now() + drop_after_s)
+                )
             connection.execute(
                 update(namespaces).where(namespaces.c.name == epoch.namespace).values(building=epoch.label)
             )

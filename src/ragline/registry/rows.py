@@ -33,7 +33,9 @@ INSERT = insert(documents)
 TELL = insert(history)
 NEXT_SEQUENCE = (
     update(namespaces)
-    .where(namespaces.c.name == bindparam("which"))
+    .where(
+        namespaces.c.name == bindparam("which"), (bindparam("of_uid") == "") | (namespaces.c.uid == bindparam("of_uid"))
+    )
     .values(sequence=namespaces.c.sequence + bindparam("step"))
     .returning(namespaces.c.sequence)
 )
@@ -88,8 +90,10 @@ def mine(document: Document) -> dict[str, Any]:
     return {"which": document.id, "mine": document.content, "at": document.attempt}
 
 
-def next_sequence(connection: Connection, namespace: str, step: int) -> int:
-    moved = connection.execute(NEXT_SEQUENCE, {"which": namespace, "step": step}).scalar()
+def next_sequence(connection: Connection, namespace: str, step: int, *, uid: str = "") -> int:
+    """The namespace's sequence, moved on by `step`. Raises NotFound, also where the name stands for another `uid` now."""
+    given = {"which": namespace, "of_uid": uid, "step": step}
+    moved = connection.execute(NEXT_SEQUENCE, given).scalar()
     if moved is None:
         raise unknown_namespace(namespace)
     return int(moved)

@@ -171,6 +171,12 @@ def _translated() -> Iterator[None]:
             next_step="Run `ragline reindex`: its rows are damaged." if damaged else "Check the disk's free space.",
             engine=ENGINE,
         ) from error
+    except (UnicodeError, OverflowError) as error:
+        raise EngineRejected(
+            f"A record holds what the vector store cannot keep: {error}.",
+            next_step="Remove half surrogates and numbers beyond 64 bits from the document and its metadata.",
+            engine=ENGINE,
+        ) from error
     except OSError as error:
         raise EngineUnavailable(
             f"The vector store did not take the call: {error.strerror or error}.",

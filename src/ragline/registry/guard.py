@@ -1,0 +1,84 @@
+"""The guard's look at the registry: which content a document serves, and who may read it.
+
+One statement a query. Where this process alone writes the registry (SQLite in its own data folder), what was read stays
+true until its next commit, and is not read again before that. A write is answered only after that commit is counted, so
+nobody who has been told of a change can still be served from before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ragline.registry.database import Database
+from ragline.registry.rows import GUARD, unknown_namespace
+from ragline.types import Groups
+
+KEEP_ROWS = 100_000
+"""Rows kept, for both purposes; about 200 bytes each."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuardRow:
+    """What the guard knows of a document: the content that is served (None: nothing is), and who may read it."""
+
+    live: int | None
+    groups: Groups
+
+
+@dataclass(frozen=True, slots=True)
+class GuardView:
+    """One consistent look: the asked-for documents, and the namespace's counters.
+
+    settled: every change up to this sequence is live, failed or deleted.
+    """
+
+    rows: Mapping[str, GuardRow]
+    visible: int
+    settled: int
+
+
+@dataclass(slots=True)
+class _Known:
+    """What has been read of a namespace since the commit before."""
+
+    commits: int
+    rows: dict[str, GuardRow | None]
+    visible: int = 0
+    settled: int = 0
+
+
+class Guard:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: dict[str, _Known] = {}
+        self._last_seen: dict[str, GuardRow] = {}
+
+    async def look(self, namespace: str, ids: Sequence[str]) -> GuardView:
+        """Unknown ids, and ids of other namespaces, have no row. Raises NotFound: the namespace.  EngineError."""
+        commits = self._database.commits
+        known = self._known.get(namespace)
+        if known is None or known.commits != commits or not self._database.alone or len(known.rows) > KEEP_ROWS:
+            known = _Known(commits, {})
+        missing = [id for id in ids if id not in known.rows]
+        if missing or not known.rows:
+            given = {"which": namespace, "ids": missing}
+            read = await self._database.read(lambda connection: connection.execute(GUARD, given).all())
+            if not read:
+                raise unknown_namespace(namespace)
+            known.visible, known.settled = read[0].visible, read[0].settled
+            known.rows |= dict.fromkeys(missing)
+            known.rows |= {row.id: GuardRow(row.live, frozenset(row.groups)) for row in read if row.id is not None}
+            self._known[namespace] = known
+            self._remember({id: row for id in missing if (row := known.rows[id])})
+        rows = {id: row for id in ids if (row := known.rows[id])}
+        return GuardView(rows, known.visible, known.settled)
+
+    def last_seen(self, ids: Sequence[str]) -> dict[str, GuardRow]:
+        """For while the registry is away: documents that are open to everyone, as they were seen last."""
+        return {id: row for id in ids if (row := self._last_seen.get(id)) and not row.groups}
+
+    def _remember(self, rows: Mapping[str, GuardRow]) -> None:
+        if len(self._last_seen) > KEEP_ROWS:
+            self._last_seen.clear()
+        self._last_seen.update(rows)
