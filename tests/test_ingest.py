@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ragline.build import build
-from ragline.errors import DocumentRejected, EngineUnavailable, RaglineError
+from ragline.errors import DocumentRejected, EngineUnavailable, NotFound, RaglineError
 from ragline.ingest import _Superseded
 from ragline.settings import Settings
 from ragline.system import System
@@ -292,3 +292,94 @@ async def test_a_document_the_parser_rejects_raises_its_reason(house: House) -> 
     with contextlib.suppress(RaglineError):
         await asyncio.gather(house.system.ingest_worker._one(claimed))
     assert (await house.look(claimed)).state is State.FAILED
+
+
+async def test_a_parse_that_ends_after_the_delete_leaves_nothing_on_disk(house: House, monkeypatch: Any) -> None:
+    document = await house.accept("a.txt", "Nobody shall find this text again.")
+    (late,) = await house.claim()
+    put = house.system.contents.put
+
+    async def overtaken(*args: Any) -> None:
+        monkeypatch.undo()
+        await house.system.documents.delete("default", document.id)
+        await house.work()
+        await put(*args)
+
+    monkeypatch.setattr(house.system.contents, "put", overtaken)
+    await house.system.ingest.process(late)
+    namespace = await house.system.namespaces.get("default")
+    assert await house.system.contents._blobs.paths(f"default-{namespace.uid}/{document.id}") == []
+    assert await house.held() == {}
+
+
+async def test_words_written_late_do_not_stay_over_those_of_a_newer_content(house: House, monkeypatch: Any) -> None:
+    await house.accept("a.txt", "Only the board may read of mergers.", groups=frozenset({"board"}))
+    await house.work()
+    await house.accept("a.txt", "Only the board may read of mergers.", groups=frozenset({"old"}))
+    (late,) = await house.claim()
+    update = house.system.vectors.update_payload
+
+    async def overtaken(*args: Any, **words: Any) -> None:
+        monkeypatch.undo()
+        await house.accept("a.txt", "Only the council may read of mergers.", groups=frozenset({"council"}))
+        await house.work()
+        await update(*args, **words)
+
+    monkeypatch.setattr(house.system.vectors, "update_payload", overtaken)
+    await house.system.ingest.process(late)
+    await house.work()
+    for leg in ("dense", "keyword"):
+        request = SearchRequest("mergers", "default", frozenset({"council"}), legs=(leg,))
+        assert len((await house.system.search.search(request)).passages) == 1
+
+
+async def test_a_sweep_leaves_what_a_newer_retry_has_parsed(house: House) -> None:
+    document = await house.accept("a.txt", "Parsed again and again.")
+    await house.work()
+    await house.system.documents.retry("default", document.id)
+    (first,) = await house.claim()
+    await house.system.ingest.process(first)
+    (sweeping,) = await house.claim()
+    newer = await house.system.documents.retry("default", document.id)
+    (second,) = await house.claim()
+    namespace = await house.system.namespaces.get("default")
+    await house.system.ingest.parse(namespace, second)
+    await house.system.contents.keep_only(namespace, sweeping)
+    assert newer.blob
+    assert await house.system.contents.get(namespace, second, newer.blob, newer.content) is not None
+
+
+async def test_a_document_whose_collection_is_dropped_meanwhile_goes_to_the_one_that_serves(house: House) -> None:
+    await house.accept("a.txt", "Herons outlive their collections.")
+    system = house.system
+    (claimed,) = await house.claim()
+    stale = await system.snapshots.get("default")
+    content = await system.ingest.parse(stale, claimed)
+    vectors = await system.ingest.embed(stale, claimed, content)
+    await system.epochs.begin("default")
+    await system.epochs.fill("default")
+    expire = "UPDATE epochs SET drop_after = 1 WHERE drop_after > 1"
+    await system.database.write(lambda c: c.exec_driver_sql(expire).rowcount)
+    await system.epochs.drop_retired()
+    system.snapshots._kept["default"] = (system.clock.monotonic(), stale)
+    await system.ingest.index(claimed, content, vectors)
+    system.snapshots.forget("default")
+    assert len(await house.held()) == 1
+    assert await house.found("herons") == ["Herons outlive their collections."]
+
+
+async def test_bytes_for_a_namespace_that_was_made_anew_meanwhile_are_refused(house: House) -> None:
+    old = await house.system.namespaces.get("default")
+    await house.system.namespaces.delete("default")
+    await house.system.epochs.create_namespace("default", NamespaceSettings())
+    with pytest.raises(NotFound):
+        await house.system.ingest.accept(old, Upload("a.txt", b"Too late."))
+    assert await house.system.documents.page("default", after="", most=10, state=None) == []
+
+
+async def test_one_document_that_a_store_cannot_hold_does_not_fail_those_written_with_it(house: House) -> None:
+    bad = await house.accept("bad.txt", "Half a surrogate in its groups.", groups=frozenset({"\ud800"}))
+    good = [await house.accept(f"{n}.txt", f"Good document {n}.") for n in range(5)]
+    await asyncio.gather(*(house.system.ingest_worker._one(document) for document in await house.claim()))
+    assert [(await house.look(document)).state for document in good] == [State.INDEXED] * 5
+    assert (await house.look(bad)).state is State.FAILED

@@ -12,7 +12,7 @@ import pytest
 from ragline.build import build
 from ragline.settings import Settings
 from ragline.system import System
-from ragline.types import Upload
+from ragline.types import NamespaceSettings, Upload
 
 
 @pytest.fixture
@@ -61,3 +61,20 @@ async def test_a_worker_stopped_while_it_claims_gives_back_what_the_claim_brings
 
     monkeypatch.setattr(system.claims, "claim", slow)
     assert await _stopped(system, reached, go_on) == 3
+
+
+async def test_a_namespace_that_cannot_be_filled_holds_up_no_other(system: System, monkeypatch: Any) -> None:
+    for name in ("a-broken", "whole"):
+        await system.epochs.create_namespace(name, NamespaceSettings())
+        await system.epochs.begin(name)
+    real, filled = system.epochs.fill, []
+
+    async def fill(name: str) -> None:
+        if name == "a-broken":
+            raise ZeroDivisionError
+        await real(name)
+        filled.append(name)
+
+    monkeypatch.setattr(system.epochs, "fill", fill)
+    await system.housekeeper._fill_all()
+    assert filled == ["whole"]

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -303,3 +304,15 @@ async def test_the_guard_reads_again_after_each_commit_and_not_before(
     await registry.documents.delete("n", document.id)
     assert (await registry.guard.look("n", [document.id])).rows[document.id].live is None
     assert reads == 2
+
+
+async def test_a_write_that_fails_unexpectedly_fails_alone(registry: Registry) -> None:
+    def defect(_: Any) -> None:
+        raise ZeroDivisionError
+
+    results = await asyncio.gather(
+        registry.accept("a.txt"), registry.database.write(defect), registry.accept("b.txt"), return_exceptions=True
+    )
+    assert isinstance(results[1], ZeroDivisionError)
+    assert await registry.sequence() == 2
+    assert len(await registry.claim()) == 2
