@@ -85,6 +85,7 @@ def test_all_conditions_in_the_order_given() -> None:
         ({"integer": {"lte": [1]}}, "filters.integer.lte", "this list is not one", "whole number"),
         ({"number": float("nan")}, "filters.number", "this number is not one", "finite"),
         ({"number": 10**400}, "filters.number", "this number is not one", "finite"),
+        ({"number": 2**63}, "filters.number", "this number is not one", "64 bits"),
         ({"number": True}, "filters.number", "this boolean is not one", "finite"),
         ({"date": "yesterday"}, "filters.date", "this string is not one", "ISO-8601"),
         ({"date": NOON_MS}, "filters.date", "this number is not one", "ISO-8601"),

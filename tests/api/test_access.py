@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
+import httpx
 import pytest
 
 from ragline.api import access
@@ -114,3 +116,69 @@ async def test_groups_of_the_caller_come_from_the_key_alone(api: Api) -> None:
         await api.search("merger", key=outsider, status=422, **attempt)
     found = await api.search("merger", key=outsider)
     assert all(passage["uri"] != "board.txt" for passage in found["passages"])
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"Origin": "null"},  # a sandboxed frame of any site
+        {"Origin": "file://"},
+        {"Origin": ""},
+        {"Origin": "http://["},
+        {"Host": "["},
+        {"Host": "[::1"},
+        {"Host": ""},
+        {"Via": "1.1 proxy"},
+        {"X-Real-IP": "192.0.2.7"},
+        {"X-Forwarded-Host": "rag.example"},
+        {"Forwarded": "for=192.0.2.7"},
+    ],
+)
+async def test_what_is_not_plainly_local_is_refused_while_there_is_no_key(fresh: Api, header: dict[str, str]) -> None:
+    assert await _status(fresh, **header) == 401
+
+
+async def test_a_caller_behind_a_unix_socket_has_no_address_and_is_local(fresh: Api) -> None:
+    transport = httpx.ASGITransport(fresh.app, client=None)  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        assert (await client.get("/v1/namespaces")).status_code == 200
+        assert (await client.get("/v1/namespaces", headers={"Host": ""})).status_code == 401
+
+
+async def test_an_admin_of_some_namespaces_hands_out_no_more_than_it_holds(api: Api) -> None:
+    admin = await api.new_key(role="admin", namespaces=["default", "mine"], groups=["hr"])
+
+    async def create(status: int, **body: Any) -> Any:
+        return await api.call("POST", "/v1/keys", json={"principal": "x", **body}, key=admin, status=status)
+
+    await create(403)
+    await create(403, role="admin", namespaces=None)
+    await create(403, namespaces=["mine", "theirs"])
+    await create(403, namespaces=["mine"], groups=["board"])
+    made = await create(201, role="admin", namespaces=["mine"], groups=["hr"])
+    assert (made["namespaces"], made["groups"]) == (["mine"], ["hr"])
+    await api.call("POST", f"/v1/keys/{made['id']}/rotate", key=admin)
+    await api.call("DELETE", f"/v1/keys/{made['id']}", key=admin)
+
+
+async def test_an_admin_of_some_namespaces_administers_only_the_keys_bound_to_them(api: Api) -> None:
+    admin = await api.new_key(role="admin", namespaces=["default"])
+    ours = (await api.new_key(namespaces=["default"])).split("_")[1]
+    for body in ({}, {"namespaces": ["theirs"]}, {"namespaces": ["default", "theirs"]}):
+        other = (await api.new_key(**body)).split("_")[1]
+        await api.call("POST", f"/v1/keys/{other}/rotate", key=admin, status=403)
+        await api.call("DELETE", f"/v1/keys/{other}", key=admin, status=403)
+    seen = (await api.call("GET", "/v1/keys", key=admin))["keys"]
+    assert ours in {key["id"] for key in seen}
+    assert all(key["namespaces"] == ["default"] for key in seen)
+    boards = (await api.new_key(namespaces=["default"], groups=["board"])).split("_")[1]
+    await api.call("POST", f"/v1/keys/{boards}/rotate", key=admin, status=403)  # its token would read for the board
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("/v1/keys", '{"principal": "x", "expires_in_s": Infinity}'), ("/v1/keys/x/rotate", "")]
+)
+async def test_a_key_ends_at_a_finite_time(api: Api, path: str, body: str) -> None:
+    json_body = {"Content-Type": "application/json"}
+    problem = await api.call("POST", path, params={"grace_s": "nan"}, content=body, headers=json_body, status=422)
+    assert problem["field"] in ("expires_in_s", "grace_s")

@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
+from ragline.api import documents as routes
+from ragline.types import Document
 from tests.api.conftest import Api
 
 PATH = "/v1/namespaces/default/documents"
@@ -157,3 +161,131 @@ async def test_groups_bind_at_once_and_cost_no_new_embedding(api: Api) -> None:
     assert (row.content, row.revision) == (document["revision"], changed["sequence"])
     await api.upload(("salary.txt", "Salaries are paid on the last Friday."), groups=["board"], wait=False, status=202)
     assert (await sees(hr), await sees(staff)) == (False, False)
+
+
+def _part(name: str, filename: bytes) -> bytes:
+    head = f'--B\r\nContent-Disposition: form-data; name="{name}"; filename="'.encode()
+    return head + filename + b'"\r\nContent-Type: text/plain\r\n\r\nhello\r\n--B--\r\n'
+
+
+@pytest.mark.parametrize(("charset", "field"), [("undefined", "body"), ("unicode_escape", "uri"), ("utf-7", "uri")])
+async def test_a_form_in_an_odd_charset_is_a_bad_request(api: Api, charset: str, field: str) -> None:
+    filename = {"undefined": b"x", "unicode_escape": b"\\ud800x.txt", "utf-7": b"+2AA-x.txt"}[charset]
+    kind = {"Content-Type": f"multipart/form-data; boundary=B; charset={charset}"}
+    problem = await api.call("POST", PATH, content=_part("file", filename), headers=kind, status=422)
+    assert problem["field"] == field
+
+
+@pytest.mark.parametrize(
+    ("form", "field"),
+    [
+        ({"metadata": '{"a": NaN}'}, "metadata"),
+        ({"metadata": '{"a": -Infinity}'}, "metadata"),
+        ({"metadata": '{"a": 1e999}'}, "metadata.a"),
+        ({"metadata": '{"a": 9223372036854775808}'}, "metadata.a"),
+        ({"metadata": '{"a": [1, -9223372036854775809]}'}, "metadata.a"),
+        ({"metadata": '{"a": {"b": 1}}'}, "metadata.a"),
+        ({"metadata": '{"a": [["b"]]}'}, "metadata.a"),
+        ({"metadata": '{"a": ' + "[" * 900 + "]" * 900 + "}"}, "metadata.a"),
+        ({"metadata": '{"a": ["\\ud800"]}'}, "metadata"),
+        ({"metadata": '{"\\ud800": 1}'}, "metadata"),
+        ({"groups": '["\\ud800"]'}, "groups"),
+        ({"title": "t" * 2_001}, "title"),
+        ({"uri": "u" * 2_001}, "uri"),
+    ],
+)
+async def test_what_cannot_be_kept_is_refused_by_name(api: Api, form: dict[str, str], field: str) -> None:
+    problem = await api.call("POST", PATH, files=[("file", ("a.txt", b"text"))], data=form, status=422)
+    assert problem["field"] == field
+
+
+async def test_flat_metadata_is_kept_as_it_is(api: Api) -> None:
+    flat = {"a": [1, "x", None, True, 0.5], "b": -(2**63), "c": 2**63 - 1, "d": None}
+    (document,) = (await api.upload(("flat.txt", "Flat."), metadata=flat))["documents"]
+    assert (await api.call("GET", f"{PATH}/{document['id']}"))["metadata"] == flat
+
+
+async def test_two_files_of_one_uri_in_one_request_are_refused(api: Api) -> None:
+    problem = await api.upload(("twice.txt", "One."), ("once.txt", "Two."), ("twice.txt", "Three."), status=422)
+    assert problem["field"] == "uri"
+    assert "twice.txt" in problem["detail"]
+    assert (await api.call("GET", PATH, params={"uri": "once.txt"}))["documents"] == []
+
+
+async def test_a_listing_does_not_tell_a_reader_of_what_it_may_not_read(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "PAGE", 2)
+    await api.call("PUT", "/v1/namespaces/mixed", status=201)
+    path = "/v1/namespaces/mixed/documents"
+    for n in range(6):
+        await api.upload((f"open-{n}.txt", f"Open {n}."), namespace="mixed")
+        await api.upload((f"secret-{n}.txt", f"Secret {n}."), namespace="mixed", groups=["board"])
+    reader = await api.new_key(namespaces=["mixed"])
+
+    async def listed(**params: Any) -> Any:
+        return await api.call("GET", path, key=reader, params=params)
+
+    assert await listed(uri="secret-0.txt", limit=1) == await listed(uri="absent.txt", limit=1)
+    seen: list[list[str]] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        page = await listed(limit=2, cursor=cursor)
+        seen.append([document["uri"] for document in page["documents"]])
+        cursor = page["next"]
+    assert [len(uris) for uris in seen] == [2, 2, 2]
+    assert sorted(uri for uris in seen for uri in uris) == [f"open-{n}.txt" for n in range(6)]
+
+
+async def test_a_writer_sees_every_entry_but_contents_only_by_its_groups(api: Api) -> None:
+    (document,) = (await api.upload(("merger.txt", "The merger is in May."), groups=["board"]))["documents"]
+    writer, member = await api.new_key(role="write"), await api.new_key(role="write", groups=["board"])
+    admin, reader = await api.new_key(role="admin"), await api.new_key()
+    entry = f"{PATH}/{document['id']}"
+    for path in (entry, f"{entry}/why"):
+        await api.call("GET", path, key=writer)
+    for path in (f"{entry}/original", f"{entry}/chunks"):
+        await api.call("GET", path, key=writer, status=403)
+        await api.call("GET", path, key=reader, status=404)
+        await api.call("GET", path, key=member)
+        await api.call("GET", path, key=admin)
+
+
+async def test_deleting_by_filter_passes_over_what_was_stored_before_the_declaration(api: Api) -> None:
+    await api.call("PUT", "/v1/namespaces/later", status=201)
+    path = "/v1/namespaces/later/documents"
+    await api.upload(("old.txt", "Old."), namespace="later", metadata={"year": "long ago", "kind": "memo"})
+    declared = {"fields": {"year": "integer", "kind": "keyword"}}
+    await api.call("PATCH", "/v1/namespaces/later", json=declared)
+    new = await api.upload(("new.txt", "New."), namespace="later", metadata={"year": 2020})
+    gone = await api.call("DELETE", path, params={"filters": '{"year": {"lte": 2020}}'})
+    assert gone["deleted"] == [new["documents"][0]["id"]]
+    by_kind = await api.call("DELETE", path, params={"filters": '{"kind": "memo"}'})  # its year is not asked about
+    assert len(by_kind["deleted"]) == 1
+
+
+@pytest.fixture
+def deleted_behind_the_page(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever pages through the documents of `racing` finds the one called gone.txt, which is deleted meanwhile."""
+    reads, documents = api.system.documents.page, api.system.documents
+
+    async def page(namespace: str, **wanted: Any) -> list[Document]:
+        found = await reads(namespace, **wanted)
+        for document in found:
+            if document.uri == "gone.txt":
+                await documents.delete(namespace, document.id)
+        return found
+
+    monkeypatch.setattr(documents, "page", page)
+
+
+@pytest.mark.usefixtures("deleted_behind_the_page")
+async def test_what_is_deleted_meanwhile_stops_neither_a_deletion_nor_a_reparse(api: Api) -> None:
+    await api.call("PUT", "/v1/namespaces/racing", json={"fields": {"year": "integer"}}, status=201)
+    path = "/v1/namespaces/racing"
+    both = (("gone.txt", "Gone."), ("here.txt", "Here."))
+    await api.upload(*both, namespace="racing", metadata={"year": 1})
+    assert (await api.call("POST", f"{path}/reindex", json={"reparse": True}, status=202))["reparsing"] == 1
+    await api.upload(*both, namespace="racing", metadata={"year": 1})
+    gone = await api.call("DELETE", f"{path}/documents", params={"filters": '{"year": 1}'})
+    assert len(gone["deleted"]) == 1

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ragline.api.problems import problem
+from ragline.errors import InvalidRequest
+from ragline.types import Namespace, NamespaceSettings
 from tests.api.conftest import Api
 
 FIELDS = {"year": "integer", "kind": "keyword", "price": "number", "sold": "boolean", "day": "date"}
@@ -105,3 +113,77 @@ async def test_min_sequence_from_the_future_answers_and_says_that_it_is_not_yet_
     system.search._settings = system.settings.query
     assert found["degraded"] == ["not_yet_visible"]
     assert found["passages"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "field"),
+    [
+        ("POST", "/v1/search", '{"query": "\\ud800"}', "query"),
+        ("POST", "/v1/search", '{"query": "x", "namespace": "\\ud800"}', "namespace"),
+        ("POST", "/v1/search", '{"query": "x", "filters": {"\\ud800": 1}}', "filters"),
+        ("POST", "/v1/search", '{"query": "x", "\\ud800": 1}', ""),
+        ("POST", "/v1/answers", '{"query": "\\ud800"}', "query"),
+        ("POST", "/v1/embeddings", '{"input": ["x", "\\ud800"]}', "input"),
+        ("PUT", "/v1/namespaces/odd", '{"fields": {"\\ud800": "integer"}}', "fields"),
+        ("PUT", "/v1/namespaces/odd", '{"fusion": {"weights": {"dense": Infinity}}}', "fusion.weights.dense"),
+        ("PUT", "/v1/namespaces/odd", '{"fusion": {"weights": {"dense": NaN}}}', "fusion.weights.dense"),
+        ("PUT", "/v1/namespaces/odd", '{"fusion": {"weights": {"dense": 1e308}}}', "fusion.weights.dense"),
+        ("POST", "/v1/search", '{"query": "x", "min_sequence": 9223372036854775808}', "min_sequence"),
+        ("POST", "/v1/answers", '{"query": "x", "min_sequence": 9223372036854775808}', "min_sequence"),
+        ("GET", "/v1/search?q=x&min_sequence=-1", "", "min_sequence"),
+        ("GET", "/v1/search?q=x&min_sequence=9223372036854775808", "", "min_sequence"),
+        ("GET", "/v1/search?q=x&filters=%7B%22%5Cud800%22:1%7D", "", "filters"),
+        ("GET", "/v1/search?q=x&filters=%7B%22year%22:NaN%7D", "", "filters"),
+    ],
+)
+async def test_what_no_engine_can_hold_is_a_bad_request(
+    api: Api, method: str, path: str, body: str, field: str
+) -> None:
+    json_body = {"Content-Type": "application/json"}
+    refused = await api.call(method, path, content=body, headers=json_body, status=422)
+    assert refused.get("field", "") == field
+
+
+def test_a_problem_can_be_encoded_whatever_it_repeats() -> None:
+    answer = problem(InvalidRequest("No \ud800.", next_step="Not \udfff.", field="filters.\ud800"))
+    assert json.loads(bytes(answer.body))["field"] == "filters.\\ud800"
+
+
+async def test_a_body_that_grows_over_the_limit_while_it_is_read_is_too_large(api: Api) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(api.system.settings.http.max_body_bytes // 65_536 + 2):
+            yield b" " * 65_536
+
+    json_body = {"Content-Type": "application/json"}
+    refused = await api.call("POST", "/v1/search", content=chunks(), headers=json_body, status=413)
+    assert "http.max_body_bytes" in refused["next_step"]
+
+
+async def test_two_that_create_a_namespace_at_once_both_have_it(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    creates, both = api.system.epochs.create_namespace, asyncio.Barrier(2)
+
+    async def create(name: str, settings: NamespaceSettings) -> Namespace:
+        await both.wait()
+        return await creates(name, settings)
+
+    monkeypatch.setattr(api.system.epochs, "create_namespace", create)
+    async with api.client() as client:
+        put = [client.put("/v1/namespaces/twins", json={"fields": {"year": "integer"}}) for _ in range(2)]
+        answers = await asyncio.gather(*put)
+    assert sorted(answer.status_code for answer in answers) == [200, 201]
+    assert all(answer.json()["settings"]["fields"] == {"year": "integer"} for answer in answers)
+
+
+async def test_tokens_are_counted_off_the_event_loop(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    served, threads = api.app.state.embedder, set()
+
+    def token_spans(text: str) -> Any:
+        threads.add(threading.current_thread())
+        return served.token_spans(text)
+
+    watched = SimpleNamespace(space=served.space, embed=served.embed, token_spans=token_spans)
+    monkeypatch.setattr(api.app.state, "embedder", watched)
+    answer = await api.call("POST", "/v1/embeddings", json={"input": "hello world"})
+    assert answer["usage"]["prompt_tokens"] > 0
+    assert threads
+    assert threading.current_thread() not in threads

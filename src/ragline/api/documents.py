@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from typing import Annotated, Any
 
@@ -11,8 +14,8 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.datastructures import FormData, UploadFile
 
 from ragline.api.access import Reader, Writer
-from ragline.api.models import Accepted, DocumentBrief, json_object, json_value
-from ragline.errors import InvalidRequest, NotFound, Overloaded, RaglineError
+from ragline.api.models import Accepted, DocumentBrief, check_encodable, json_object, json_value
+from ragline.errors import Forbidden, InvalidRequest, NotFound, Overloaded, RaglineError
 from ragline.filters import coerce_metadata, matches, parse_filters
 from ragline.registry.documents import Accepted as Taken
 from ragline.registry.rows import unknown_document
@@ -23,6 +26,12 @@ router = APIRouter(prefix="/v1/namespaces/{namespace}/documents", tags=["documen
 
 MOST_FILES = 1000
 """Files in one request; more come in more requests."""
+
+MOST_CHARACTERS = 2_000
+"""Of a uri or a title: they go with every chunk and every passage."""
+
+PAGE = 500
+"""Documents read from the registry at a time."""
 
 _TEXTS = {"type": "array", "items": {"type": "string"}}
 _FORM = {
@@ -42,7 +51,7 @@ UPLOAD = {"requestBody": {"required": True, "content": {"multipart/form-data": {
 @router.post("", status_code=202, response_model=Accepted, response_model_exclude_none=True, openapi_extra=UPLOAD)
 async def upload(
     namespace: str, request: Request, response: Response, _: Writer, wait: bool = False,
-    wait_s: Annotated[float, Query(gt=0, le=3600)] = 300.0,
+    wait_s: Annotated[float, Query(gt=0, le=3600, allow_inf_nan=False)] = 300.0,
 ) -> Accepted:  # fmt: skip
     """Accept files: 202 once their bytes are safe, or, with `wait`, 200 once every one is indexed or failed.
 
@@ -51,7 +60,7 @@ async def upload(
     system: System = request.app.state.system
     found = await system.namespaces.get(namespace)
     await _check_room(system)
-    async with request.form(max_files=MOST_FILES, max_fields=4 * MOST_FILES) as form:
+    async with _form(request) as form:
         files, uploads = _files(form), _uploads(form)
         results = await asyncio.gather(*(_accept(system, found, *pair) for pair in zip(files, uploads, strict=True)))
     taken = [result for result in results if not isinstance(result, RaglineError)]
@@ -78,13 +87,25 @@ async def list_documents(
     namespace: str, request: Request, caller: Reader, state: State | None = None, uri: str | None = None,
     cursor: str = "", limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> dict[str, Any]:  # fmt: skip
-    """By id; `next` is the cursor of the next page, or null."""
+    """By id; `next` is the cursor of the next page, or null.
+
+    Page and cursor are made of what the caller may read alone: neither tells that there is anything else.
+    """
     system: System = request.app.state.system
     await system.namespaces.get(namespace)
-    page = await system.documents.page(namespace, after=cursor, most=limit, state=state, uri=uri)
+    most = max(limit + 1, PAGE) if caller.role == "read" else limit + 1
+    found: list[Document] = []
+    after = cursor
+    while len(found) <= limit:  # one more than is shown: it tells whether there is a next page
+        page = await system.documents.page(namespace, after=after, most=most, state=state, uri=uri)
+        found += [document for document in page if _listed(document, caller)]
+        if len(page) < most:
+            break
+        after = page[-1].id
+    shown = found[:limit]
     return {
-        "documents": [_full(document) for document in page if _readable(document, caller)],
-        "next": page[-1].id if len(page) == limit else None,
+        "documents": [_full(document) for document in shown],
+        "next": shown[-1].id if len(found) > limit else None,
     }
 
 
@@ -92,7 +113,10 @@ async def list_documents(
 async def delete_by_filter(
     namespace: str, request: Request, _: Writer, filters: str, dry_run: bool = False
 ) -> dict[str, Any]:
-    """Delete every document whose metadata matches `filters` (JSON, as in a search)."""
+    """Delete every document whose metadata matches `filters` (JSON, as in a search).
+
+    A document whose metadata is not of the declared types, because they were declared later, does not match.
+    """
     system: System = request.app.state.system
     found = await system.namespaces.get(namespace)
     conditions = parse_filters(json_object(filters, "filters"), found.settings.fields)
@@ -102,16 +126,20 @@ async def delete_by_filter(
             next_step=f"To delete everything, DELETE /v1/namespaces/{namespace}.",
             field="filters",
         )
+    asked = {condition.field: found.settings.fields[condition.field] for condition in conditions}
     deleted, sequence, after = [], found.sequence, ""
-    while page := await system.documents.page(namespace, after=after, most=500, state=None):
+    while page := await system.documents.page(namespace, after=after, most=PAGE, state=None):
         after = page[-1].id
         for document in page:
-            fields = coerce_metadata(document.metadata, found.settings.fields)
-            if not matches(fields, frozenset(), Scope(conditions=conditions)):
+            try:
+                fields = coerce_metadata(document.metadata, asked)
+                if not matches(fields, frozenset(), Scope(conditions=conditions)):
+                    continue
+                if not dry_run:
+                    sequence = (await system.documents.delete(namespace, document.id)).revision
+            except (InvalidRequest, NotFound):  # of another type than asked for; or somebody else deleted it
                 continue
             deleted.append(document.id)
-            if not dry_run:
-                sequence = (await system.documents.delete(namespace, document.id)).revision
     return {"deleted": deleted, "sequence": sequence, "dry_run": dry_run}
 
 
@@ -122,9 +150,9 @@ async def show_document(namespace: str, document: str, request: Request, caller:
 
 @router.get("/{document}/original")
 async def original(namespace: str, document: str, request: Request, caller: Reader) -> Response:
-    """The bytes as they arrived, as an attachment."""
+    """The bytes as they arrived, as an attachment: for who may read them, and for admins."""
     system: System = request.app.state.system
-    found = await _get(request, namespace, document, caller)
+    found = await _get_content(request, namespace, document, caller)
     assert found.blob
     data = await system.contents.original(await system.namespaces.get(namespace), found.id, found.blob)
     headers = {"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"}
@@ -133,9 +161,9 @@ async def original(namespace: str, document: str, request: Request, caller: Read
 
 @router.get("/{document}/chunks")
 async def chunks(namespace: str, document: str, request: Request, caller: Reader) -> dict[str, Any]:
-    """The live content's chunks, in order."""
+    """The live content's chunks, in order: for who may read them, and for admins."""
     system: System = request.app.state.system
-    found = await _get(request, namespace, document, caller)
+    found = await _get_content(request, namespace, document, caller)
     content = None
     if found.live is not None and found.live_blob is not None:
         holder = await system.namespaces.get(namespace)
@@ -176,14 +204,29 @@ async def _get(request: Request, namespace: str, id: str, caller: Caller) -> Doc
     """Raises NotFound, also where the caller's groups may not read it: what may not be read is not shown to exist."""
     system: System = request.app.state.system
     found = await system.documents.get(namespace, id)
-    if not _readable(found, caller):
+    if not _listed(found, caller):
         raise unknown_document(id, namespace)
     return found
 
 
-def _readable(document: Document, caller: Caller) -> bool:
-    """Writers and admins see the entry of every document; readers those that a search may show them."""
-    return caller.role != "read" or not document.groups or not document.groups.isdisjoint(caller.groups)
+async def _get_content(request: Request, namespace: str, id: str, caller: Caller) -> Document:
+    """As `_get`, for what stands in the document. Raises NotFound, Forbidden: a writer whose groups may not read it."""
+    found = await _get(request, namespace, id, caller)
+    if caller.role != "admin" and not _in_groups(found, caller):
+        raise Forbidden(
+            f"The key of {caller.principal} is of none of the groups of document {id}.",
+            next_step="Use a key with one of its groups, or an admin's.",
+        )
+    return found
+
+
+def _listed(document: Document, caller: Caller) -> bool:
+    """Writers see the entries of all documents, contents only by their groups; admins see all; readers go by groups."""
+    return caller.role != "read" or _in_groups(document, caller)
+
+
+def _in_groups(document: Document, caller: Caller) -> bool:
+    return not document.groups or not document.groups.isdisjoint(caller.groups)
 
 
 async def _check_room(system: System) -> None:
@@ -204,6 +247,21 @@ async def _accept(system: System, namespace: Namespace, file: UploadFile, item: 
         return error
 
 
+@asynccontextmanager
+async def _form(request: Request) -> AsyncIterator[FormData]:
+    """Raises InvalidRequest."""
+    try:
+        form = await request.form(max_files=MOST_FILES, max_fields=4 * MOST_FILES)
+    except UnicodeError as error:  # a charset that decodes nothing, or not this
+        raise InvalidRequest(
+            "The form cannot be read in the charset it names.", next_step="Send it as UTF-8.", field="body"
+        ) from error
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
 def _files(form: FormData) -> list[UploadFile]:
     files = [part for part in form.getlist("file") if isinstance(part, UploadFile)]
     if not files:
@@ -220,16 +278,39 @@ def _uploads(form: FormData) -> list[Upload]:
     groups = frozenset(_groups(form))
     uris = _each(form, "uri", len(files), [file.filename or "" for file in files])
     titles = _each(form, "title", len(files), [""] * len(files))
+    check_encodable([file.content_type for file in files], "media_type")
+    for name, texts in (("uri", uris), ("title", titles)):
+        check_encodable(texts, name)
+        if any(len(text) > MOST_CHARACTERS for text in texts):
+            raise InvalidRequest(
+                f"A {name} has {max(map(len, texts)):,} characters.",
+                next_step=f"Send at most {MOST_CHARACTERS:,}.",
+                field=name,
+            )
     if not all(uri.strip() for uri in uris):
         raise InvalidRequest("A file has no name.", next_step="Send `uri`, one for each file.", field="uri")
+    if twice := [uri for uri, count in Counter(uris).items() if count > 1]:
+        raise InvalidRequest(
+            f"The uri {twice[0]!r} is that of two files of this request, and only one can stand.",
+            next_step="Send one of them, or give each its own `uri`.",
+            field="uri",
+        )
     return [
         Upload(uri=uri, data=b"", title=title or None, media_type=file.content_type, metadata=words, groups=groups)
         for file, uri, title, words in zip(files, uris, titles, metadata, strict=True)
     ]
 
 
+def _text(value: UploadFile | str, name: str) -> str:
+    """A field of the form. Raises InvalidRequest naming it: a file; a text that is not fit for UTF-8."""
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{name} was sent as a file.", next_step="Send it as a field of the form.", field=name)
+    check_encodable(value, name)
+    return value
+
+
 def _each(form: FormData, name: str, count: int, default: list[str]) -> list[str]:
-    given = [str(value) for value in form.getlist(name)]
+    given = [_text(value, name) for value in form.getlist(name)]
     if given and len(given) != count:
         raise InvalidRequest(
             f"{len(given)} values of {name} for {count} files.",
@@ -241,7 +322,9 @@ def _each(form: FormData, name: str, count: int, default: list[str]) -> list[str
 
 def _metadata(form: FormData, count: int) -> list[dict[str, Any]]:
     """One object for every file, or one each."""
-    given = [json_object(str(value) or "{}", "metadata") for value in form.getlist("metadata")]
+    given = [json_object(_text(value, "metadata") or "{}", "metadata") for value in form.getlist("metadata")]
+    for words in given:
+        _check_metadata(words)
     if len(given) == 1:
         return given * count
     if given and len(given) != count:
@@ -252,9 +335,32 @@ def _metadata(form: FormData, count: int) -> list[dict[str, Any]]:
     return given or [{}] * count
 
 
+def _check_metadata(words: dict[str, Any]) -> None:
+    """What every registry and every engine can hold: flat. Raises InvalidRequest naming the key."""
+    for name, value in words.items():
+        if not all(map(_is_scalar, value if isinstance(value, list) else [value])):
+            raise InvalidRequest(
+                f"metadata.{name[:80]} is not a JSON scalar or a flat list of them, in 64 bits.",
+                next_step="Send texts, numbers, true, false or null, or a list of these.",
+                field=f"metadata.{name[:80]}",
+            )
+
+
+def _is_scalar(value: object) -> bool:
+    match value:
+        case bool() | str() | None:
+            return True
+        case int():
+            return -(2**63) <= value < 2**63
+        case float():
+            return math.isfinite(value)  # 1e999 is infinite
+        case _:
+            return False
+
+
 def _groups(form: FormData) -> Iterator[str]:
     """`groups` may be repeated, or be one JSON list."""
-    for value in map(str, form.getlist("groups")):
+    for value in (_text(given, "groups") for given in form.getlist("groups")):
         names = json_value(value, "groups") if value.lstrip().startswith("[") else [value]
         if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
             raise InvalidRequest("groups must be names.", next_step='Send them as ["a", "b"].', field="groups")
