@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -51,4 +52,10 @@ def stage(timings_ms: MutableMapping[str, float], name: str, histogram: Histogra
         took = (time.perf_counter() - start) * 1000
         timings_ms[name] = round(took, 3)
         if histogram is not None:
-            histogram.labels(name).observe(took)
+            _child(histogram, name).observe(took)
+
+
+@cache
+def _child(histogram: Histogram, name: str) -> Histogram:
+    """Looking a label up takes longer than observing it, and stages are few."""
+    return histogram.labels(name)
