@@ -20,8 +20,9 @@ def words(text: str) -> Sequence[tuple[int, int]]:
 
 
 def pairs(text: str) -> Sequence[tuple[int, int]]:
-    """A token every two characters from the start of the text: depends on where the text begins, as none should."""
-    return [(i, min(i + 2, len(text))) for i in range(0, len(text), 2)]
+    """A token every two characters of a word: where a word is cut, both halves count anew."""
+    found = [word.span() for word in re.finditer(r"\S+", text)]
+    return [(at, min(at + 2, end)) for start, end in found for at in range(start, end, 2)]
 
 
 def plain(text: str) -> Parsed:

@@ -26,6 +26,10 @@ WINDOW_CHARS = 20_000
 MAX_TOKEN_CHARS = 16
 """A longer token weighs as several: WordPiece makes one [UNK] of a word of any length."""
 
+TRUSTED = 0.9
+"""Share of a chunk up to which the tokens counted in its window are not counted again: a tokenizer that looks beyond
+white space, against its contract, differs by a few."""
+
 TINY = 0.25
 """A section below this share of a chunk joins its neighbour, when one is the other's parent or both have the same."""
 
@@ -200,16 +204,25 @@ def _cut(text: str, start: int, end: int, starts: Sequence[int], limit: int) -> 
 
 
 def _fit_all(
-    text: str, packed: Iterable[tuple[int, int]], token_spans: TokenSpans, limit: int
+    text: str, packed: Iterable[tuple[int, int, int]], token_spans: TokenSpans, limit: int
 ) -> Iterator[tuple[int, int, int]]:
     """Each span by `_fit`, without the overlap where halves would otherwise not follow what is before them."""
     begun, done = -1, 0
-    for start, end in packed:
-        parts = list(_fit(text, start if start > begun else done, end, token_spans, limit))
+    for start, end, counted in packed:
+        weight = max(counted, -(-(end - start) // MAX_TOKEN_CHARS))
+        if start > begun and weight <= TRUSTED * limit and _is_whole(text, start, end):
+            parts = [(start, end, weight)]
+        else:
+            parts = list(_fit(text, start if start > begun else done, end, token_spans, limit))
         if len(parts) > 1 and start < done:
             parts = list(_fit(text, done, end, token_spans, limit))
         begun, done = parts[-1][0], end
         yield from parts
+
+
+def _is_whole(text: str, start: int, end: int) -> bool:
+    """Whether no word is cut at either end."""
+    return (not start or text[start - 1].isspace()) and (end == len(text) or text[end].isspace())
 
 
 def _fit(text: str, start: int, end: int, token_spans: TokenSpans, limit: int) -> Iterator[tuple[int, int, int]]:
@@ -233,14 +246,15 @@ def _fit(text: str, start: int, end: int, token_spans: TokenSpans, limit: int) -
 # ── packing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _pack(units: Sequence[_Unit], limit: int, overlap: int) -> Iterator[tuple[int, int]]:
-    """Fill chunks with units in order; from half full, a paragraph that does not fit whole begins the next chunk."""
+def _pack(units: Sequence[_Unit], limit: int, overlap: int) -> Iterator[tuple[int, int, int]]:
+    """(start, end, weight) of chunks filled with units in order; from half full, a paragraph that does not fit whole
+    begins the next one."""
     paragraphs = _paragraph_weights(units)
     first, weight = 0, 0
     for i, unit in enumerate(units):
         full = weight + unit.weight > limit
         if i > first and (full or (unit.opens and weight >= limit / 2 and weight + paragraphs[i] > limit)):
-            yield units[first].start, units[i - 1].end
+            yield units[first].start, units[i - 1].end, weight
             begin, weight = i, 0
             while begin - 1 > first and weight + units[begin - 1].weight <= min(overlap, limit - unit.weight):
                 begin -= 1
@@ -248,7 +262,7 @@ def _pack(units: Sequence[_Unit], limit: int, overlap: int) -> Iterator[tuple[in
             first = begin
         weight += unit.weight
     if units:
-        yield units[first].start, units[-1].end
+        yield units[first].start, units[-1].end, weight
 
 
 def _paragraph_weights(units: Sequence[_Unit]) -> list[int]:

@@ -35,7 +35,10 @@ class Embedder(Protocol):
         ...
 
     def token_spans(self, text: str) -> Sequence[tuple[int, int]]:
-        """Character spans of the model's own tokens in `text`, in order, special tokens left out. Synchronous, CPU only."""
+        """Character spans of the model's own tokens in `text`, in order, special tokens left out. Synchronous, CPU only.
+
+        A token holds no white space, and does not depend on what stands beyond it.
+        """
         ...
 
     async def aclose(self) -> None: ...
