@@ -161,10 +161,12 @@ async def main(folder):
     await index.upsert("c", [record("a", "common")])
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
     many = [record("b", f"common word{n}", ordinal=n) for n in range(500)]
+    errors = []  # kept, with the frames they hold: a writer still open in one of them would hold the lock
     for _ in range(2):
         try:
             await index.upsert("c", many)
         except EngineUnavailable as error:
+            errors.append(error)
             print(error.retryable)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     print(sorted((await index.contents("c")).values()))

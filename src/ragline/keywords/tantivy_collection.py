@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -135,6 +135,8 @@ class Collection:
         """A writer whose changes are durable and visible at the end of the block, or gone after an error.
 
         With an error the writer goes too: after a failed commit Tantivy calls the next one done, but its rows are lost.
+        It is closed by name, not by losing the last reference: the error's traceback holds one for as long as it lives,
+        and an open writer holds the folder's lock.
         """
         self._check_open()
         self._writer = self._writer or self._index.writer(WRITER_MEMORY_BYTES, 1)
@@ -142,7 +144,8 @@ class Collection:
             yield self._writer
             self._writer.commit()
         except BaseException:
-            self._writer = None
+            with suppress(ValueError):  # tells again what the error already tells; it is closed all the same
+                self.rest()
             raise
         self._view = self._look()
 
