@@ -20,7 +20,7 @@ from ragline.types import Namespace, NamespaceSettings, Upload
 ACCEPTED_AT_ONCE = 200
 """Uploads in flight: enough for one commit to serve many."""
 
-LOOK_S = 0.05
+LOOK_S = 0.2
 
 
 @asynccontextmanager

@@ -48,6 +48,53 @@ async def test_batches_respect_the_weight_but_hold_at_least_one() -> None:
     assert gate.batches == [[2, 3], [1], [9], [1]]
 
 
+NEVER_S = 1e9
+
+
+async def test_with_a_pace_the_first_goes_at_once_and_a_stream_is_gathered_until_there_is_enough() -> None:
+    gate = Gate()
+    gate.open.set()
+    call: Coalescer[int, int] = Coalescer(gate.run, most=100, enough=3, pace_s=lambda: NEVER_S)
+    assert await call(1) == 10
+    tasks = []
+    for item in (2, 3):
+        tasks.append(asyncio.create_task(call(item)))
+        await _queued()
+    assert gate.batches == [[1]]
+    assert await asyncio.gather(*tasks, call(4)) == [20, 30, 40]
+    assert gate.batches == [[1], [2, 3, 4]]
+
+
+async def test_a_hurry_sends_what_waits() -> None:
+    gate = Gate()
+    gate.open.set()
+    call: Coalescer[int, int] = Coalescer(gate.run, most=100, enough=3, pace_s=lambda: NEVER_S)
+    await call(1)
+    waiting = asyncio.create_task(call(2))
+    await _queued()
+    assert gate.batches == [[1]]
+    call.hurry()
+    assert await waiting == 20
+
+
+async def test_without_a_pace_any_more_nothing_waits_and_who_left_does_not_count_as_enough() -> None:
+    gate = Gate()
+    gate.open.set()
+    pace = [NEVER_S]
+    call: Coalescer[int, int] = Coalescer(gate.run, most=100, enough=2, pace_s=lambda: pace[0])
+    await call(1)
+    left = asyncio.create_task(call(2))
+    await _queued()
+    left.cancel()
+    waiting = asyncio.create_task(call(3))
+    await _queued()
+    assert gate.batches == [[1]]
+    pace[0] = 0.0
+    assert await call(4) == 40
+    assert await waiting == 30
+    assert gate.batches == [[1], [3, 4]]
+
+
 async def test_an_error_result_reaches_its_own_caller_only() -> None:
     gate = Gate()
     gate.open.set()

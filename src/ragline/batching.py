@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 
@@ -14,19 +13,13 @@ from ragline.types import Space
 MOST_QUERIES = 32
 """Texts in one query call. Queries are short; past this, the last caller waits longer than a second call would take."""
 
-MOST_PASSAGES = 256
-"""Texts in one document call: enough of them to sort by length over many documents."""
-
 
 class BatchingEmbedder:
-    """An `Embedder` that merges concurrent calls, queries and documents apart."""
+    """An `Embedder` that merges concurrent queries. Document calls pass: the embedder merges them as suits its model."""
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
-        self._calls: dict[Purpose, Coalescer[Sequence[str], Vectors]] = {
-            "query": Coalescer(partial(self._run, "query"), most=MOST_QUERIES, weigh=len),
-            "document": Coalescer(partial(self._run, "document"), most=MOST_PASSAGES, weigh=len),
-        }
+        self._queries: Coalescer[Sequence[str], Vectors] = Coalescer(self._run, most=MOST_QUERIES, weigh=len)
 
     @property
     def space(self) -> Space:
@@ -35,7 +28,7 @@ class BatchingEmbedder:
     async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Vectors:
         if not texts:
             return np.zeros((0, self.space.dim), np.float32)
-        return await self._calls[purpose](texts)
+        return await (self._queries(texts) if purpose == "query" else self._embedder.embed(texts, purpose=purpose))
 
     def token_spans(self, text: str) -> Sequence[tuple[int, int]]:
         return self._embedder.token_spans(text)
@@ -43,7 +36,7 @@ class BatchingEmbedder:
     async def aclose(self) -> None:
         await self._embedder.aclose()
 
-    async def _run(self, purpose: Purpose, batch: list[Sequence[str]]) -> list[Vectors]:
-        vectors = await self._embedder.embed([text for texts in batch for text in texts], purpose=purpose)
+    async def _run(self, batch: list[Sequence[str]]) -> list[Vectors]:
+        vectors = await self._embedder.embed([text for texts in batch for text in texts], purpose="query")
         ends = np.cumsum([len(texts) for texts in batch])
         return np.split(vectors, ends[:-1])

@@ -72,13 +72,13 @@ class Contents:
 
     async def put(self, namespace: Namespace, document: Document, content: Content) -> None:
         path = f"{_folder(namespace, document.id, document.blob)}/chunks-{document.content}"
-        await self._blobs.put(path, await _off_loop(_written, content), durable=False)
+        await self._blobs.put(path, await off_loop(_written, content), durable=False)
 
     async def get(self, namespace: Namespace, document: Document, blob: str, number: int) -> Content | None:
         """None when it is missing or torn, and must be parsed again."""
         try:
             data = await self._blobs.get(f"{_folder(namespace, document.id, blob)}/chunks-{number}")
-            return await _off_loop(_read, data)
+            return await off_loop(_read, data)
         except (NotFound, ValueError):
             return None
 
@@ -126,7 +126,7 @@ class Contents:
         await self._blobs.delete(f"{namespace}-{uid}")
 
 
-async def _off_loop(work: Callable[[A], R], given: A) -> R:
+async def off_loop(work: Callable[[A], R], given: A) -> R:
     """A long text takes longer to write or read than the event loop may stand still; a short one less than a hop."""
     size = len(given) if isinstance(given, bytes) else len(given.text) if isinstance(given, Content) else 0
     return work(given) if size < SHORT else await asyncio.to_thread(work, given)

@@ -16,8 +16,10 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import structlog
@@ -25,7 +27,7 @@ import structlog
 from ragline import metrics
 from ragline.chunking import chunk, search_text
 from ragline.coalescing import Coalescer
-from ragline.contents import Content, Contents
+from ragline.contents import Content, Contents, off_loop
 from ragline.errors import (
     DocumentRejected,
     EngineRejected,
@@ -49,6 +51,10 @@ EMBED_SLICE = 128
 
 MOST_RECORDS = 2048
 """Records in one durable write to a store."""
+
+ENOUGH_RECORDS, WRITE_PACE_S = 64, 1.0
+"""While more documents are on their way, a durable write waits for so many records, or so long since the last one: each
+costs an fsync, a segment, a share of a merge. A document that comes alone does not wait."""
 
 OUR_MEDIA_TYPES = "application/vnd.ragline."
 """Media types that say how to parse; clients name the others differently for the same file."""
@@ -85,8 +91,12 @@ class Ingest:
         self._vectors = vectors
         self._keywords = keywords
         self._settings = settings
-        self._write_vectors = Coalescer(self._upsert_vectors, most=MOST_RECORDS, weigh=lambda w: len(w.records))
-        self._write_keywords = Coalescer(self._upsert_keywords, most=MOST_RECORDS, weigh=lambda w: len(w.records))
+        self._coming = 0
+        paced = partial(
+            Coalescer[_Write, None], most=MOST_RECORDS, weigh=_records_of, enough=ENOUGH_RECORDS, pace_s=self._pace_s
+        )
+        self._write_vectors = paced(self._upsert_vectors)
+        self._write_keywords = paced(self._upsert_keywords)
 
     # ── accept ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -104,7 +114,7 @@ class Ingest:
         _check_metadata(upload, self._settings.max_metadata_bytes)
         coerce_metadata(upload.metadata, namespace.settings.fields)
         uri = _clean(upload.uri)
-        sha256 = await asyncio.to_thread(lambda: hashlib.sha256(upload.data).hexdigest())
+        sha256 = await off_loop(_sha256, upload.data)
         blob = secrets.token_hex(8)
         incoming = Incoming(
             uri=uri, title=upload.title, media_type=upload.media_type, size=len(upload.data), sha256=sha256, blob=blob,
@@ -135,8 +145,9 @@ class Ingest:
             await self.index_words(namespace, document)
         else:
             try:
-                content = await self.parse(namespace, document)
-                vectors = await self.embed(namespace, document, content)
+                with self._on_its_way():
+                    content = await self.parse(namespace, document)
+                    vectors = await self.embed(namespace, document, content)
                 await self.index(document, content, vectors)
             except _Superseded:
                 await self._take_back(namespace, document)
@@ -260,6 +271,21 @@ class Ingest:
             self._write_keywords(_Write(epoch.keywords, rows, vectors)),
         )
 
+    @contextmanager
+    def _on_its_way(self) -> Iterator[None]:
+        """A document that is parsed or embedded, and will want to be written: others' writes wait a little for it."""
+        self._coming += 1
+        try:
+            yield
+        finally:
+            self._coming -= 1
+            if not self._coming:
+                self._write_vectors.hurry()
+                self._write_keywords.hurry()
+
+    def _pace_s(self) -> float:
+        return WRITE_PACE_S if self._coming else 0.0
+
     async def _upsert_vectors(self, batch: list[_Write]) -> list[Exception | None]:
         def upsert(collection: str, writes: Sequence[_Write]) -> Awaitable[None]:
             return self._vectors.upsert(collection, _rows(writes), np.concatenate([write.vectors for write in writes]))
@@ -332,6 +358,10 @@ def _fields(document: Document, epoch: Epoch) -> Metadata:
         return _fields(document, replace(epoch, fields=left))
 
 
+def _records_of(write: _Write) -> int:
+    return len(write.records)
+
+
 def _rows(writes: Sequence[_Write]) -> list[Record]:
     return [record for write in writes for record in write.records]
 
@@ -348,6 +378,10 @@ def _check_metadata(upload: Upload, limit_bytes: int) -> None:
             next_step="Put long values into the document, or raise ingest.max_metadata_bytes.",
             field="metadata",
         )
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _fingerprint(sha256: str, media_type: str | None, namespace: Namespace) -> str:

@@ -6,9 +6,12 @@ An old epoch's collections outlive this by far (`cut_over`), so a kept snapshot 
 
 from __future__ import annotations
 
+from functools import partial
+
 from ragline.clock import Clock
 from ragline.errors import EngineError
 from ragline.registry.namespaces import Namespaces
+from ragline.singleflight import SingleFlight
 from ragline.types import Namespace
 
 KEEP_S = 1.0
@@ -21,19 +24,24 @@ class Snapshots:
         self._clock = clock
         self._kept: dict[str, tuple[float, Namespace]] = {}
         self._forgotten = 0
+        self._reading: SingleFlight[Namespace] = SingleFlight()
 
     async def get(self, name: str) -> Namespace:
         """Raises NotFound, and EngineError when the registry is away and the namespace was never read."""
         read_at, namespace = self._kept.get(name, (0.0, None))
         if namespace is not None and self._clock.monotonic() - read_at < KEEP_S:
             return namespace
+        # One read for all who find it too old: under load that is everybody at once.
+        return await self._reading.run((name, self._forgotten), partial(self._read, name, namespace))
+
+    async def _read(self, name: str, kept: Namespace | None) -> Namespace:
         forgotten = self._forgotten
         try:
             fresh = await self._namespaces.get(name)
         except EngineError:
-            if namespace is None:
+            if kept is None:
                 raise
-            return namespace
+            return kept
         except Exception:
             self._kept.pop(name, None)
             raise

@@ -86,8 +86,7 @@ async def test_no_texts_give_no_vectors(embedder: LocalEmbedder, purpose: Purpos
     assert vectors.dtype == np.float32
 
 
-async def test_order_is_kept_over_lengths_and_slices(embedder: LocalEmbedder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "TEXTS_A_SLICE", 3)
+async def test_order_is_kept_over_lengths(embedder: LocalEmbedder) -> None:
     expected = await embedder.embed(SENTENCES, purpose="document")
 
     turned = await embedder.embed(SENTENCES[::-1], purpose="document")

@@ -1,8 +1,9 @@
 """The default embedder: a sentence encoder in this process, on the CPU, through ONNX Runtime.
 
 `build` makes one. Queries and documents have sessions and threads of their own, so that a query never stands behind
-ingest: document threads take short model calls, let waiting queries go first between two of them, and run at a lower
-priority. Every model call holds texts of one length: no padding, and no text that depends on its neighbours.
+ingest: document threads (`document_lane`) take short model calls, let waiting queries go first between two of them, and
+run at a lower priority. Every model call holds texts of one length: no padding, and no text that depends on its
+neighbours.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from ragline.embedders.document_lane import DocumentLane, closed, lower_priority
 from ragline.embedders.model_files import READY_MADE, ModelFiles, Precision, damaged, locate, prepare
 from ragline.errors import EngineUnavailable
 from ragline.protocols import Purpose, Vectors
@@ -36,14 +38,8 @@ ENGINE = "embedder:local"
 TOKENS_A_CALL = 256
 """Tokens of one model call. About 30 ms on one core; more a call gains nothing (docs/adr/0003-minilm-precision.md)."""
 
-TEXTS_A_SLICE = 256
-"""Document texts that are tokenised and sorted together; bounds what a huge call holds in memory."""
-
 YIELD_S = 0.05
 """Longest a document call waits for queries to finish, so that a flood of queries slows ingest but never stops it."""
-
-INGEST_NICENESS = 10
-"""Priority of document threads, in Unix steps below normal (Linux only): they take what queries and the loop leave."""
 
 SLOW_FUSIONS = ["SkipLayerNormFusion"]
 """Graph rewrites that ONNX Runtime must leave: this kernel takes 7 times what its two parts take."""
@@ -70,7 +66,8 @@ class LocalEmbedder:
         self._queries = queries
         self._documents = documents
         self._query_threads = ThreadPoolExecutor(query_threads, "embed-query")
-        self._document_threads = ThreadPoolExecutor(threads, "embed-document", initializer=_lower_priority)
+        self._document_tokens = ThreadPoolExecutor(1, "embed-tokenise", initializer=lower_priority)
+        self._lane = DocumentLane(self._one_document_call, dim=space.dim, threads=threads, tokens_a_call=TOKENS_A_CALL)
         self._queries_in_flight = 0
         self._no_queries = threading.Event()
         self._no_queries.set()
@@ -122,22 +119,17 @@ class LocalEmbedder:
         )
 
     async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Vectors:
-        """See `protocols.Embedder`. A document call is worked off by all document threads, a slice at a time."""
-        vectors = np.empty((len(texts), self.space.dim), np.float32)
+        """See `protocols.Embedder`. The texts of concurrent document calls meet in one lane."""
         if purpose == "document":
-            for start in range(0, len(texts), TEXTS_A_SLICE):
-                part = texts[start : start + TEXTS_A_SLICE]
-                vectors[start : start + len(part)] = await self._document_vectors(part)
-            return vectors
+            return await self._lane.embed(await self._call(self._document_tokens, self._tokens, texts))
         self._queries_in_flight += 1
         self._no_queries.clear()
         try:
-            vectors[:] = await self._call(self._query_threads, self._query_vectors, texts)
+            return await self._call(self._query_threads, self._query_vectors, texts)
         finally:
             self._queries_in_flight -= 1
             if not self._queries_in_flight:
                 self._no_queries.set()
-        return vectors
 
     def token_spans(self, text: str) -> Sequence[tuple[int, int]]:
         # A batch of one: `encode` would hold the interpreter lock.
@@ -147,8 +139,9 @@ class LocalEmbedder:
 
     async def aclose(self) -> None:
         self._closed = True
-        for pool in (self._query_threads, self._document_threads):
+        for pool in (self._query_threads, self._document_tokens):
             await asyncio.to_thread(pool.shutdown, cancel_futures=True)
+        await self._lane.aclose()
 
     def _query_vectors(self, texts: Sequence[str]) -> Vectors:
         """All of it in one hop to a thread: for a short query the hop is a good part of the time."""
@@ -158,25 +151,15 @@ class LocalEmbedder:
             vectors[call] = self._queries.encode([tokens[i] for i in call])
         return vectors
 
-    async def _document_vectors(self, texts: Sequence[str]) -> Vectors:
-        """Call by call, so that all threads work on it, and so that queries get their turn in between."""
-        vectors = np.empty((len(texts), self.space.dim), np.float32)
-        tokens = await self._call(self._document_threads, self._tokens, texts)
-        calls = _calls(tokens)
-        work = [self._call(self._document_threads, self._one_document, [tokens[i] for i in call]) for call in calls]
-        for call, rows in zip(calls, await asyncio.gather(*work), strict=True):
-            vectors[call] = rows
-        return vectors
-
     async def _call(self, pool: ThreadPoolExecutor, work: Callable[[A], R], given: A) -> R:
         if self._closed:
-            raise EngineUnavailable("The embedder is closed.", next_step="Send the request again.", engine=ENGINE)
+            raise closed()
         return await asyncio.get_running_loop().run_in_executor(pool, work, given)
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._cut.encode_batch_fast([_encodable(text) for text in texts])]
 
-    def _one_document(self, tokens: list[list[int]]) -> Vectors:
+    def _one_document_call(self, tokens: list[list[int]]) -> Vectors:
         self._no_queries.wait(YIELD_S)
         return self._documents.encode(tokens)
 
@@ -253,9 +236,3 @@ def _encodable(text: str) -> str:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-def _lower_priority() -> None:
-    if sys.platform == "linux":  # elsewhere a thread has no priority of its own
-        thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + INGEST_NICENESS))

@@ -1,0 +1,158 @@
+"""Texts of all documents in work, waiting for the model: threads take them a call at a time, each call of one length.
+
+No batch, so no end of a batch where one thread waits for another, and no event loop in between: a thread that is done
+takes the next call itself. The text that came first goes next, and with it whatever waits of the same length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ragline.errors import EngineUnavailable
+from ragline.protocols import Vectors
+
+INGEST_NICENESS = 10
+"""Priority of document threads, in Unix steps below normal (Linux only): they take what queries and the loop leave."""
+
+Encode = Callable[[list[list[int]]], Vectors]
+
+
+@dataclass(eq=False, slots=True)
+class _Request:
+    """One caller's texts: answered when `left` of them is 0."""
+
+    future: asyncio.Future[Vectors]
+    vectors: Vectors
+    left: int
+
+
+@dataclass(eq=False, slots=True)
+class _Text:
+    request: _Request
+    position: int
+    tokens: list[int]
+    taken: bool = field(default=False)
+
+
+class DocumentLane:
+    """`threads` threads over one `encode`, which gets texts of one length, at most `tokens_a_call` tokens or one text."""
+
+    def __init__(self, encode: Encode, *, dim: int, threads: int, tokens_a_call: int) -> None:
+        self._encode = encode
+        self._dim = dim
+        self._threads = threads
+        self._tokens_a_call = tokens_a_call
+        self._pool = ThreadPoolExecutor(threads, "embed-document", initializer=lower_priority)
+        self._lock = threading.Lock()  # over all that follows
+        self._arrived: deque[_Text] = deque()
+        self._of_length: defaultdict[int, deque[_Text]] = defaultdict(deque)
+        self._working = 0
+        self._closed = False
+
+    async def embed(self, tokens: Sequence[list[int]]) -> Vectors:
+        """Shapes: returns float32 (len(tokens), dim), in order. A caller that leaves takes along what was not begun.
+
+        Raises: what `encode` raises, for the callers of that call; EngineUnavailable once the lane is closed.
+        """
+        vectors = np.empty((len(tokens), self._dim), np.float32)
+        if not tokens:
+            return vectors
+        request = _Request(asyncio.get_running_loop().create_future(), vectors, len(tokens))
+        with self._lock:
+            if self._closed:
+                raise closed()
+            for position, one in enumerate(tokens):
+                text = _Text(request, position, one)
+                self._arrived.append(text)
+                self._of_length[len(one)].append(text)
+            more = min(self._threads - self._working, len(tokens))
+            self._working += more
+            for _ in range(more):
+                self._pool.submit(self._work)
+        return await request.future
+
+    async def aclose(self) -> None:
+        """The calls that run are waited for; who waits beyond them gets an error."""
+        with self._lock:
+            self._closed = True
+            left = {text.request for text in self._arrived if not text.taken}
+            self._arrived.clear()
+            self._of_length.clear()
+        for request in left:
+            self._tell(request, closed())
+        await asyncio.to_thread(self._pool.shutdown)
+
+    def _work(self) -> None:
+        while call := self._next():
+            try:
+                rows = self._encode([text.tokens for text in call])
+            except Exception as error:  # noqa: BLE001 (raised to those who wait for it)
+                for request in {text.request for text in call}:
+                    self._tell(request, error)
+                continue
+            for text, row in zip(call, rows, strict=True):
+                text.request.vectors[text.position] = row
+            for request in self._finished(call):
+                self._tell(request, None)
+
+    def _next(self) -> list[_Text]:
+        """The next call; none: this thread's work is over, and the next request starts it again."""
+        with self._lock:
+            while self._arrived:
+                first = self._arrived.popleft()
+                if first.taken:
+                    continue
+                length = len(first.tokens)
+                peers = self._of_length[length]  # `first` is the first of them: both are in the order of arrival
+                call: list[_Text] = []
+                while peers and (not call or (len(call) + 1) * length <= self._tokens_a_call):
+                    text = peers.popleft()
+                    text.taken = True
+                    if not text.request.future.done():
+                        call.append(text)
+                if not peers:
+                    del self._of_length[length]
+                if call:
+                    return call
+            self._working -= 1
+            return []
+
+    def _finished(self, call: Sequence[_Text]) -> list[_Request]:
+        finished = []
+        with self._lock:
+            for text in call:
+                text.request.left -= 1
+                if not text.request.left:
+                    finished.append(text.request)
+        return finished
+
+    def _tell(self, request: _Request, error: Exception | None) -> None:
+        def settle() -> None:
+            if request.future.done():
+                return
+            if error is None:
+                request.future.set_result(request.vectors)
+            else:
+                request.future.set_exception(error)
+
+        request.future.get_loop().call_soon_threadsafe(settle)
+
+
+def closed() -> EngineUnavailable:
+    return EngineUnavailable("The embedder is closed.", next_step="Send the request again.", engine="embedder:local")
+
+
+def lower_priority() -> None:
+    """Of the calling thread; elsewhere than on Linux a thread has no priority of its own."""
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + INGEST_NICENESS))
