@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ragline import __version__, metrics
@@ -54,17 +56,23 @@ def embedder(served: Embedder, http: HttpSettings, keys: Keys, clock: Clock, *, 
 def _app(
     http: HttpSettings, keys: Keys, clock: Clock, owner_token: str, ready: Callable[[], Awaitable[list[str]]]
 ) -> FastAPI:
-    app = FastAPI(title="Ragline", version=__version__, description=DESCRIPTION, redoc_url=None)
+    # /docs with its script and style from the package, not from a CDN: it must open without the internet
+    app = FastAPIOffline(title="Ragline", version=__version__, description=DESCRIPTION, redoc_url=None)
     app.state.access = Access(keys, clock, owner_token=owner_token, origins=http.cors_origins)
     app.state.ready = ready
     problems.install(app)
     app.include_router(health.router)
+    app.add_api_route("/", _front, include_in_schema=False)
     app.add_middleware(_Limits, http=http)
     if http.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(http.cors_origins), allow_methods=["*"], allow_headers=["*"]
         )
     return app
+
+
+async def _front() -> RedirectResponse:
+    return RedirectResponse("docs")
 
 
 def _ready(system: System) -> Callable[[], Awaitable[list[str]]]:
