@@ -22,6 +22,7 @@ from ragline.registry.documents import Documents
 from ragline.registry.guard import Guard
 from ragline.registry.keys import Keys
 from ragline.registry.namespaces import Namespaces
+from ragline.remembering import RememberingEmbedder
 from ragline.settings import GeneratorSettings, Settings
 from ragline.snapshots import Snapshots
 from ragline.system import System
@@ -47,7 +48,7 @@ async def build(settings: Settings) -> System:
         closers.append(vectors.aclose)
         keywords = open_keywords(settings)
         closers.append(keywords.aclose)
-        embedder = BatchingEmbedder(await open_embedder(settings))
+        embedder = BatchingEmbedder(RememberingEmbedder(await open_embedder(settings)))
         closers.append(embedder.aclose)
         generators = [open_generator(one, embedder) for one in settings.generators]
         closers.extend(generator.aclose for generator in generators)
