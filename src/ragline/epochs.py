@@ -60,11 +60,13 @@ class Epochs:
         epoch = await self._make(name, settings)
         return await self._namespaces.create(settings, epoch)
 
-    async def begin(self, name: str) -> Epoch:
-        """Register a building epoch with today's space and fields; a worker fills it. One of the same kind is resumed."""
+    async def begin(self, name: str, *, instead_of: str = "") -> Epoch:
+        """Register a building epoch with today's space and fields; a worker fills it. One of the same kind is resumed,
+        unless it is the one labelled `instead_of`."""
         namespace = await self._namespaces.get(name)
         building = namespace.building
-        if building and (building.space, building.fields) == (self._space, namespace.settings.fields):
+        same = building and (building.space, building.fields) == (self._space, namespace.settings.fields)
+        if building and same and building.label != instead_of:
             return building
         epoch = await self._make(name, namespace.settings)
         await self._namespaces.start_building(epoch, drop_after_s=self._drop_after_s)

@@ -254,11 +254,18 @@ class Ingest:
     # ── writing to stores ────────────────────────────────────────────────────────────────────────────────────────────
 
     async def write(self, epoch: Epoch, rows: Sequence[Record], vectors: Vectors) -> None:
-        """Upsert into both stores of `epoch`, together with whatever other documents are being written."""
-        await asyncio.gather(
+        """Upsert into both stores of `epoch`, together with whatever other documents are being written.
+
+        When one store fails the other is waited for all the same: nothing may land after its document was given up.
+        """
+        results = await asyncio.gather(
             self._write_vectors(_Write(epoch.vectors, rows, vectors)),
             self._write_keywords(_Write(epoch.keywords, rows, vectors)),
+            return_exceptions=True,
         )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
 
     async def _upsert_vectors(self, batch: list[_Write]) -> list[Exception | None]:
         def upsert(collection: str, writes: Sequence[_Write]) -> Awaitable[None]:
@@ -272,7 +279,9 @@ class Ingest:
     async def _take_back(self, namespace: Namespace, document: Document) -> None:
         """A newer change won: rows and blobs of this one go. A newer content that is not live yet sweeps the rows itself."""
         now = await self._documents.look(document.id)
-        if now is not None and (now.live is not None or now.state is State.DELETED):
+        if now is None:  # its tombstone is purged, or its namespace gone: nobody else would remove these rows
+            await self._delete_rows(document, below=document.content + 1)
+        elif now.live is not None or now.state is State.DELETED:
             await self._delete_rows(now)
         if document.blob and (now is None or document.blob not in (now.blob, now.live_blob)):
             await self._contents.sweep(namespace, document.id, [document.blob])
@@ -280,12 +289,13 @@ class Ingest:
             await self._contents.discard(namespace, document)
         log.info("superseded", document=document.id, content=document.content)
 
-    async def _delete_rows(self, document: Document) -> None:
+    async def _delete_rows(self, document: Document, *, below: int | None = None) -> None:
         namespace = await self._snapshots.get(document.namespace)
-        below = {document.id: document.content if document.live is None else document.live}
+        bound = below or (document.content if document.live is None else document.live)
         for epoch in filter(None, (namespace.epoch, namespace.building)):
             await asyncio.gather(
-                self._vectors.delete(epoch.vectors, below), self._keywords.delete(epoch.keywords, below)
+                self._vectors.delete(epoch.vectors, {document.id: bound}),
+                self._keywords.delete(epoch.keywords, {document.id: bound}),
             )
 
 

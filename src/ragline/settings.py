@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from ragline.errors import ConfigurationError
@@ -85,7 +85,31 @@ class IngestSettings(_Section):
     concurrency: int = Field(128, gt=0, description="Documents in work at once in one process.")
     lease_s: float = Field(300.0, gt=0, description="How long a worker owns a document before another may take it.")
     max_attempts: int = Field(5, gt=0, description="Tries before a document that hits engine errors ends `failed`.")
+    received_deadline_s: float = Field(
+        3600.0, gt=0, description="How long a document may stand in `received` without a step; then it is driven again."
+    )
+    chunked_deadline_s: float = Field(3600.0, gt=0, description="The same for `chunked`: embedding and indexing.")
+    sweep_deadline_s: float = Field(3600.0, gt=0, description="The same for removing what is not served any more.")
+    upkeep_s: float = Field(
+        3600.0, gt=0, description="Between two rounds that collect orphan blobs, trim histories and purge tombstones."
+    )
+    orphan_grace_s: float = Field(
+        3600.0, gt=0, description="How old a blob that no document owns must be before it is an orphan, not an upload."
+    )
+    tombstone_retention_s: float = Field(
+        7 * 86_400.0, gt=0,
+        description="How long a deleted document is remembered; longer than anything that could still deliver it late.",
+    )  # fmt: skip
     max_waiting: int = Field(100_000, gt=0, description="Documents not yet settled before uploads get a 429.")
+
+    @model_validator(mode="after")
+    def _tombstones_outlive_leases(self) -> IngestSettings:
+        if self.tombstone_retention_s < self.lease_s:
+            raise ValueError(
+                f"tombstone_retention_s ({self.tombstone_retention_s:.0f}) must be at least lease_s ({self.lease_s:.0f}): "
+                "a worker may deliver late for as long"
+            )
+        return self
 
 
 class Settings(BaseSettings):

@@ -132,6 +132,36 @@ class Claims:
 
         await self._database.write(work)
 
+    async def sweep_again(self, id: str) -> bool:
+        """Make removing what is not served due again, where nothing else is. False: there is no such document."""
+
+        def work(connection: Connection) -> bool:
+            old = get_row(connection, id)
+            if old is None:
+                return False
+            if old.settled >= old.revision:
+                values = {"sweep": SWEEP_NOW, "lease_until": 0.0, "attempt": 0}
+                connection.execute(UPDATE, {"which": id, **values})
+            return True
+
+        return await self._database.write(work)
+
+    async def drive_again(self, id: str, *, why: str) -> bool:
+        """End the lease of a document on which work is due: the next claim fences off whoever has it.
+
+        False: nothing is due on it any more.
+        """
+
+        def work(connection: Connection) -> bool:
+            old = get_row(connection, id)
+            if old is None or (old.settled >= old.revision and old.sweep != SWEEP_NOW):
+                return False
+            connection.execute(UPDATE, {"which": id, "lease_until": 0.0})
+            tell(connection, id, self._clock.now(), old.revision, old.attempt, "driven again", why)
+            return True
+
+        return await self._database.write(work)
+
     async def renew(self, document: Document, *, lease_s: float) -> bool:
         """Go on owning the document. False: it was superseded, or another worker has it."""
 
