@@ -107,6 +107,11 @@ async def build(settings: Settings) -> System:
             ),
             closers=tuple(reversed(closers)),
         )  # fmt: skip
+        if settings.failpoint:
+            from ragline import failpoints
+
+            parts = {"vectors": vectors, "keywords": keywords, "upkeep": upkeep, "contents": contents, "claims": claims}
+            failpoints.arm(settings.failpoint, parts | {"namespaces": namespaces, "documents": documents})
         if not any(namespace.name == DEFAULT_NAMESPACE for namespace in await namespaces.all()):
             await epochs.create_namespace(DEFAULT_NAMESPACE, NamespaceSettings())
     except BaseException:

@@ -129,6 +129,9 @@ class Settings(BaseSettings):
     keywords: str = Field("", description="Keyword index URL; empty: the embedded Tantivy.")
     registry: str = Field("", description="Registry URL; empty: SQLite in the data folder.")
     blobs: str = Field("", description="Blob store, any fsspec URL; empty: a folder in the data folder.")
+    failpoint: str = Field(
+        "", description="For crash tests alone: where the process kills itself (docs/crash-safety.md). Empty: nowhere."
+    )
     http: HttpSettings = HttpSettings()
     embedder: EmbedderSettings = EmbedderSettings()
     generators: tuple[GeneratorSettings, ...] = (GeneratorSettings(),)
