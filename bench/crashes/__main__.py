@@ -33,7 +33,7 @@ def main() -> int:
         folder = (given.work or Path(temporary)) / "data"
         folder.parent.mkdir(parents=True, exist_ok=True)
         harness = Harness(
-            folder, documents=given.documents, at_first=given.documents // 5, new=round(1.6 * given.documents / given.kills),
+            folder, documents=given.documents, at_first=given.documents // 50, new=round(1.6 * given.documents / given.kills),
             changes=given.changes, seed=given.seed, tell=lambda words: print(words, file=sys.stderr, flush=True),
         )  # fmt: skip
         outcome = asyncio.run(harness.run(given.kills))

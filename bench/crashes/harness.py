@@ -89,7 +89,7 @@ class Harness:
 
     def __init__(
         self, folder: Path, *, documents: int, at_first: int, new: int, changes: int, seed: int,
-        searched: int = 40, tell: Callable[[str], None] = lambda _: None,
+        searched: int = 24, tell: Callable[[str], None] = lambda _: None,
     ) -> None:  # fmt: skip
         self._dice = random.Random(seed)
         self._service = Service(folder, VARIABLES)
@@ -129,18 +129,16 @@ class Harness:
     def _choose(self, kills: int) -> list[str]:
         """Six of ten at failpoints, each as often as the others; three at random; one while the process starts.
 
-        Those of a re-index come in the first half: it takes longer the more documents there are.
+        Those of a re-index come first and once: it takes longer the more documents there are.
         """
         all_places = [f"{point}.{moment}" for point in POINTS for moment in ("before", "after")]
         self._dice.shuffle(all_places)
-        at_points = [all_places[n % len(all_places)] for n in range(round(kills * 0.6))]
-        early = [at for at in at_points if at.startswith(OF_REINDEX)]
-        others = [at for at in at_points if at not in early] + [AT_START] * round(kills * 0.1)
-        others += [RANDOM] * (kills - len(others) - len(early))
-        self._dice.shuffle(others)
-        late = others[max(0, kills // 2 - len(early)) :]
-        early += others[: len(others) - len(late)]
-        self._dice.shuffle(early)
+        early = [at for at in all_places if at.startswith(OF_REINDEX)][: kills // 5]
+        others = [at for at in all_places if at not in early and not at.startswith(OF_REINDEX)]
+        late = [others[n % len(others)] for n in range(round(kills * 0.6) - len(early))]
+        late += [AT_START] * round(kills * 0.1)
+        late += [RANDOM] * (kills - len(late) - len(early))
+        self._dice.shuffle(late)
         return early + late
 
     async def _start(self, at: str) -> None:

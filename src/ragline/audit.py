@@ -71,7 +71,7 @@ class Audit:
         self._vectors = vectors
         self._keywords = keywords
         self._clock = clock
-        self._limits = limits
+        self.limits = limits
         self._own_stores = own_stores
 
     async def look(self, names: Collection[str] | None = None) -> Report:
@@ -119,13 +119,14 @@ class Audit:
         report.chunks = sum(sum(counts.values()) for one in books if one.serving for counts in one.vectors.values())
         unseen = set(lying).union(*({*one.vectors, *one.keywords} for one in books))
         suspects: _Suspects = {}
+        busy = await self._upkeep.busy()
         async for page in self._upkeep.pages(namespace.name):
             for row in page:
                 id = row.document.id
                 unseen.discard(id)
                 report.documents += 1
                 report.due += row.due
-                found = judge(row, books, lying.get(id, ()), now=self._clock.now(), limits=self._limits)
+                found = judge(row, books, lying.get(id, ()), now=self._clock.now(), limits=self.limits, busy=busy)
                 if found:
                     suspects[id] = (row.version, found)
         for id in unseen:
@@ -143,6 +144,7 @@ class Audit:
             await asyncio.sleep(LOOK_AGAIN_S)
             lying = by_document(await self._kept_of(namespace, suspects))
             books = await self._books(namespace, None)
+            busy = await self._upkeep.busy()
             rows = await self._upkeep.rows(list(suspects))
             again: _Suspects = {}
             for id, (version, before) in suspects.items():
@@ -150,7 +152,7 @@ class Audit:
                 if row is None:
                     found, now = self._stranger(namespace, id, books, kept), None
                 else:
-                    found = judge(row, books, kept, now=self._clock.now(), limits=self._limits)
+                    found = judge(row, books, kept, now=self._clock.now(), limits=self.limits, busy=busy)
                     now = row.version
                 sure = [one for one in found if now == version and one in before]
                 report.findings += sure
@@ -161,7 +163,7 @@ class Audit:
         report.moving += len(suspects)
 
     def _stranger(self, namespace: Namespace, id: str, books: Sequence[Books], kept: Sequence[Kept]) -> list[Finding]:
-        return judge_stranger(namespace.name, id, books, kept, now=self._clock.now(), limits=self._limits)
+        return judge_stranger(namespace.name, id, books, kept, now=self._clock.now(), limits=self.limits)
 
     async def _kept_of(self, namespace: Namespace, ids: Collection[str]) -> list[Kept]:
         if len(ids) > FEW:

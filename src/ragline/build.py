@@ -71,7 +71,7 @@ async def build(settings: Settings) -> System:
         snapshots = Snapshots(namespaces, clock)
         ingest = Ingest(
             snapshots=snapshots, documents=documents, claims=claims, contents=contents, parser=parser,
-            embedder=embedder, vectors=vectors, keywords=keywords, settings=settings.ingest,
+            embedder=embedder, vectors=vectors, keywords=keywords, settings=settings.ingest, clock=clock,
         )  # fmt: skip
         epochs = Epochs(
             namespaces=namespaces, documents=documents, contents=contents, ingest=ingest, vectors=vectors,
@@ -100,7 +100,9 @@ async def build(settings: Settings) -> System:
             claims=claims, keys=Keys(database, clock), contents=contents, snapshots=snapshots, embedder=embedder, vectors=vectors,
             keywords=keywords, ingest=ingest, epochs=epochs, audit=audit, mending=mending, upkeep=upkeep, search=search,
             answers=Answers(search=search, generators=generators, embedder=embedder, settings=settings.query),
-            ingest_worker=IngestWorker(ingest=ingest, claims=claims, database=database, settings=settings.ingest),
+            ingest_worker=IngestWorker(
+                ingest=ingest, claims=claims, database=database, clock=clock, limits=may_stand, settings=settings.ingest
+            ),
             housekeeper=Housekeeper(
                 epochs=epochs, namespaces=namespaces, mending=mending, upkeep=upkeep, clock=clock,
                 settings=settings.ingest,

@@ -95,6 +95,15 @@ class Limits:
     sweep_s: float
     orphan_s: float
 
+    def of_stage(self, stage: str) -> tuple[str, float]:
+        """The setting, and its seconds, that hold for a stage of an attempt."""
+        match stage:
+            case "parsing":
+                return "ingest.received_deadline_s", self.received_s
+            case "sweeping":
+                return "ingest.sweep_deadline_s", self.sweep_s
+        return "ingest.chunked_deadline_s", self.chunked_s
+
     def of(self, document: Document) -> float:
         """How long `document`, on which work is due, may stand as it does."""
         if document.state is State.DELETED or document.settled >= document.revision:
@@ -102,15 +111,18 @@ class Limits:
         return self.received_s if document.state is State.RECEIVED else self.chunked_s
 
 
-def judge(row: Standing, books: Sequence[Books], kept: Sequence[Kept], *, now: float, limits: Limits) -> list[Finding]:
+def judge(
+    row: Standing, books: Sequence[Books], kept: Sequence[Kept], *, now: float, limits: Limits, busy: bool = False
+) -> list[Finding]:  # fmt: skip
     """Everything that is wrong with one document. `kept`: what lies in the blob store for it, listed before `row` was read.
+    `busy`: workers hold documents, so that one that nobody has begun yet waits its turn, however long the line is.
 
     Units: `now` in seconds since 1970.
     """
     found = list(_of_bytes(row.document, kept))
     found += _orphans(row, kept, now=now, limits=limits)
     if row.due:
-        return found + list(_overdue(row, now=now, limits=limits))
+        return found + list(_overdue(row, now=now, limits=limits, busy=busy))
     found += _of_state(row.document)
     found += _of_blobs(row.document, kept)
     for one in books:
@@ -167,9 +179,10 @@ def _of_state(document: Document) -> Iterator[Finding]:
         yield _finding(document, Kind.LIMBO, "registry", words, remedy)
 
 
-def _overdue(row: Standing, *, now: float, limits: Limits) -> Iterator[Finding]:
+def _overdue(row: Standing, *, now: float, limits: Limits, busy: bool) -> Iterator[Finding]:
     limit = limits.of(row.document)
-    if now - row.since > limit:
+    in_line = busy and not row.document.attempt
+    if now - row.since > limit and not in_line:
         held = "a worker holds it" if row.lease_until > now else "no worker holds it"
         words = f"{row.document.state} for longer than its deadline of {limit:.0f} s; {held}."
         step = f"`ragline documents why {row.document.id}` tells what stands in its way; mending drives it again."

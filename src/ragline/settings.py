@@ -86,9 +86,13 @@ class IngestSettings(_Section):
     lease_s: float = Field(300.0, gt=0, description="How long a worker owns a document before another may take it.")
     max_attempts: int = Field(5, gt=0, description="Tries before a document that hits engine errors ends `failed`.")
     received_deadline_s: float = Field(
-        3600.0, gt=0, description="How long a document may stand in `received` without a step; then it is driven again."
+        4 * 3600.0, gt=0,
+        description="How long an attempt may stay at parsing without a step; then it is stopped and begun again. Longer than "
+        "`concurrency` parses that all meet `parse_timeout_s`.",
+    )  # fmt: skip
+    chunked_deadline_s: float = Field(
+        3600.0, gt=0, description="The same for embedding and indexing; 128 embedded chunks are a step."
     )
-    chunked_deadline_s: float = Field(3600.0, gt=0, description="The same for `chunked`: embedding and indexing.")
     sweep_deadline_s: float = Field(3600.0, gt=0, description="The same for removing what is not served any more.")
     upkeep_s: float = Field(
         3600.0, gt=0, description="Between two rounds that collect orphan blobs, trim histories and purge tombstones."

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, bindparam, delete, func, select
 from ragline.clock import Clock
 from ragline.registry.database import Database
 from ragline.registry.rows import SWEEP_NOW, SWEPT, document_of
-from ragline.registry.tables import documents, epochs, history
+from ragline.registry.tables import DUE, documents, epochs, history
 from ragline.types import Document, State
 
 PAGE = 500
@@ -94,6 +94,16 @@ class Upkeep:
             rows = await self._database.read(lambda c, part=part: _standings(c, c.execute(_ROWS, part).all()))  # type: ignore[misc]
             found |= {row.document.id: row for row in rows}
         return found
+
+    async def busy(self) -> bool:
+        """Whether workers hold documents now."""
+        query = select(documents.c.id).where(DUE, documents.c.lease_until > self._clock.now()).limit(1)
+        return await self._database.read(lambda c: c.execute(query).first() is not None)
+
+    async def ahead_of(self, document: Document) -> int:
+        """Documents that are due and are claimed before it."""
+        query = select(func.count()).where(DUE, documents.c.revision < document.revision)
+        return await self._database.read(lambda c: int(c.execute(query).scalar_one()))
 
     async def shelves(self) -> list[Shelf]:
         """Every epoch that has or may have collections."""
