@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,17 @@ async def test_what_was_put_is_got_listed_and_deleted(blobs: Blobs) -> None:
     await blobs.delete("n/d/1")
     assert await blobs.paths("n/d") == ["n/d/2/original"]
     await blobs.delete("n/d/1")
+
+
+async def test_entries_know_their_size_and_age(blobs: Blobs) -> None:
+    before = time.time()
+    await blobs.put("n/d/1/original", b"one")
+    await blobs.put("n/e/1/original", b"")
+    entries = await blobs.entries("n")
+    assert [(one.path, one.size) for one in entries] == [("n/d/1/original", 3), ("n/e/1/original", 0)]
+    assert all(one.modified_at is not None and one.modified_at > before - 60 for one in entries)
+    assert await blobs.entries("not") == []
+    assert await blobs.folders() == ["n"]
 
 
 async def test_putting_again_replaces(blobs: Blobs) -> None:

@@ -271,6 +271,46 @@ async def test_a_killed_reindex_is_taken_up_again(house: House, monkeypatch: Any
     assert len(await house.held()) == 12
 
 
+@pytest.mark.parametrize("killed", [False, True], ids=["goes on", "is killed"])
+@pytest.mark.parametrize("change", ["bytes", "delete", "delete and purge"])
+async def test_a_reindex_leaves_no_rows_of_what_changed_while_it_copied(
+    house: House, monkeypatch: Any, change: str, killed: bool
+) -> None:
+    """Found by a SIGKILL: the copy landed in the building stores after the sweep of what had replaced it."""
+    document = await house.accept("a.txt", "The first version tells of badgers.")
+    await house.accept("b.txt", "Cranes stay as they are.")
+    await house.work()
+    await house.system.epochs.begin("default")
+    write = house.system.ingest.write
+
+    async def overtaken(epoch: Any, rows: Any, vectors: Any) -> None:
+        if rows[0].chunk.document != document.id:
+            return await write(epoch, rows, vectors)
+        monkeypatch.undo()
+        if change == "bytes":
+            await house.accept("a.txt", "The second version tells of otters.")
+        else:
+            await house.system.documents.delete("default", document.id)
+        await house.work()
+        if change == "delete and purge":
+            assert await house.system.upkeep.purge_tombstones(older_than_s=-7200.0) == 1
+        await write(epoch, rows, vectors)
+        if killed:
+            raise _Crash
+        return None
+
+    monkeypatch.setattr(house.system.ingest, "write", overtaken)
+    if killed:
+        with pytest.raises(_Crash):
+            await house.system.epochs.fill("default")
+    await house.system.epochs.fill("default")
+    house.system.snapshots.forget("default")
+    held = await house.held()
+    now = await house.system.documents.look(document.id)
+    assert {content for id, content in held if id == document.id} == ({now.live} if now and now.live else set())
+    assert (await house.system.audit.look()).findings == []
+
+
 async def test_reparsing_makes_a_new_content_and_leaves_one(house: House) -> None:
     document = await house.accept("a.txt", "Parsed once, parsed twice.")
     await house.work()

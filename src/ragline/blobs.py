@@ -10,6 +10,9 @@ import asyncio
 import os
 import secrets
 import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import cast
 
@@ -17,6 +20,10 @@ import fsspec
 
 from ragline.errors import ConfigurationError, EngineUnavailable, MissingDependency, NotFound
 from ragline.protocols import Blobs
+from ragline.types import BlobEntry
+
+MODIFIED = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
+"""What fsspec's file systems (local, S3, Azure, Google, SFTP, memory) call the time of the last write."""
 
 
 def open_blobs(url: str) -> Blobs:
@@ -52,6 +59,27 @@ class FolderBlobs:
         def work() -> list[str]:
             found = (self._folder / prefix).rglob("*")
             return sorted(p.relative_to(self._folder).as_posix() for p in found if p.is_file())
+
+        return cast("list[str]", await self._call(work))
+
+    async def entries(self, prefix: str) -> list[BlobEntry]:
+        def work() -> list[BlobEntry]:
+            found = []
+            for folder, _, names in os.walk(self._folder / prefix):
+                for name in names:
+                    path = Path(folder, name)
+                    with suppress(FileNotFoundError):  # deleted since the folder was read
+                        at = path.stat()
+                        found.append(BlobEntry(path.relative_to(self._folder).as_posix(), at.st_size, at.st_mtime))
+            return sorted(found, key=lambda entry: entry.path)
+
+        return cast("list[BlobEntry]", await self._call(work))
+
+    async def folders(self) -> list[str]:
+        def work() -> list[str]:
+            if not self._folder.exists():
+                return []
+            return sorted(path.name for path in self._folder.iterdir() if path.is_dir())
 
         return cast("list[str]", await self._call(work))
 
@@ -118,6 +146,23 @@ class FsspecBlobs:
             return []
         return sorted(path[len(self._root) :].lstrip("/") for path in found)
 
+    async def entries(self, prefix: str) -> list[BlobEntry]:
+        try:
+            found = cast("dict[str, dict[str, object]]", await self._call("find", self._at(prefix), detail=True))
+        except FileNotFoundError:
+            return []
+        return [
+            BlobEntry(path[len(self._root) :].lstrip("/"), int(cast(int, info.get("size") or 0)), _modified(info))
+            for path, info in sorted(found.items())
+        ]
+
+    async def folders(self) -> list[str]:
+        try:
+            found = cast("list[dict[str, object]]", await self._call("ls", self._root, detail=True))
+        except FileNotFoundError:
+            return []
+        return sorted(str(one["name"]).rstrip("/").rsplit("/", 1)[-1] for one in found if one["type"] == "directory")
+
     async def delete(self, prefix: str) -> None:
         try:
             await self._call("rm", self._at(prefix), recursive=True)
@@ -138,6 +183,17 @@ class FsspecBlobs:
                 next_step="Check that it is reachable and that the credentials may read and write.",
                 engine=f"blobs:{self._fs.protocol if isinstance(self._fs.protocol, str) else self._fs.protocol[0]}",
             ) from error
+
+
+def _modified(info: Mapping[str, object]) -> float | None:
+    """When a file was written: every file system calls it something else, and some say nothing."""
+    for name in MODIFIED:
+        match info.get(name):
+            case datetime() as at:
+                return at.timestamp()
+            case int() | float() as seconds:
+                return float(seconds)
+    return None
 
 
 def _sync_folder(folder: Path) -> None:

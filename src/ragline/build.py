@@ -7,13 +7,16 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ragline.answer import Answers
+from ragline.audit import Audit
 from ragline.batching import BatchingEmbedder
 from ragline.blobs import open_blobs
 from ragline.clock import SystemClock
 from ragline.contents import Contents
 from ragline.epochs import Epochs
 from ragline.errors import ConfigurationError
+from ragline.findings import Limits
 from ragline.ingest import Ingest
+from ragline.mending import Mending
 from ragline.protocols import Embedder, Generator, KeywordIndex, VectorStore
 from ragline.query import Search
 from ragline.registry.claims import Claims
@@ -22,6 +25,7 @@ from ragline.registry.documents import Documents
 from ragline.registry.guard import Guard
 from ragline.registry.keys import Keys
 from ragline.registry.namespaces import Namespaces
+from ragline.registry.upkeep import Upkeep
 from ragline.remembering import RememberingEmbedder
 from ragline.settings import GeneratorSettings, Settings
 from ragline.snapshots import Snapshots
@@ -68,12 +72,25 @@ async def build(settings: Settings) -> System:
         snapshots = Snapshots(namespaces, clock)
         ingest = Ingest(
             snapshots=snapshots, documents=documents, claims=claims, contents=contents, parser=parser,
-            embedder=embedder, vectors=vectors, keywords=keywords, settings=settings.ingest,
+            embedder=embedder, vectors=vectors, keywords=keywords, settings=settings.ingest, clock=clock,
         )  # fmt: skip
         epochs = Epochs(
             namespaces=namespaces, documents=documents, contents=contents, ingest=ingest, vectors=vectors,
             keywords=keywords, snapshots=snapshots, space=embedder.space,
             drop_after_s=2 * settings.query.deadline_ms / 1000,
+        )  # fmt: skip
+        upkeep = Upkeep(database, clock)
+        may_stand = Limits(
+            settings.ingest.received_deadline_s, settings.ingest.chunked_deadline_s, settings.ingest.sweep_deadline_s,
+            settings.ingest.orphan_grace_s,
+        )  # fmt: skip
+        audit = Audit(
+            namespaces=namespaces, upkeep=upkeep, contents=contents, vectors=vectors, keywords=keywords, clock=clock,
+            limits=may_stand, own_stores=not (settings.vectors or settings.keywords),
+        )  # fmt: skip
+        mending = Mending(
+            namespaces=namespaces, documents=documents, claims=claims, upkeep=upkeep, contents=contents,
+            vectors=vectors, keywords=keywords, epochs=epochs, clock=clock, limits=may_stand,
         )  # fmt: skip
         search = Search(
             snapshots=snapshots, documents=documents, guard=Guard(database), embedder=embedder, vectors=vectors,
@@ -82,11 +99,22 @@ async def build(settings: Settings) -> System:
         system = System(
             settings=settings, clock=clock, database=database, namespaces=namespaces, documents=documents,
             claims=claims, keys=Keys(database, clock), contents=contents, snapshots=snapshots, embedder=embedder, vectors=vectors,
-            keywords=keywords, ingest=ingest, epochs=epochs, search=search,
+            keywords=keywords, ingest=ingest, epochs=epochs, audit=audit, mending=mending, upkeep=upkeep, search=search,
             answers=Answers(search=search, generators=generators, embedder=embedder, settings=settings.query),
-            ingest_worker=IngestWorker(ingest=ingest, claims=claims, database=database, settings=settings.ingest),
-            housekeeper=Housekeeper(epochs=epochs, namespaces=namespaces), closers=tuple(reversed(closers)),
+            ingest_worker=IngestWorker(
+                ingest=ingest, claims=claims, database=database, clock=clock, limits=may_stand, settings=settings.ingest
+            ),
+            housekeeper=Housekeeper(
+                epochs=epochs, namespaces=namespaces, mending=mending, upkeep=upkeep, clock=clock,
+                settings=settings.ingest,
+            ),
+            closers=tuple(reversed(closers)),
         )  # fmt: skip
+        if settings.failpoint:
+            from ragline import failpoints
+
+            parts = {"vectors": vectors, "keywords": keywords, "upkeep": upkeep, "contents": contents, "claims": claims}
+            failpoints.arm(settings.failpoint, parts | {"namespaces": namespaces, "documents": documents})
         if not any(namespace.name == DEFAULT_NAMESPACE for namespace in await namespaces.all()):
             await epochs.create_namespace(DEFAULT_NAMESPACE, NamespaceSettings())
     except BaseException:

@@ -22,7 +22,7 @@ import numpy as np
 from ragline.chunking import chunk_id
 from ragline.errors import NotFound
 from ragline.protocols import Blobs, Vectors
-from ragline.types import Chunk, Document, Namespace, Space, Span
+from ragline.types import BlobEntry, Chunk, Document, Namespace, Space, Span
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -55,6 +55,23 @@ class Content:
             )
             for ordinal, span in enumerate(self.spans)
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One blob as it lies in the store: of which document and upload (`blob`), and what it is.
+
+    part: ``original``, ``chunks`` or ``vectors``; "" for what a killed write has left, and for strangers.
+    Units: `size` bytes; `modified_at` seconds since 1970, None where the store does not say.
+    """
+
+    path: str
+    document: str
+    blob: str
+    part: str
+    content: int | None
+    size: int
+    modified_at: float | None
 
 
 class Contents:
@@ -122,8 +139,29 @@ class Contents:
             if kind in ("chunks", "vectors") and gone(int(rest.split("-", 1)[0])):
                 await self._blobs.delete(path)
 
+    async def kept(self, namespace: Namespace, document: str | None = None) -> list[Kept]:
+        """Everything that lies in the blob store for `namespace`, or for one document of it."""
+        top = f"{namespace.name}-{namespace.uid}"
+        entries = await self._blobs.entries(top if document is None else f"{top}/{document}")
+        return [_kept(entry) for entry in entries]
+
+    async def namespaces(self) -> set[str]:
+        """The folders of namespaces that there are, as ``name-uid``."""
+        return set(await self._blobs.folders())
+
+    async def forget(self, path: str) -> None:
+        """Remove one blob, or one folder of an upload, that no row of the registry names."""
+        await self._blobs.delete(path)
+
     async def delete_namespace(self, namespace: str, uid: str) -> None:
         await self._blobs.delete(f"{namespace}-{uid}")
+
+
+def by_document(kept: Sequence[Kept]) -> dict[str, list[Kept]]:
+    found: dict[str, list[Kept]] = {}
+    for one in kept:
+        found.setdefault(one.document, []).append(one)
+    return found
 
 
 async def off_loop(work: Callable[[A], R], given: A) -> R:
@@ -142,6 +180,17 @@ def _read(data: bytes) -> Content:
     stored = json.loads(data.decode("utf-8", "surrogatepass"))
     spans = tuple(Span(start, end, page, tuple(headings)) for start, end, page, headings in stored["spans"])
     return Content(stored["text"], stored["title"], spans)
+
+
+def _kept(entry: BlobEntry) -> Kept:
+    _, document, blob, name = (*entry.path.split("/", 3), "", "", "")[:4]
+    part, _, rest = name.partition("-")
+    number = rest.partition("-")[0]
+    known = name == "original" or (part in ("chunks", "vectors") and number.isdecimal())
+    return Kept(
+        path=entry.path, document=document, blob=blob, part=part if known else "",
+        content=int(number) if known and number else None, size=entry.size, modified_at=entry.modified_at,
+    )  # fmt: skip
 
 
 def _folder(namespace: Namespace, document: str, blob: str | None) -> str:

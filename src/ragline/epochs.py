@@ -60,11 +60,13 @@ class Epochs:
         epoch = await self._make(name, settings)
         return await self._namespaces.create(settings, epoch)
 
-    async def begin(self, name: str) -> Epoch:
-        """Register a building epoch with today's space and fields; a worker fills it. One of the same kind is resumed."""
+    async def begin(self, name: str, *, instead_of: str = "") -> Epoch:
+        """Register a building epoch with today's space and fields; a worker fills it. One of the same kind is resumed,
+        unless it is the one labelled `instead_of`."""
         namespace = await self._namespaces.get(name)
         building = namespace.building
-        if building and (building.space, building.fields) == (self._space, namespace.settings.fields):
+        same = building and (building.space, building.fields) == (self._space, namespace.settings.fields)
+        if building and same and building.label != instead_of:
             return building
         epoch = await self._make(name, namespace.settings)
         await self._namespaces.start_building(epoch, drop_after_s=self._drop_after_s)
@@ -96,26 +98,38 @@ class Epochs:
         progress = self.progress[name] = Progress(total=sum(n for s, n in counts.items() if s is not State.DELETED))
         held = await self._vectors.contents(epoch.vectors)
         held_too = await self._keywords.contents(epoch.keywords)
+        contents: dict[str, set[int]] = {}  # of each document, as a fill that was cut short has left it
+        for id, number in (*held, *held_too):
+            contents.setdefault(id, set()).add(number)
         after = ""
         while page := await self._documents.page(name, after=after, most=PAGE, state=None):
             after = page[-1].id
             for start in range(0, len(page), AT_ONCE):
                 part = page[start : start + AT_ONCE]
-                await asyncio.gather(*(self._copy(namespace, epoch, one, held, held_too) for one in part))
+                await asyncio.gather(
+                    *(self._copy(namespace, epoch, one, held, held_too, contents.pop(one.id, set())) for one in part)
+                )
                 progress.done += len(part)
+        for id, numbers in contents.items():
+            await self._clear(epoch, id, max(numbers))
         await self._cut_over(name, epoch)
         del self.progress[name]
 
     async def _copy(
         self, namespace: Namespace, epoch: Epoch, document: Document,
-        held: dict[tuple[str, int], int], held_too: dict[tuple[str, int], int],
+        held: dict[tuple[str, int], int], held_too: dict[tuple[str, int], int], contents: set[int],
     ) -> None:  # fmt: skip
-        """Write the live content of one document; look again, and repeat when it has changed meanwhile."""
+        """Write the live content of one document; look again, and repeat when it has changed meanwhile.
+
+        What was written for a content that is replaced meanwhile may land after that one was swept, and so may what a
+        fill that was killed has written: whoever wrote it removes it. `contents` are those that the stores held at first.
+        """
         now: Document | None = document
         while now is not None and now.live is not None and now.live_blob is not None:
             key = (now.id, now.live)
             complete = now.chunks is not None and held.get(key) == held_too.get(key) == now.chunks
-            if complete and now.settled == now.revision and now is document:
+            clean = contents <= {now.live}
+            if complete and clean and now.settled == now.revision and now is document:
                 return
             before = now
             content = await self._contents.get(namespace, before, now.live_blob, now.live)
@@ -128,12 +142,16 @@ class Epochs:
             await self._ingest.write(epoch, rows, vectors)
             now = await self._documents.look(before.id)
             if now is not None and (now.live, now.revision) == (before.live, before.revision):
+                if before is not document or not clean:
+                    await self._clear(epoch, now.id, before.content)
                 return
-        if now is not None:
-            below = {now.id: now.content if now.live is None else now.live}
-            await asyncio.gather(
-                self._vectors.delete(epoch.vectors, below), self._keywords.delete(epoch.keywords, below)
-            )
+        await self._clear(epoch, document.id, max(contents | {document.content}))
+
+    async def _clear(self, epoch: Epoch, id: str, newest: int) -> None:
+        """Remove rows of contents up to `newest` that are not served; later ones are of a change still to be indexed."""
+        now = await self._documents.look(id)
+        below = {id: newest + 1 if now is None else now.content if now.live is None else now.live}
+        await asyncio.gather(self._vectors.delete(epoch.vectors, below), self._keywords.delete(epoch.keywords, below))
 
     async def _vectors_of(self, namespace: Namespace, epoch: Epoch, document: Document, content: Content) -> Vectors:
         assert document.live is not None

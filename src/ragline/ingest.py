@@ -20,12 +20,14 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import structlog
 
 from ragline import metrics
 from ragline.chunking import chunk, search_text
+from ragline.clock import Clock
 from ragline.coalescing import Coalescer
 from ragline.contents import Content, Contents, off_loop
 from ragline.errors import (
@@ -70,7 +72,25 @@ class _Write:
     vectors: Vectors
 
 
+Stage = Literal["parsing", "embedding", "indexing", "sweeping"]
+
 _Upsert = Callable[[str, Sequence[_Write]], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class InWork:
+    """How far this process is with a document it has claimed. Kept in memory: another process does not see it.
+
+    stage: ``parsing``, ``embedding``, ``indexing`` or ``sweeping``.   done, total: chunks, while they are embedded.
+    Units: `begun_at` seconds since 1970; `moved_at`, the last step, on the monotonic clock.
+    """
+
+    attempt: int
+    stage: Stage
+    begun_at: float
+    moved_at: float
+    done: int | None = None
+    total: int | None = None
 
 
 class _Superseded(Exception):
@@ -81,7 +101,11 @@ class Ingest:
     def __init__(
         self, *, snapshots: Snapshots, documents: Documents, claims: Claims, contents: Contents, parser: Parser,
         embedder: Embedder, vectors: VectorStore, keywords: KeywordIndex, settings: IngestSettings,
+        clock: Clock,
     ) -> None:  # fmt: skip
+        self.in_work: dict[str, InWork] = {}
+        """Document → how far it is, of those that this process is at."""
+        self._clock = clock
         self._snapshots = snapshots
         self._documents = documents
         self._claims = claims
@@ -138,6 +162,16 @@ class Ingest:
 
     async def process(self, document: Document) -> None:
         """Do what is due for `document`. Raises RaglineError: DocumentRejected is final, the rest may be tried again."""
+        self.in_work[document.id] = mine = InWork(
+            document.attempt, "parsing", begun_at=self._clock.now(), moved_at=self._clock.monotonic()
+        )
+        try:
+            await self._process(document)
+        finally:
+            if self.in_work.get(document.id) is mine:  # else another attempt has begun
+                del self.in_work[document.id]
+
+    async def _process(self, document: Document) -> None:
         namespace = await self._snapshots.get(document.namespace)
         if document.state is State.DELETED or document.settled >= document.revision:
             await self.sweep(namespace, document)
@@ -152,9 +186,16 @@ class Ingest:
             except _Superseded:
                 await self._take_back(namespace, document)
 
+    def _step(self, document: Document, stage: Stage, *, done: int | None = None, total: int | None = None) -> None:
+        """A step was made: the deadline of the stage begins anew."""
+        mine = self.in_work.get(document.id)
+        if mine is not None and mine.attempt == document.attempt:
+            mine.stage, mine.done, mine.total, mine.moved_at = stage, done, total, self._clock.monotonic()
+
     async def parse(self, namespace: Namespace, document: Document) -> Content:
         """Bytes to chunks, left as a blob; read back from there when an earlier attempt came this far."""
         assert document.blob
+        self._step(document, "parsing")
         if document.state is State.CHUNKED:
             content = await self._contents.get(namespace, document, document.blob, document.content)
             if content is not None:
@@ -188,20 +229,27 @@ class Ingest:
         start = time.perf_counter()
         title = _title(document, content)
         texts = [search_text(title, span.headings, content.text[span.start : span.end]) for span in content.spans]
-        vectors = await self.embed_texts(texts)
+        vectors = await self.embed_texts(
+            texts, step=lambda done: self._step(document, "embedding", done=done, total=len(texts))
+        )
         await self._contents.put_vectors(namespace, document, space, vectors)
         metrics.ingest_latency_ms.labels("embed").observe((time.perf_counter() - start) * 1000)
         return vectors
 
-    async def embed_texts(self, texts: Sequence[str]) -> Vectors:
-        """Shapes: (len(texts), dim). In slices, between which other documents get their turn."""
-        slices = [texts[i : i + EMBED_SLICE] for i in range(0, len(texts), EMBED_SLICE)]
-        return np.concatenate([await self._embedder.embed(part, purpose="document") for part in slices])
+    async def embed_texts(self, texts: Sequence[str], *, step: Callable[[int], None] = lambda _: None) -> Vectors:
+        """Shapes: (len(texts), dim). In slices, between which other documents get their turn; `step` is told how many are
+        done, before each."""
+        parts: list[Vectors] = []
+        for start in range(0, len(texts), EMBED_SLICE):
+            step(start)
+            parts.append(await self._embedder.embed(texts[start : start + EMBED_SLICE], purpose="document"))
+        return np.concatenate(parts)
 
     async def index(self, document: Document, content: Content, vectors: Vectors) -> None:
         """Look, write to every epoch's stores, look again: serve it. Raises _Superseded: it came too late."""
         start = time.perf_counter()
         while True:
+            self._step(document, "indexing")
             namespace = await self._snapshots.get(document.namespace)
             now = await self._documents.look(document.id)
             if now is None or now.content != document.content:
@@ -237,6 +285,8 @@ class Ingest:
     async def index_words(self, namespace: Namespace, document: Document) -> None:
         """Only title, metadata or groups changed: the same content, its payload replaced, nothing embedded."""
         assert document.live_blob
+        self._step(document, "indexing")
+        start = time.perf_counter()
         content = await self._contents.get(namespace, document, document.live_blob, document.content)
         title = _title(document, content) if content else document.given_title or document.title
         epochs = [epoch for epoch in (namespace.epoch, namespace.building) if epoch]
@@ -247,16 +297,18 @@ class Ingest:
                 self._keywords.update_payload(epoch.keywords, document.id, title=title, groups=groups, fields=fields),
             )
         labels = frozenset(epoch.label for epoch in epochs)
+        took_s = time.perf_counter() - start
         if not await self._claims.mark_live(
-            document, title=title, epochs=labels, event="updated words", detail="payload replaced", took_s=0.0
+            document, title=title, epochs=labels, event="updated words", detail="payload replaced", took_s=took_s
         ):
             # A newer change won while these words were being written, maybe over its own: they are written once more.
             self._snapshots.forget(document.namespace)
             await self._claims.rewrite_words(document.id)
-            await self._claims.release(document, after_s=0.0, detail="")
+            await self._claims.release(document, after_s=0.0)
 
     async def sweep(self, namespace: Namespace, document: Document) -> None:
         """Remove rows and blobs of contents that are not served any more; for a tombstone that is all there is to do."""
+        self._step(document, "sweeping")
         await self._delete_rows(document)
         await self._contents.sweep(namespace, document.id, document.garbage)
         await self._contents.keep_only(namespace, document)
@@ -265,11 +317,18 @@ class Ingest:
     # ── writing to stores ────────────────────────────────────────────────────────────────────────────────────────────
 
     async def write(self, epoch: Epoch, rows: Sequence[Record], vectors: Vectors) -> None:
-        """Upsert into both stores of `epoch`, together with whatever other documents are being written."""
-        await asyncio.gather(
+        """Upsert into both stores of `epoch`, together with whatever other documents are being written.
+
+        When one store fails the other is waited for all the same: nothing may land after its document was given up.
+        """
+        results = await asyncio.gather(
             self._write_vectors(_Write(epoch.vectors, rows, vectors)),
             self._write_keywords(_Write(epoch.keywords, rows, vectors)),
+            return_exceptions=True,
         )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
 
     @contextmanager
     def _on_its_way(self) -> Iterator[None]:
@@ -298,7 +357,9 @@ class Ingest:
     async def _take_back(self, namespace: Namespace, document: Document) -> None:
         """A newer change won: rows and blobs of this one go. A newer content that is not live yet sweeps the rows itself."""
         now = await self._documents.look(document.id)
-        if now is not None and (now.live is not None or now.state is State.DELETED):
+        if now is None:  # its tombstone is purged, or its namespace gone: nobody else would remove these rows
+            await self._delete_rows(document, below=document.content + 1)
+        elif now.live is not None or now.state is State.DELETED:
             await self._delete_rows(now)
         if document.blob and (now is None or document.blob not in (now.blob, now.live_blob)):
             await self._contents.sweep(namespace, document.id, [document.blob])
@@ -306,12 +367,13 @@ class Ingest:
             await self._contents.discard(namespace, document)
         log.info("superseded", document=document.id, content=document.content)
 
-    async def _delete_rows(self, document: Document) -> None:
+    async def _delete_rows(self, document: Document, *, below: int | None = None) -> None:
         namespace = await self._snapshots.get(document.namespace)
-        below = {document.id: document.content if document.live is None else document.live}
+        bound = below or (document.content if document.live is None else document.live)
         for epoch in filter(None, (namespace.epoch, namespace.building)):
             await asyncio.gather(
-                self._vectors.delete(epoch.vectors, below), self._keywords.delete(epoch.keywords, below)
+                self._vectors.delete(epoch.vectors, {document.id: bound}),
+                self._keywords.delete(epoch.keywords, {document.id: bound}),
             )
 
 

@@ -36,6 +36,18 @@ documents_waiting = Gauge("documents_waiting", "Documents with a change that is 
 redriven_total = Counter(
     "documents_redriven", "Documents claimed again after an interrupted attempt.", registry=REGISTRY
 )
+audit_findings = Gauge(
+    "audit_findings", "What the last audit of everything found, by kind.", ["kind"], registry=REGISTRY
+)
+mended_total = Counter("audit_mended", "Findings that were mended, by kind.", ["kind"], registry=REGISTRY)
+orphans_collected_total = Counter(
+    "orphans_collected", "Blobs and folders deleted that nobody owned.", registry=REGISTRY
+)
+tombstones_purged_total = Counter("tombstones_purged", "Deleted documents forgotten for good.", registry=REGISTRY)
+stalled_total = Counter(
+    "attempts_stalled", "Attempts stopped because they made no step within the deadline.", ["stage"], registry=REGISTRY
+)
+leases_ended_total = Counter("leases_ended", "Leases ended that a clock set back had made endless.", registry=REGISTRY)
 chunks_total = Counter("chunks_indexed", "Chunks written to both stores.", registry=REGISTRY)
 citations_removed_total = Counter("citations_removed", "Citations that pointed nowhere.", registry=REGISTRY)
 tokens_total = Counter("generation_tokens", "Tokens of generators.", ["generator", "kind"], registry=REGISTRY)

@@ -13,7 +13,7 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ragline.types import FieldType, Groups, Hit, Metadata, Parsed, Prompt, Record, Scope, Space, Token
+from ragline.types import BlobEntry, FieldType, Groups, Hit, Metadata, Parsed, Prompt, Record, Scope, Space, Token
 
 Vectors: TypeAlias = NDArray[np.float32]
 Purpose: TypeAlias = Literal["query", "document"]
@@ -144,6 +144,14 @@ class Blobs(Protocol):
 
     async def paths(self, prefix: str) -> list[str]:
         """Paths below the folder `prefix`, sorted."""
+        ...
+
+    async def entries(self, prefix: str) -> list[BlobEntry]:
+        """The same with size and age. What a killed `put` has left half is among them."""
+        ...
+
+    async def folders(self) -> list[str]:
+        """Names of the folders at the top."""
         ...
 
     async def delete(self, prefix: str) -> None:

@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from ragline.errors import ConfigurationError
@@ -85,7 +85,35 @@ class IngestSettings(_Section):
     concurrency: int = Field(128, gt=0, description="Documents in work at once in one process.")
     lease_s: float = Field(300.0, gt=0, description="How long a worker owns a document before another may take it.")
     max_attempts: int = Field(5, gt=0, description="Tries before a document that hits engine errors ends `failed`.")
+    received_deadline_s: float = Field(
+        4 * 3600.0, gt=0,
+        description="How long an attempt may stay at parsing without a step; then it is stopped and begun again. Longer than "
+        "`concurrency` parses that all meet `parse_timeout_s`.",
+    )  # fmt: skip
+    chunked_deadline_s: float = Field(
+        3600.0, gt=0, description="The same for embedding and indexing; 128 embedded chunks are a step."
+    )
+    sweep_deadline_s: float = Field(3600.0, gt=0, description="The same for removing what is not served any more.")
+    upkeep_s: float = Field(
+        3600.0, gt=0, description="Between two rounds that collect orphan blobs, trim histories and purge tombstones."
+    )
+    orphan_grace_s: float = Field(
+        3600.0, gt=0, description="How old a blob that no document owns must be before it is an orphan, not an upload."
+    )
+    tombstone_retention_s: float = Field(
+        7 * 86_400.0, gt=0,
+        description="How long a deleted document is remembered; longer than anything that could still deliver it late.",
+    )  # fmt: skip
     max_waiting: int = Field(100_000, gt=0, description="Documents not yet settled before uploads get a 429.")
+
+    @model_validator(mode="after")
+    def _tombstones_outlive_leases(self) -> IngestSettings:
+        if self.tombstone_retention_s < self.lease_s:
+            raise ValueError(
+                f"tombstone_retention_s ({self.tombstone_retention_s:.0f}) must be at least lease_s ({self.lease_s:.0f}): "
+                "a worker may deliver late for as long"
+            )
+        return self
 
 
 class Settings(BaseSettings):
@@ -105,6 +133,9 @@ class Settings(BaseSettings):
     keywords: str = Field("", description="Keyword index URL; empty: the embedded Tantivy.")
     registry: str = Field("", description="Registry URL; empty: SQLite in the data folder.")
     blobs: str = Field("", description="Blob store, any fsspec URL; empty: a folder in the data folder.")
+    failpoint: str = Field(
+        "", description="For crash tests alone: where the process kills itself (docs/crash-safety.md). Empty: nowhere."
+    )
     http: HttpSettings = HttpSettings()
     embedder: EmbedderSettings = EmbedderSettings()
     generators: tuple[GeneratorSettings, ...] = (GeneratorSettings(),)

@@ -7,10 +7,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from ragline.answer import Answers
+from ragline.audit import Audit
 from ragline.clock import Clock
 from ragline.contents import Contents
 from ragline.epochs import Epochs
 from ragline.ingest import Ingest
+from ragline.mending import Mending
 from ragline.protocols import Embedder, KeywordIndex, VectorStore
 from ragline.query import Search
 from ragline.registry.claims import Claims
@@ -18,6 +20,7 @@ from ragline.registry.database import Database
 from ragline.registry.documents import Documents
 from ragline.registry.keys import Keys
 from ragline.registry.namespaces import Namespaces
+from ragline.registry.upkeep import Upkeep
 from ragline.settings import Settings
 from ragline.snapshots import Snapshots
 from ragline.workers import Housekeeper, IngestWorker
@@ -39,6 +42,9 @@ class System:
     keywords: KeywordIndex
     ingest: Ingest
     epochs: Epochs
+    audit: Audit
+    mending: Mending
+    upkeep: Upkeep
     search: Search
     answers: Answers
     ingest_worker: IngestWorker

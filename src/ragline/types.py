@@ -215,6 +215,15 @@ class HistoryEntry:
     took_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class BlobEntry:
+    """A blob as its store lists it. Units: `size` bytes; `modified_at` seconds since 1970, None where nobody says."""
+
+    path: str
+    size: int
+    modified_at: float | None
+
+
 # ── text ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

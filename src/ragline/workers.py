@@ -9,18 +9,23 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
 
 import structlog
 
 from ragline import metrics
+from ragline.clock import Clock
 from ragline.epochs import Epochs
-from ragline.errors import DocumentRejected, RaglineError, Reason
+from ragline.errors import DocumentRejected, EngineError, RaglineError, Reason
+from ragline.findings import Limits
 from ragline.ingest import Ingest
+from ragline.mending import Mending
 from ragline.registry.claims import Claims
 from ragline.registry.database import Database
 from ragline.registry.namespaces import Namespaces
+from ragline.registry.upkeep import Upkeep
 from ragline.settings import IngestSettings
 from ragline.types import Document, State
 
@@ -34,21 +39,31 @@ HOUSEKEEPING_S = 30.0
 
 MOST_BACKOFF_S = 60.0
 
+WATCH_S = 10.0
+"""Between two looks for what makes no step; deadlines are far longer."""
+
 
 class IngestWorker:
     """Claims due documents and processes them, `concurrency` at once."""
 
-    def __init__(self, *, ingest: Ingest, claims: Claims, database: Database, settings: IngestSettings) -> None:
+    def __init__(
+        self, *, ingest: Ingest, claims: Claims, database: Database, clock: Clock, limits: Limits,
+        settings: IngestSettings,
+    ) -> None:  # fmt: skip
         self._ingest = ingest
         self._claims = claims
         self._database = database
+        self._clock = clock
+        self._limits = limits
         self._settings = settings
+        self._unsaid: deque[Callable[[], Awaitable[None]]] = deque()
+        self._stalled: dict[asyncio.Task[None], str] = {}
         self._working: dict[asyncio.Task[None], Document] = {}
         self._claiming: asyncio.Future[list[Document]] | None = None
 
     async def run(self) -> None:
         """Until cancelled. What is in work then is given back, and done again by the next worker."""
-        renewing = asyncio.create_task(self._renew())
+        beside = [asyncio.create_task(self._renew()), asyncio.create_task(self._watch())]
         try:
             while True:
                 try:
@@ -60,11 +75,13 @@ class IngestWorker:
                     log.exception("defect while claiming")
                     await asyncio.sleep(IDLE_S)
         finally:
-            renewing.cancel()
+            for task in beside:
+                task.cancel()
             await self._give_back()
 
     async def _round(self) -> None:
         seen = self._database.commits
+        await self._say_again()
         free = self._settings.concurrency - len(self._working)
         claimed: list[Document] = []
         if free:  # shielded: a claim that is committed must be known of, so that it can be given back
@@ -88,7 +105,7 @@ class IngestWorker:
         await asyncio.gather(*working, return_exceptions=True)
         claimed = await asyncio.gather(self._claiming, return_exceptions=True) if self._claiming else []
         documents = [*working.values(), *(one for found in claimed if isinstance(found, list) for one in found)]
-        releases = (self._claims.release(document, after_s=0.0, detail="") for document in documents)
+        releases = (self._claims.release(document, after_s=0.0) for document in documents)
         for result in await asyncio.gather(*releases, return_exceptions=True):
             if isinstance(result, BaseException):
                 log.warning("claim not given back, its lease will end", error=str(result))
@@ -97,8 +114,13 @@ class IngestWorker:
         start = time.perf_counter()
         if document.attempt > 1:
             metrics.redriven_total.inc()
+        me = asyncio.current_task()
         try:
             await self._ingest.process(document)
+        except asyncio.CancelledError:
+            if me is None or me not in self._stalled:
+                raise
+            await self._again(document, self._stalled.pop(me), start, retryable=True)
         except DocumentRejected as error:
             await self._fail(document, error.reason, f"{error.message} {error.next_step}", start)
         except RaglineError as error:
@@ -111,25 +133,50 @@ class IngestWorker:
         unsettled = document.settled < document.revision and document.state is not State.DELETED
         if unsettled and (not retryable or document.attempt >= self._settings.max_attempts):
             step = f"Mend the cause, then `ragline documents retry {document.id}`."
-            return await self._fail(document, Reason.GAVE_UP, f"{why} ({document.attempt} attempts). {step}", start)
+            limit = f"{document.attempt} attempts" + (", ingest.max_attempts" if retryable else "")
+            return await self._fail(document, Reason.GAVE_UP, f"{why} ({limit}). {step}", start)
         after_s = min(MOST_BACKOFF_S, 2.0**document.attempt) * random.uniform(0.5, 1.0)
         log.warning("document interrupted", document=document.id, attempt=document.attempt, why=why)
-        try:
-            await self._claims.release(document, after_s=after_s, detail=why)
-        except Exception as error:  # noqa: BLE001 (told; the lease ends by itself)
-            log.warning("claim not given back, its lease will end", document=document.id, error=str(error))
+        took_s = time.perf_counter() - start
+        await self._say(partial(self._claims.release, document, after_s=after_s, detail=why, took_s=took_s))
         return None
 
     async def _fail(self, document: Document, reason: Reason, detail: str, start: float) -> None:
+        took_s = time.perf_counter() - start
+
+        async def fail() -> None:
+            if await self._claims.mark_failed(document, reason, detail, took_s=took_s):
+                metrics.documents_total.labels(
+                    "failed"
+                ).inc()  # else a newer change has won, and this is of no interest
+                log.info("document failed", document=document.id, reason=str(reason))
+
+        await self._say(fail)
+
+    async def _say(self, word: Callable[[], Awaitable[None]]) -> None:
+        """Write how an attempt ended; while the registry takes nothing (a full disk), keep it for the next round.
+
+        Saying it late, or twice, changes nothing: it names the attempt, and another one is not touched.
+        """
         try:
-            took_s = time.perf_counter() - start
-            mine = await self._claims.mark_failed(document, reason, detail, took_s=took_s)
-        except Exception as error:  # noqa: BLE001 (as above)
-            log.warning("failure not written, the lease will end", document=document.id, error=str(error))
-            return
-        if mine:  # else a newer change has won, and what became of this one is of no interest
-            metrics.documents_total.labels("failed").inc()
-            log.info("document failed", document=document.id, reason=str(reason))
+            await word()
+        except EngineError as error:
+            self._unsaid.append(word)
+            log.warning("the end of an attempt is not written yet", waiting=len(self._unsaid), error=str(error))
+        except Exception:  # a defect must be seen; the lease ends by itself
+            log.exception("defect while writing the end of an attempt")
+
+    async def _say_again(self) -> None:
+        """Raises EngineError: the registry still takes nothing; what could not be said is kept."""
+        while self._unsaid:
+            word = self._unsaid.popleft()
+            try:
+                await word()
+            except EngineError:
+                self._unsaid.appendleft(word)
+                raise
+            except Exception:
+                log.exception("defect while writing the end of an attempt")
 
     async def _renew(self) -> None:
         while True:
@@ -140,13 +187,48 @@ class IngestWorker:
                 except Exception as error:  # noqa: BLE001 (as above)
                     log.warning("lease not renewed", document=document.id, error=str(error))
 
+    async def _watch(self) -> None:
+        """Nothing stays stuck: stop attempts that make no step, and end leases that a clock set back has made endless."""
+        longest_s = max(self._settings.lease_s, MOST_BACKOFF_S) + WATCH_S
+        while True:
+            await asyncio.sleep(WATCH_S)
+            self.stop_stalled()
+            try:
+                ended = await self._claims.end_leases_beyond(longest_s)
+            except Exception as error:  # noqa: BLE001 (told; looked for again soon)
+                log.warning("leases not looked at", error=str(error))
+                continue
+            if ended:
+                metrics.leases_ended_total.inc(ended)
+                log.warning("leases ended that reached too far ahead: the clock went back", documents=ended)
+
+    def stop_stalled(self) -> None:
+        """End attempts without a step since the deadline of their stage; each counts as one, and is begun again."""
+        for task, document in list(self._working.items()):
+            work = self._ingest.in_work.get(document.id)
+            if work is None or work.attempt != document.attempt or task in self._stalled:
+                continue
+            setting, limit_s = self._limits.of_stage(work.stage)
+            if self._clock.monotonic() - work.moved_at > limit_s:
+                far = "" if work.total is None else f" ({work.done} of {work.total} chunks)"
+                self._stalled[task] = f"No step for {limit_s:.0f} s while {work.stage}{far}: {setting}."
+                metrics.stalled_total.labels(work.stage).inc()
+                task.cancel()
+
 
 class Housekeeper:
-    """Fills building epochs and drops retired collections."""
+    """Fills building epochs and drops retired collections; every `upkeep_s` collects, trims and purges."""
 
-    def __init__(self, *, epochs: Epochs, namespaces: Namespaces) -> None:
+    def __init__(
+        self, *, epochs: Epochs, namespaces: Namespaces, mending: Mending, upkeep: Upkeep, clock: Clock,
+        settings: IngestSettings,
+    ) -> None:  # fmt: skip
         self._epochs = epochs
         self._namespaces = namespaces
+        self._mending = mending
+        self._upkeep = upkeep
+        self._clock = clock
+        self._settings = settings
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
@@ -154,11 +236,16 @@ class Housekeeper:
         self._wake.set()
 
     async def run(self) -> None:
+        next_upkeep = self._clock.monotonic() + min(HOUSEKEEPING_S, self._settings.upkeep_s)  # a start is busy enough
         while True:
             await self._each(self._epochs.drop_retired)
             await self._each(self._fill_all)
+            if self._clock.monotonic() >= next_upkeep:
+                for work in (self._collect, self._trim, self._purge):
+                    await self._each(work)
+                next_upkeep = self._clock.monotonic() + self._settings.upkeep_s
             try:
-                async with asyncio.timeout(HOUSEKEEPING_S):
+                async with asyncio.timeout(min(HOUSEKEEPING_S, self._settings.upkeep_s)):
                     await self._wake.wait()
             except TimeoutError:
                 pass
@@ -168,6 +255,17 @@ class Housekeeper:
         for namespace in await self._namespaces.all():
             if namespace.building:
                 await self._each(partial(self._epochs.fill, namespace.name))
+
+    async def _collect(self) -> None:
+        if collected := await self._mending.collect():
+            log.info("orphan blobs collected", folders_and_files=collected)
+
+    async def _trim(self) -> None:
+        await self._upkeep.trim_histories()
+
+    async def _purge(self) -> None:
+        purged = await self._upkeep.purge_tombstones(older_than_s=self._settings.tombstone_retention_s)
+        metrics.tombstones_purged_total.inc(purged)
 
     async def _each(self, work: Callable[[], Awaitable[None]]) -> None:
         """One piece of housekeeping; what goes wrong with it is logged, and stops no other piece."""

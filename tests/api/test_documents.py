@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ragline.api import documents as routes
+from ragline.build import build
+from ragline.ingest import InWork
+from ragline.settings import IngestSettings, Settings
 from ragline.types import Document
 from tests.api.conftest import Api
 
@@ -289,3 +294,60 @@ async def test_what_is_deleted_meanwhile_stops_neither_a_deletion_nor_a_reparse(
     await api.upload(*both, namespace="racing", metadata={"year": 1})
     gone = await api.call("DELETE", f"{path}/documents", params={"filters": '{"year": 1}'})
     assert len(gone["deleted"]) == 1
+
+
+async def test_metadata_of_a_megabyte_is_refused_by_name_and_stops_no_other_file(api: Api) -> None:
+    long = json.dumps({"note": "n" * (1 << 20)})
+    path = "/v1/namespaces/default/documents"
+    alone = await api.call("POST", path, files=[("file", ("long.txt", b"x"))], data={"metadata": long}, status=413)
+    assert alone["field"] == "metadata"
+    assert "metadata of 1048588 bytes is over the limit of 65536" in alone["detail"]
+    assert "ingest.max_metadata_bytes" in alone["next_step"]
+    both = await api.call(
+        "POST", path, files=[("file", ("long.txt", b"Herons.")), ("file", ("short.txt", b"Herons wade."))],
+        data={"metadata": [long, "{}"]}, status=202,
+    )  # fmt: skip
+    assert [one["state"] for one in both["documents"]] == ["refused", "received"]
+    huge = json.dumps({"note": "n" * (17 << 20)})
+    refused = await api.call("POST", path, files=[("file", ("a.txt", b"x"))], data={"metadata": huge}, status=413)
+    assert "A field of the form is over 16 MiB." in refused["detail"]
+
+
+async def test_metadata_of_a_megabyte_is_kept_where_the_setting_allows_it(tmp_path: Path) -> None:
+    system = await build(Settings(data_dir=tmp_path, ingest=IngestSettings(max_metadata_bytes=2 << 20)))
+    try:
+        api = Api(system)
+        note = "n" * (1 << 20)
+        form = {"metadata": json.dumps({"note": note})}
+        path = "/v1/namespaces/default/documents"
+        taken = await api.call("POST", path, files=[("file", ("a.txt", b"Herons wade."))], data=form, status=202)
+        for document in await system.claims.claim(most=1, lease_s=60.0):
+            await system.ingest.process(document)
+        shown = await api.call("GET", f"{path}/{taken['documents'][0]['id']}")
+        assert (shown["state"], shown["metadata"]) == ("indexed", {"note": note})
+        assert (await api.search("herons wade"))["passages"][0]["uri"] == "a.txt"
+    finally:
+        await system.aclose()
+
+
+async def test_a_broken_form_is_told_as_one(api: Api) -> None:
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    path = "/v1/namespaces/default/documents"
+    problem = await api.call("POST", path, content=b"--y\r\nnothing", headers=headers, status=422)
+    assert problem["field"] in ("body", "file")
+    assert "`file`" in problem["next_step"]
+
+
+async def test_how_far_a_document_is_shows_while_it_is_in_work(api: Api) -> None:
+    body = await api.upload(("far.txt", "Herons are far."))
+    path = f"/v1/namespaces/default/documents/{body['documents'][0]['id']}"
+    assert (await api.call("GET", path))["progress"] is None
+    work = InWork(1, "embedding", begun_at=1.0, moved_at=1.0, done=128, total=2000)
+    api.system.ingest.in_work[body["documents"][0]["id"]] = work
+    try:
+        progress = (await api.call("GET", path))["progress"]
+    finally:
+        api.system.ingest.in_work.clear()
+    assert progress == {"stage": "embedding", "done": 128, "total": 2000, "attempt": 1, "begun_at": 1.0}
+    story = await api.call("GET", f"{path}/why")
+    assert (story["next"], story["next_at"]) == ("Nothing: what was accepted last is served.", None)

@@ -11,6 +11,7 @@ from starlette.datastructures import UploadFile
 
 from ragline.api.access import Reader, Writer
 from ragline.api.models import Accepted, DocumentBrief, json_object
+from ragline.api.next_step import next_step
 from ragline.api.uploads import UPLOAD, files_of, form_of, uploads_of
 from ragline.errors import Forbidden, InvalidRequest, NotFound, Overloaded, RaglineError
 from ragline.filters import coerce_metadata, matches, parse_filters
@@ -122,7 +123,12 @@ async def delete_by_filter(
 
 @router.get("/{document}")
 async def show_document(namespace: str, document: str, request: Request, caller: Reader) -> dict[str, Any]:
-    return _full(await _get(request, namespace, document, caller))
+    """What is known of it. `progress`: how far this process is with it, null when it is not at it.
+
+    Progress is kept in the memory of the process that works; where workers run elsewhere it is null here.
+    """
+    found = await _get(request, namespace, document, caller)
+    return {**_full(found), "progress": _progress(request, found)}
 
 
 @router.get("/{document}/original")
@@ -155,11 +161,18 @@ async def chunks(namespace: str, document: str, request: Request, caller: Reader
 
 @router.get("/{document}/why")
 async def why(namespace: str, document: str, request: Request, caller: Reader) -> dict[str, Any]:
-    """The document's whole story: each change, each attempt, how long it took, and what happens next."""
+    """The document's whole story: each change, each attempt, how long it took, which limit it met, and what happens next.
+
+    `next_at`, in seconds since 1970, is when that is, at the latest; null: at once, in its turn, or never.
+    """
     system: System = request.app.state.system
     found = await _get(request, namespace, document, caller)
     story = await system.documents.history(found.id)
-    return {**_full(found), "next": _next(found), "history": [asdict(entry) for entry in story]}
+    step = await next_step(system, found)
+    return {
+        **_full(found), "progress": _progress(request, found), "next": step.words, "next_at": step.at,
+        "history": [asdict(entry) for entry in story],
+    }  # fmt: skip
 
 
 @router.post("/{document}/retry", status_code=202)
@@ -224,12 +237,13 @@ async def _accept(system: System, namespace: Namespace, file: UploadFile, item: 
         return error
 
 
-def _next(document: Document) -> str:
-    if document.state is State.FAILED:
-        return f"Nothing by itself: mend the cause, then upload it again or `ragline documents retry {document.id}`."
-    if document.settled < document.revision:
-        return "Work is due: a worker claims it, or is at it now."
-    return "Nothing: what was accepted last is served."
+def _progress(request: Request, document: Document) -> dict[str, Any] | None:
+    system: System = request.app.state.system
+    work = system.ingest.in_work.get(document.id)
+    if work is None:
+        return None
+    shown = ("stage", "done", "total", "attempt", "begun_at")
+    return {name: getattr(work, name) for name in shown}
 
 
 def _brief(document: Document, outcome: str) -> DocumentBrief:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ragline.errors import InvalidRequest
+from ragline.findings import Kind, Remedy
 from ragline.types import FieldType
 
 NAMESPACE = Field("default", description="The corpus to search.", examples=["default"])
@@ -138,6 +139,35 @@ class DocumentBrief(BaseModel):
 class Accepted(BaseModel):
     documents: list[DocumentBrief]
     sequence: int = Field(description="Give it to a search as `min_sequence` to be sure of finding these.")
+
+
+class AuditBody(Strict):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"mend": False}]})
+
+    namespaces: list[str] | None = Field(None, description="Only these; null: all that the key may see.")
+    mend: bool = Field(False, description="Do about each finding what its remedy says.")
+
+
+class FindingOut(BaseModel):
+    kind: Kind
+    namespace: str
+    document: str | None = None
+    uri: str | None = None
+    place: str = Field(description="A collection, a blob's path, an epoch, or `registry`.")
+    detail: str
+    remedy: Remedy = Field(description="What mending does about it.")
+    next_step: str
+    mended: str | None = Field(None, description="With `mend`: what was done; null: it needs somebody.")
+
+
+class AuditOut(BaseModel):
+    namespaces: int
+    documents: int = Field(description="Rows compared, tombstones included.")
+    chunks: int
+    blobs: int
+    due: int = Field(description="Documents with work due: no fault as long as they keep their deadlines.")
+    moving: int = Field(description="Documents that kept changing and were not judged.")
+    findings: list[FindingOut]
 
 
 class KeyBody(Strict):

@@ -10,13 +10,17 @@ from typing import Any
 
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
 
 from ragline.api.models import check_encodable, json_object, json_value
-from ragline.errors import InvalidRequest
+from ragline.errors import InvalidRequest, RaglineError, TooLarge
 from ragline.types import Upload
 
 MOST_FILES = 1000
 """Files in one request; more come in more requests."""
+
+MOST_FIELD_BYTES = 16 << 20
+"""Of one field that is no file. Far above ingest.max_metadata_bytes, so that metadata too large is told by that name."""
 
 MOST_CHARACTERS = 2_000
 """Of a uri or a title: they go with every chunk and every passage."""
@@ -40,7 +44,11 @@ UPLOAD = {"requestBody": {"required": True, "content": {"multipart/form-data": {
 async def form_of(request: Request) -> AsyncIterator[FormData]:
     """Raises InvalidRequest."""
     try:
-        form = await request.form(max_files=MOST_FILES, max_fields=4 * MOST_FILES)
+        form = await request.form(max_files=MOST_FILES, max_fields=4 * MOST_FILES, max_part_size=MOST_FIELD_BYTES)
+    except HTTPException as error:
+        if isinstance(error.__cause__, RaglineError):  # the whole body is over its limit
+            raise
+        raise _unreadable(error) from error
     except UnicodeError as error:  # a charset that decodes nothing, or not this
         raise InvalidRequest(
             "The form cannot be read in the charset it names.", next_step="Send it as UTF-8.", field="body"
@@ -49,6 +57,21 @@ async def form_of(request: Request) -> AsyncIterator[FormData]:
         yield form
     finally:
         await form.close()
+
+
+def _unreadable(error: HTTPException) -> InvalidRequest:
+    """What the reader of forms says, in words that name the next step."""
+    if error.detail.startswith("Part exceeded"):
+        return TooLarge(
+            f"A field of the form is over {MOST_FIELD_BYTES >> 20} MiB.",
+            next_step="Put long values into the document; files go into parts with a file name.",
+            field="body",
+        )
+    return InvalidRequest(
+        f"The form cannot be read: {error.detail.rstrip('.')}.",
+        next_step="Send multipart/form-data with parts named `file`, as /docs shows it.",
+        field="body",
+    )
 
 
 def files_of(form: FormData) -> list[UploadFile]:

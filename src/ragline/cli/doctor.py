@@ -10,14 +10,20 @@ import shutil
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from ragline.cli.failures import SomeFailed
+import typer
+
+from ragline.cli.audit import deep as deep_audit
+from ragline.cli.audit import show as show_audit
+from ragline.cli.failures import SomeFailed, WrongUsage
 from ragline.cli.options import Config, DataDir, Debug, Json, Key, Url
 from ragline.cli.screen import Screen
 from ragline.cli.session import run_to_exit
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ragline.datafolder import DataFolder
     from ragline.settings import GeneratorSettings, Settings
 
@@ -36,29 +42,57 @@ class Finding:
 def doctor(
     *, url: Url = None, key: Key = None, data_dir: DataDir = None, config: Config = None, as_json: Json = False,
     debug: Debug = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Compare registry, stores and blobs as well.")] = False,
+    mend: Annotated[bool, typer.Option("--mend", help="With --deep: repair what is found.")] = False,
 ) -> None:  # fmt: skip
-    """Check settings, data folder, engines and models; say what is missing and the command that mends it."""
-    from pathlib import Path
+    """Check settings, data folder, engines and models; say what is missing and the command that mends it.
+
+    With --deep, every document's row, chunks and blobs are compared too; it works while the service runs.
+    """
 
     given: dict[str, Path] = {}
     if data_dir:
         given["data_dir"] = data_dir
     if config:
         given["config"] = config
-    run_to_exit(_doctor(url, key, given, Screen(as_json=as_json)), as_json=as_json, debug=debug)
+    audit = _Audit(deep, mend, data_dir, config)
+    run_to_exit(_doctor(url, key, given, audit, Screen(as_json=as_json)), as_json=as_json, debug=debug)
 
 
-async def _doctor(url: str | None, key: str | None, given: dict[str, Any], screen: Screen) -> None:
+@dataclass(frozen=True, slots=True)
+class _Audit:
+    """Whether to audit, and where."""
+
+    deep: bool
+    mend: bool
+    data_dir: Path | None
+    config: Path | None
+
+
+async def _doctor(url: str | None, key: str | None, given: dict[str, Any], audit: _Audit, screen: Screen) -> None:
     from ragline import __version__, logs
     from ragline.settings import load_settings
 
+    if audit.mend and not audit.deep:
+        raise WrongUsage("--mend has nothing to mend.", next_step="Say --deep --mend: the audit finds it first.")
     logs.configure("error")
     settings = load_settings(**given)
     changed = _changed(settings)
     findings = [Finding("python", "ok", f"{platform.python_version()} at {sys.executable}")]
     findings += await _remote(url, key) if url else await _local(settings)
+    audited: dict[str, Any] | None = None
+    if audit.deep and (url or settings.data_dir.exists()):
+
+        async def looked() -> Finding:
+            nonlocal audited
+            audited = await deep_audit(url, key, audit.data_dir, audit.config, mend=audit.mend)
+            left = len(audited["left"])
+            return Finding("audit", "broken" if left else "ok", f"{left} findings" if left else "all agrees")
+
+        findings.append(await _try("audit", looked))
     if screen.as_json:
-        screen.data({"version": __version__, "settings": changed, "findings": [asdict(one) for one in findings]})
+        told = {"version": __version__, "settings": changed, "findings": [asdict(one) for one in findings]}
+        screen.data(told | ({"audit": audited} if audit.deep else {}))
     else:
         screen.line(f"Ragline {__version__}. Settings that are not the default:")
         screen.facts([(f"  {name}", value) for name, value in changed.items()] or [("  none", "")])
@@ -69,6 +103,8 @@ async def _doctor(url: str | None, key: str | None, given: dict[str, Any], scree
             screen.line()
         for one in steps:
             screen.line(f"{one.part}: {one.next_step}")
+        if audited is not None:
+            show_audit(screen, audited, mend=audit.mend)
     if any(one.state == "broken" for one in findings):
         raise SomeFailed
 

@@ -70,7 +70,8 @@ async def why(session: Session, document: One, namespace: InNamespace = "default
     if screen.as_json:
         return screen.data(found)
     screen.line(f"{found['uri']} is {found['state']}" + (f": {found['reason']}" if found["reason"] else "."))
-    screen.line(f"Next: {found['next']}")
+    when = f" ({_when(found['next_at'])})" if found["next_at"] else ""
+    screen.line(f"Next: {found['next']}{when}")
     screen.line()
     columns = ("at", "revision", "attempt", "event", "took", "detail")
     rows = [
@@ -197,6 +198,7 @@ def _facts(one: dict[str, Any]) -> list[tuple[str, object]]:
         ("reason", one["reason"]),
         ("served", served),
         ("chunks", one["chunks"]),
+        ("progress", _progress(one.get("progress"))),
         ("type", one["media_type"]),
         ("size", f"{one['size']} bytes"),
         ("groups", ", ".join(one["groups"]) or "everyone"),
@@ -205,6 +207,13 @@ def _facts(one: dict[str, Any]) -> list[tuple[str, object]]:
         ("received", _when(one["received_at"])),
         ("updated", _when(one["updated_at"])),
     ]
+
+
+def _progress(work: dict[str, Any] | None) -> str | None:
+    if work is None:
+        return None
+    far = "" if work["total"] is None else f", {work['done']} of {work['total']} chunks"
+    return f"{work['stage']}{far}; attempt {work['attempt']}, begun {_when(work['begun_at'])}"
 
 
 def _when(at: float) -> str:

@@ -14,8 +14,10 @@ from ragline.registry.database import Database
 from ragline.registry.rows import (
     CLAIM,
     END_LEASES,
+    END_LEASES_BEYOND,
     EPOCHS,
     IS_DUE,
+    LEASED,
     LOOK_MINE,
     SWEEP_NOW,
     SWEPT,
@@ -37,14 +39,24 @@ class Claims:
         self._clock = clock
 
     async def claim(self, *, most: int, lease_s: float) -> list[Document]:
-        """Own up to `most` due documents, oldest change first, until the lease ends; each claim is a new attempt."""
+        """Own up to `most` due documents, oldest change first, until the lease ends; each claim is a new attempt.
+
+        An attempt that follows another is told: whoever had that one may have ended without a word.
+        """
 
         now = self._clock.now()
         if await self._database.read(lambda c: c.execute(IS_DUE, {"now": now}).first()) is None:
             return []
         given = {"now": now, "until": now + lease_s, "most": most}
-        rows = await self._database.write(lambda c: c.execute(CLAIM, given).all())
-        return sorted(map(document_of, rows), key=lambda document: document.revision)
+
+        def work(connection: Connection) -> list[Document]:
+            claimed = [document_of(row) for row in connection.execute(CLAIM, given).all()]
+            for document in claimed:
+                if document.attempt > 1:
+                    self._event(connection, document, "begun again", f"attempt {document.attempt}", None)
+            return claimed
+
+        return sorted(await self._database.write(work), key=lambda document: document.revision)
 
     async def mark_chunked(self, document: Document, *, chunks: int, title: str, took_s: float) -> bool:
         """False: superseded; the caller drops the document."""
@@ -119,7 +131,34 @@ class Claims:
 
     async def end_all_leases(self) -> None:
         """For whoever alone works on this registry and has just begun: what a killed process held is due again."""
-        await self._database.write(lambda connection: connection.execute(END_LEASES).rowcount)
+
+        def work(connection: Connection) -> None:
+            now = self._clock.now()
+            for row in connection.execute(LEASED).all():
+                if row.told != row.attempt:  # else it was given back in order, and waits for its next attempt
+                    words = "the process that was at it ended"
+                    tell(connection, row.id, now, row.revision, row.attempt, "interrupted", words)
+            connection.execute(END_LEASES)
+
+        await self._database.write(work)
+
+    async def end_leases_beyond(self, longest_s: float) -> int:
+        """End leases that reach further ahead than any can be given for: the clock went back. Returns how many.
+
+        Without this a document that was claimed, or given back for a second, before a clock was set back by a day would
+        wait for a day. A worker that is still at it is fenced off by the next attempt.
+        """
+
+        def work(connection: Connection) -> int:
+            beyond = {"beyond": self._clock.now() + longest_s}
+            ids = [id for (id,) in connection.execute(END_LEASES_BEYOND, beyond)]
+            for id in ids:
+                row = get_row(connection, id)
+                words = "its lease reached too far ahead: the clock went back"
+                tell(connection, id, self._clock.now(), row.revision, row.attempt, "driven again", words)
+            return len(ids)
+
+        return await self._database.write(work)
 
     async def rewrite_words(self, id: str) -> None:
         """Make the stores' payload of an indexed document due again: something older may have been written over it."""
@@ -132,6 +171,36 @@ class Claims:
 
         await self._database.write(work)
 
+    async def sweep_again(self, id: str) -> bool:
+        """Make removing what is not served due again, where nothing else is. False: there is no such document."""
+
+        def work(connection: Connection) -> bool:
+            old = get_row(connection, id)
+            if old is None:
+                return False
+            if old.settled >= old.revision:
+                values = {"sweep": SWEEP_NOW, "lease_until": 0.0, "attempt": 0}
+                connection.execute(UPDATE, {"which": id, **values})
+            return True
+
+        return await self._database.write(work)
+
+    async def drive_again(self, id: str, *, why: str) -> bool:
+        """End the lease of a document on which work is due: the next claim fences off whoever has it.
+
+        False: nothing is due on it any more.
+        """
+
+        def work(connection: Connection) -> bool:
+            old = get_row(connection, id)
+            if old is None or (old.settled >= old.revision and old.sweep != SWEEP_NOW):
+                return False
+            connection.execute(UPDATE, {"which": id, "lease_until": 0.0})
+            tell(connection, id, self._clock.now(), old.revision, old.attempt, "driven again", why)
+            return True
+
+        return await self._database.write(work)
+
     async def renew(self, document: Document, *, lease_s: float) -> bool:
         """Go on owning the document. False: it was superseded, or another worker has it."""
 
@@ -141,14 +210,16 @@ class Claims:
 
         return await self._database.write(work)
 
-    async def release(self, document: Document, *, after_s: float, detail: str) -> None:
-        """Give the claim back; another attempt may start in `after_s`."""
+    async def release(
+        self, document: Document, *, after_s: float, detail: str = "", took_s: float | None = None
+    ) -> None:
+        """Give the claim back; another attempt may start in `after_s`. `detail`: what stood in this one's way."""
 
         def work(connection: Connection) -> None:
             until = {"lease_until": self._clock.now() + after_s}
             changed = connection.execute(UPDATE_MINE, mine(document) | until).rowcount
             if changed and detail:
-                self._event(connection, document, "interrupted", detail, None)
+                self._event(connection, document, "interrupted", detail, took_s)
 
         await self._database.write(work)
 

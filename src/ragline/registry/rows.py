@@ -44,6 +44,23 @@ MOVE_VISIBLE = (
 )
 EPOCHS = select(namespaces.c.epoch, namespaces.c.building).where(namespaces.c.name == bindparam("which"))
 END_LEASES = update(documents).where(DUE).values(lease_until=0.0)
+END_LEASES_BEYOND = (
+    update(documents)
+    .where(DUE, documents.c.lease_until > bindparam("beyond"))
+    .values(lease_until=0.0)
+    .returning(documents.c.id)
+)
+_TOLD = (
+    select(func.max(history.c.attempt))
+    .where(
+        history.c.document == documents.c.id, history.c.revision == documents.c.revision,
+        history.c.event == "interrupted",
+    )
+    .scalar_subquery()
+)  # fmt: skip
+LEASED = select(documents.c.id, documents.c.revision, documents.c.attempt, _TOLD.label("told")).where(
+    DUE, documents.c.lease_until > 0.0, documents.c.attempt > 0
+)
 IS_DUE = select(literal(1)).where(DUE, documents.c.lease_until <= bindparam("now")).limit(1)
 CLAIM = (
     update(documents)

@@ -1,0 +1,91 @@
+"""The clients: each changes documents of its own, one request at a time, and writes down what was answered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Sequence
+
+import httpx
+
+from bench.crashes.ledger import TEAM, Ledger, Version
+
+DOCUMENTS = "/v1/namespaces/default/documents"
+
+CLIENTS = 6
+"""Requests in flight: several uploads share a commit, and several are cut off by a kill."""
+
+NEW_AT_ONCE = 8
+"""New documents in one request."""
+
+TIMEOUT_S = 60.0
+
+
+class Load:
+    """`share`: documents that are created and changes that are asked for in one run, all clients together."""
+
+    def __init__(self, ledger: Ledger, *, documents: int, dice: random.Random) -> None:
+        self._ledger = ledger
+        self._documents = documents
+        self._dice = dice
+
+    async def run(self, url: str, token: str, *, new: int, changes: int) -> None:
+        """Until the share is done, or the server is gone. Raises AssertionError: it answered something it must not."""
+        headers = {"Authorization": f"Bearer {token}"}
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False) as http:
+            shares = [self._client(http, n, new=new // CLIENTS, changes=changes // CLIENTS) for n in range(CLIENTS)]
+            results = await asyncio.gather(*shares, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, httpx.TransportError):
+                raise result
+
+    async def reindex(self, url: str, token: str) -> None:
+        """Begin a re-index; a kill may be quicker."""
+        headers = {"Authorization": f"Bearer {token}"}
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False) as http:
+            try:
+                await http.post("/v1/namespaces/default/reindex")
+            except httpx.TransportError:
+                return
+
+    async def _client(self, http: httpx.AsyncClient, client: int, *, new: int, changes: int) -> None:
+        mine = [number for number in self._ledger.entries if number % CLIENTS == client]
+        unmade = [n for n in range(client, self._documents, CLIENTS) if n not in self._ledger.entries][:new]
+        while unmade or (changes > 0 and mine):
+            if unmade and (changes <= 0 or not mine or self._dice.random() < new / (new + changes * NEW_AT_ONCE)):
+                part, unmade = unmade[:NEW_AT_ONCE], unmade[NEW_AT_ONCE:]
+                groups = self._dice.choice([(), (TEAM,)])
+                await self._upload(http, [Version(number, 1, groups) for number in part])
+                mine += part
+            else:
+                changes -= 1
+                version = self._ledger.next_version(self._dice.choice(mine), self._dice)
+                await (self._delete(http, version) if version.edition is None else self._upload(http, [version]))
+
+    async def _upload(self, http: httpx.AsyncClient, versions: Sequence[Version]) -> None:
+        files = [("file", (name(one.number), one.text.encode(), "text/plain")) for one in versions]
+        form = {"metadata": [json.dumps({"year": one.year}) for one in versions], "groups": list(versions[0].groups)}
+        for one in versions:
+            self._ledger.begin(one)
+        while True:
+            answer = await http.post(DOCUMENTS, files=files, data=form)
+            if answer.status_code == 429:
+                await asyncio.sleep(0.5)
+                continue
+            assert answer.status_code == 202, answer.text
+            for one, told in zip(versions, answer.json()["documents"], strict=True):
+                assert told["state"] != "refused", told
+                self._ledger.acknowledge(one, told["revision"], told["id"])
+            return
+
+    async def _delete(self, http: httpx.AsyncClient, version: Version) -> None:
+        self._ledger.begin(version)
+        id = self._ledger.entries[version.number].id
+        answer = await http.delete(f"{DOCUMENTS}/{id}")
+        assert answer.status_code == 200, answer.text
+        self._ledger.acknowledge(version, answer.json()["sequence"], id)
+
+
+def name(number: int) -> str:
+    return f"doc-{number:06}.txt"

@@ -1,0 +1,46 @@
+"""`ragline doctor --deep`: the audit, through a server and without one, and what it exits with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from .conftest import Shell, ragline
+
+
+def _damage(data_dir: Path) -> None:
+    next((data_dir / "blobs").rglob("chunks-*")).unlink()
+
+
+def test_the_audit_goes_through_the_server_that_has_the_folder(shell: Shell) -> None:
+    (shell.folder / "a.txt").write_text("Shipping to Berlin takes three days.")
+    shell("ingest", str(shell.folder / "a.txt"))
+    assert "Registry, stores and blobs agree." in shell("doctor", "--deep").out
+    _damage(shell.data_dir)
+    found = json.loads(shell("doctor", "--deep", "--json", code=1).out)
+    assert [one["kind"] for one in found["audit"]["left"]] == ["missing blob"]
+    assert [one["state"] for one in found["findings"] if one["part"] == "audit"] == ["broken"]
+    mended = shell("doctor", "--deep", "--mend").out
+    assert "made due again: to be parsed" in mended
+    assert "Everything found is mended." in mended
+    assert "Registry, stores and blobs agree." in shell("doctor", "--deep").out
+
+
+def test_without_a_server_the_command_mends_by_itself(tmp_path: Path) -> None:
+    assert "audit" not in ragline("doctor", "--deep", cwd=tmp_path).out, "there is no folder to audit"
+    (tmp_path / "a.txt").write_text("Shipping to Berlin takes three days.")
+    assert ragline("ingest", "a.txt", cwd=tmp_path).code == 0
+    _damage(tmp_path / ".ragline")
+    assert ragline("doctor", "--deep", "--mend", "--json", cwd=tmp_path).json["audit"]["left"] == []
+    (original,) = (tmp_path / ".ragline" / "blobs").rglob("original")
+    original.unlink()
+    lost = ragline("doctor", "--deep", "--mend", cwd=tmp_path)
+    assert lost.code == 1
+    assert "missing bytes" in lost.out
+    assert "next: Upload the document again" in lost.out
+
+
+def test_mending_needs_the_audit(tmp_path: Path) -> None:
+    refused = ragline("doctor", "--mend", cwd=tmp_path)
+    assert refused.code == 2
+    assert "--deep --mend" in refused.err

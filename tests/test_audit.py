@@ -1,0 +1,342 @@
+"""The audit on the real engines: each kind of damage is found, nothing else is, and mending makes it good."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ragline.audit import Report
+from ragline.build import build
+from ragline.findings import Kind
+from ragline.settings import IngestSettings, Settings
+from ragline.system import System
+from ragline.types import Document, NamespaceSettings, State, Upload
+
+ORPHAN_GRACE_S = 3600.0
+
+
+class House:
+    """A system whose workers only work when told."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.blobs = system.settings.data_dir / "blobs"
+
+    async def accept(self, uri: str, text: str, **words: Any) -> Document:
+        namespace = await self.system.namespaces.get("default")
+        return (await self.system.ingest.accept(namespace, Upload(uri, text.encode(), **words))).document
+
+    async def work(self) -> None:
+        while claimed := await self.system.claims.claim(most=100, lease_s=3600.0):
+            for document in claimed:
+                await self.system.ingest_worker._one(document)
+
+    async def indexed(self, uri: str = "a.txt", text: str = "Herons wade.") -> Document:
+        document = await self.accept(uri, text)
+        await self.work()
+        return await self.look(document.id)
+
+    async def look(self, id: str) -> Document:
+        found = await self.system.documents.look(id)
+        assert found is not None
+        return found
+
+    async def found(self) -> list[tuple[Kind, str | None]]:
+        return [(one.kind, one.uri) for one in (await self.system.audit.look()).findings]
+
+    async def mended(self) -> Report:
+        """Mend what is found, let the workers work, and look again."""
+        report = await self.system.audit.look()
+        assert all(one.done for one in await self.system.mending.mend(report.findings))
+        await self.work()
+        await self.system.epochs.fill("default")
+        self.system.snapshots.forget("default")
+        return await self.system.audit.look()
+
+    async def collections(self) -> tuple[str, str]:
+        epoch = (await self.system.namespaces.get("default")).epoch
+        return epoch.vectors, epoch.keywords
+
+    async def sql(self, statement: str) -> None:
+        await self.system.database.write(lambda c: c.exec_driver_sql(statement).rowcount)
+
+    async def folder(self) -> Path:
+        namespace = await self.system.namespaces.get("default")
+        return self.blobs / f"{namespace.name}-{namespace.uid}"
+
+
+def age(path: Path, *, by_s: float = 2 * ORPHAN_GRACE_S) -> None:
+    for one in (path, *path.rglob("*")):
+        os.utime(one, (time.time() - by_s,) * 2)
+
+
+@pytest.fixture(scope="module")
+async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
+    folder = tmp_path_factory.mktemp("data")
+    system = await build(Settings(data_dir=folder, ingest=IngestSettings(orphan_grace_s=ORPHAN_GRACE_S)))
+    yield system
+    await system.aclose()
+
+
+@pytest.fixture
+async def house(system: System) -> House:
+    """A namespace `default` without documents."""
+    await system.namespaces.delete("default")
+    await system.epochs.drop_retired()
+    system.snapshots.forget("default")
+    await system.epochs.create_namespace("default", NamespaceSettings())
+    return House(system)
+
+
+async def test_a_service_at_work_has_no_findings(house: House) -> None:
+    documents = [await house.accept(f"{n}.txt", f"Chapter {n} tells of herons.") for n in range(12)]
+    await house.work()
+    await house.accept("0.txt", "Chapter 0 tells of storks.")
+    await house.system.documents.delete("default", documents[1].id)
+    await house.accept("empty.txt", " ")
+    report = await house.system.audit.look()
+    assert (report.findings, report.due, report.documents, report.moving) == ([], 3, 13, 0)
+    await house.work()
+    report = await house.system.audit.look()
+    assert (report.findings, report.due, report.chunks) == ([], 0, 11)
+
+
+async def test_nothing_is_found_while_documents_change_all_the_time(house: House) -> None:
+    working = asyncio.create_task(house.system.ingest_worker.run())
+    try:
+        for n in range(6):
+            changes = [house.accept(f"{k}.txt", f"Chapter {k} in its edition {n}.") for k in range(10)]
+            looking = asyncio.create_task(house.system.audit.look())
+            await asyncio.gather(*changes)
+            assert (await looking).findings == []
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+@pytest.mark.parametrize("store", ["vectors", "keywords"])
+async def test_rows_that_a_store_has_lost_are_found_and_made_again(house: House, store: str) -> None:
+    document = await house.indexed()
+    await house.indexed("b.txt")
+    assert document.live is not None
+    vectors, keywords = await house.collections()
+    engine = house.system.vectors if store == "vectors" else house.system.keywords
+    await engine.delete(vectors if store == "vectors" else keywords, {document.id: document.live + 1})
+    report = await house.system.audit.look()
+    assert [(one.kind, one.uri, one.place.partition(":")[0]) for one in report.findings] == [
+        (Kind.MISSING_CHUNKS, "a.txt", store)
+    ]
+    assert "0 of 1 chunks" in report.findings[0].detail
+    assert (await house.mended()).findings == []
+    assert (await house.look(document.id)).live != document.live
+
+
+async def test_rows_of_an_older_content_are_swept(house: House, monkeypatch: Any) -> None:
+    await house.indexed()
+
+    async def nothing(*_: Any, **__: Any) -> None:
+        return None
+
+    monkeypatch.setattr(house.system.ingest, "_delete_rows", nothing)
+    document = await house.indexed(text="Herons fly.")
+    monkeypatch.undo()
+    assert await house.found() == [(Kind.STALE_CHUNKS, "a.txt")] * 2
+    assert (await house.mended()).findings == []
+    assert (await house.look(document.id)).live == document.live
+
+
+async def test_rows_of_a_tombstone_and_of_a_document_nobody_knows_go(house: House, monkeypatch: Any) -> None:
+    deleted, unknown = await house.indexed("a.txt"), await house.indexed("b.txt")
+
+    async def nothing(*_: Any, **__: Any) -> None:
+        return None
+
+    monkeypatch.setattr(house.system.ingest, "_delete_rows", nothing)
+    await house.system.documents.delete("default", deleted.id)
+    await house.work()
+    monkeypatch.undo()
+    await house.sql(f"DELETE FROM documents WHERE id = '{unknown.id}'")
+    age(await house.folder())
+    found = await house.found()
+    assert sorted(kind for kind, _ in found) == sorted(
+        [Kind.STALE_CHUNKS] * 2 + [Kind.UNKNOWN_CHUNKS] * 2 + [Kind.ORPHAN_BLOB]
+    )
+    assert (await house.mended()).findings == []
+    assert await house.system.vectors.contents((await house.collections())[0]) == {}
+
+
+async def test_what_a_failed_content_left_behind_goes(house: House, monkeypatch: Any) -> None:
+    from ragline.errors import EngineRejected
+
+    async def down(*_: Any, **__: Any) -> None:
+        raise EngineRejected("It says no.", next_step="Ask why.", engine="keywords")
+
+    monkeypatch.setattr(house.system.keywords, "upsert", down)
+    document = await house.accept("a.txt", "Half of a heron.")
+    await house.work()
+    monkeypatch.undo()
+    assert (await house.look(document.id)).state is State.FAILED
+    assert await house.found() == [(Kind.STALE_CHUNKS, "a.txt")]
+    assert (await house.mended()).findings == []
+    assert (await house.look(document.id)).state is State.FAILED
+
+
+async def test_a_row_that_stands_in_between_with_nothing_due_is_driven_on(house: House) -> None:
+    document = await house.indexed()
+    await house.sql(f"UPDATE documents SET state = 'chunked' WHERE id = '{document.id}'")
+    assert await house.found() == [(Kind.LIMBO, "a.txt")]
+    assert (await house.mended()).findings == []
+
+
+async def test_bytes_that_are_gone_are_told_and_cannot_be_mended(house: House) -> None:
+    document = await house.indexed()
+    (original,) = (await house.folder()).rglob("original")
+    original.unlink()
+    report = await house.system.audit.look()
+    assert [one.kind for one in report.findings] == [Kind.MISSING_BYTES]
+    assert "Upload the document again" in report.findings[0].next_step
+    assert [one.done for one in await house.system.mending.mend(report.findings)] == [""]
+    assert (await house.look(document.id)).live is not None
+
+
+async def test_chunks_that_are_gone_from_the_blobs_are_made_again(house: House) -> None:
+    await house.indexed()
+    next((await house.folder()).rglob("chunks-*")).unlink()
+    assert await house.found() == [(Kind.MISSING_BLOB, "a.txt")]
+    assert (await house.mended()).findings == []
+
+
+async def test_blobs_without_owner_are_orphans_once_they_are_old(house: House) -> None:
+    document = await house.indexed()
+    namespace = await house.system.namespaces.get("default")
+    await house.system.contents.put_original(namespace, document.id, "feedfeed", b"an upload that was killed")
+    await house.system.contents.put_original(namespace, "0" * 24, "feedfeed", b"another")
+    assert document.blob
+    folder = await house.folder()
+    (folder / document.id / document.blob / ".chunks-9.1234").write_bytes(b"half")
+    assert await house.found() == []  # young: they may be uploads under way
+    age(folder)
+    assert [kind for kind, _ in await house.found()] == [Kind.ORPHAN_BLOB] * 3
+    assert await house.system.mending.collect() == 3
+    assert await house.found() == []
+    left = {path.name for path in folder.rglob("*") if path.is_file()}
+    assert left == {"original", "chunks-1", f"vectors-1-{house.system.embedder.space.id}"}
+
+
+async def test_an_orphan_that_got_an_owner_is_not_deleted(house: House) -> None:
+    document = await house.indexed()
+    namespace = await house.system.namespaces.get("default")
+    await house.system.contents.put_original(namespace, document.id, "feedfeed", b"x" * document.size)
+    age(await house.folder())
+    report = await house.system.audit.look()
+    await house.sql(f"UPDATE documents SET blob = 'feedfeed' WHERE id = '{document.id}'")
+    (mended,) = await house.system.mending.mend(report.findings)
+    assert mended.done == "gone meanwhile"
+    assert (await house.folder() / document.id / "feedfeed" / "original").exists()
+
+
+async def test_a_blob_dated_in_the_future_is_young(house: House) -> None:
+    document = await house.indexed()
+    namespace = await house.system.namespaces.get("default")
+    await house.system.contents.put_original(namespace, document.id, "feedfeed", b"written before the clock went back")
+    age(await house.folder(), by_s=-86_400.0)
+    assert await house.found() == []
+
+
+async def test_work_beyond_its_deadline_is_found_and_its_lease_ended(house: House) -> None:
+    document = await house.accept("a.txt", "Herons wait.")
+    (held,) = await house.system.claims.claim(most=1, lease_s=86_400.0)
+    assert await house.found() == []
+    await house.sql("UPDATE history SET at = at - 18000")
+    report = await house.system.audit.look()
+    assert [one.kind for one in report.findings] == [Kind.OVERDUE]
+    assert "a worker holds it" in report.findings[0].detail
+    await house.system.mending.mend(report.findings)
+    (again,) = await house.system.claims.claim(most=1, lease_s=60.0)
+    assert (again.id, again.attempt) == (document.id, 2)
+    assert not await house.system.claims.mark_chunked(held, chunks=1, title="t", took_s=0.0)
+    events = [entry.event for entry in await house.system.documents.history(document.id)]
+    assert events[-2:] == ["driven again", "begun again"]
+
+
+async def test_a_collection_that_is_gone_is_built_anew_from_the_blobs(house: House) -> None:
+    for n in range(3):
+        await house.indexed(f"{n}.txt", f"Chapter {n}.")
+    vectors, _ = await house.collections()
+    await house.system.vectors.drop(vectors)
+    report = await house.system.audit.look()
+    assert [one.kind for one in report.findings] == [Kind.MISSING_COLLECTION]
+    assert (await house.mended()).findings == []
+    assert len(await house.system.vectors.contents((await house.collections())[0])) == 3
+
+
+async def test_collections_and_folders_that_no_epoch_names(house: House) -> None:
+    await house.system.vectors.create("left-over", dim=4, fields={})
+    stranger = house.blobs / "somebody-12345678" / ("0" * 24) / "b1"
+    stranger.mkdir(parents=True)
+    (stranger / "original").write_bytes(b"after a restore these may be somebody's")
+    report = await house.system.audit.look()
+    assert {one.kind for one in report.findings} == {Kind.UNKNOWN_COLLECTION, Kind.UNKNOWN_FOLDER}
+    done = {one.finding.kind: one.done for one in await house.system.mending.mend(report.findings)}
+    assert done == {Kind.UNKNOWN_COLLECTION: "dropped", Kind.UNKNOWN_FOLDER: ""}
+    assert (stranger / "original").exists()
+    assert "left-over" not in await house.system.vectors.collections()
+    (stranger / "original").unlink()
+    for folder in (stranger, *list(stranger.parents)[:2]):
+        folder.rmdir()
+
+
+async def test_retired_collections_that_stay_are_found(house: House) -> None:
+    await house.indexed()
+    await house.system.epochs.begin("default")
+    await house.system.epochs.fill("default")
+    assert await house.found() == []
+    await house.sql("UPDATE epochs SET drop_after = 1 WHERE drop_after IS NOT NULL")
+    assert await house.found() == [(Kind.RETIRED_COLLECTION, None)]
+    assert (await house.mended()).findings == []
+
+
+async def test_an_epoch_that_is_cut_over_to_during_the_look_is_looked_at_anew(house: House, monkeypatch: Any) -> None:
+    for n in range(3):
+        await house.indexed(f"{n}.txt", f"Chapter {n}.")
+    contents, began = house.system.contents.kept, False
+
+    async def cut_over(*args: Any) -> Any:
+        nonlocal began
+        if not began:
+            began = True
+            await house.system.epochs.begin("default")
+            await house.system.epochs.fill("default")
+            await house.sql("UPDATE epochs SET drop_after = 1 WHERE drop_after IS NOT NULL")
+            await house.system.epochs.drop_retired()
+        return await contents(*args)
+
+    monkeypatch.setattr(house.system.contents, "kept", cut_over)
+    report = await house.system.audit.look()
+    assert (report.findings, report.documents, report.chunks) == ([], 3, 3)
+
+
+async def test_a_worker_that_wakes_up_after_its_tombstone_was_purged_leaves_no_rows(house: House) -> None:
+    document = await house.accept("a.txt", "Nobody shall read of wolverines.")
+    (late,) = await house.system.claims.claim(most=1, lease_s=60.0)
+    namespace = await house.system.namespaces.get("default")
+    content = await house.system.ingest.parse(namespace, late)
+    vectors = await house.system.ingest.embed(namespace, late, content)
+    await house.system.ingest.write(namespace.epoch, _rows(late, content, namespace), vectors)
+    await house.sql(f"DELETE FROM documents WHERE id = '{document.id}'")
+    await house.system.ingest_worker._one(replace(late, state=State.CHUNKED))
+    assert await house.found() == []
+    assert await house.system.vectors.contents(namespace.epoch.vectors) == {}
+
+
+def _rows(document: Document, content: Any, namespace: Any) -> Any:
+    from ragline.ingest import records
+
+    return records(document, content, document.content, document.title, namespace.epoch)
