@@ -22,6 +22,7 @@ from ragline.registry.documents import Documents
 from ragline.registry.guard import Guard
 from ragline.registry.keys import Keys
 from ragline.registry.namespaces import Namespaces
+from ragline.registry.sources import Sources
 from ragline.settings import GeneratorSettings, Settings
 from ragline.snapshots import Snapshots
 from ragline.system import System
@@ -80,8 +81,9 @@ async def build(settings: Settings) -> System:
         )  # fmt: skip
         system = System(
             settings=settings, clock=clock, database=database, namespaces=namespaces, documents=documents,
-            claims=claims, keys=Keys(database, clock), contents=contents, snapshots=snapshots, embedder=embedder, vectors=vectors,
-            keywords=keywords, ingest=ingest, epochs=epochs, search=search,
+            claims=claims, sources=Sources(database, clock), keys=Keys(database, clock), contents=contents,
+            snapshots=snapshots, embedder=embedder, vectors=vectors, keywords=keywords, ingest=ingest, epochs=epochs,
+            search=search,
             answers=Answers(search=search, generators=generators, embedder=embedder, settings=settings.query),
             ingest_worker=IngestWorker(ingest=ingest, claims=claims, database=database, settings=settings.ingest),
             housekeeper=Housekeeper(epochs=epochs, namespaces=namespaces), closers=tuple(reversed(closers)),

@@ -18,6 +18,7 @@ from ragline.registry.database import Database
 from ragline.registry.documents import Documents
 from ragline.registry.keys import Keys
 from ragline.registry.namespaces import Namespaces
+from ragline.registry.sources import Sources
 from ragline.settings import Settings
 from ragline.snapshots import Snapshots
 from ragline.workers import Housekeeper, IngestWorker
@@ -31,6 +32,7 @@ class System:
     namespaces: Namespaces
     documents: Documents
     claims: Claims
+    sources: Sources
     keys: Keys
     contents: Contents
     snapshots: Snapshots
