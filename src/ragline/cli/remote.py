@@ -132,7 +132,7 @@ def translated(url: str) -> Iterator[None]:
     except RaglineError:
         raise
     except Exception as error:
-        raise _told(shown(url) if "://" in url else url, list(_chain(error))) from error
+        raise _told(url, list(_chain(error))) from error
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -142,14 +142,15 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _told(name: str, chain: list[BaseException]) -> RaglineError:
+def _told(url: str, chain: list[BaseException]) -> RaglineError:
+    name = shown(url) if "://" in url else url
     kinds = {kind.__name__ for error in chain for kind in type(error).__mro__}
     statuses = [getattr(error, "status", None) for error in chain]
     status = next((one for one in statuses if isinstance(one, int)), None)
     credentials = {"NoCredentialsError", "PartialCredentialsError", "PermissionError", "ProfileNotFound"}
     if status in (401, 403) or kinds & credentials:
         return ConfigurationError(
-            f"{name} is not to be read with these credentials: {_words(chain[0])}.",
+            f"{name} is not to be read with these credentials: {_words(chain[0], url)}.",
             next_step="Correct them where its client looks for them, such as AWS_ACCESS_KEY_ID or ~/.aws for s3://.",
         )
     if kinds & {"TimeoutError", "FSTimeoutError", "ReadTimeoutError", "ConnectTimeoutError"}:
@@ -159,15 +160,19 @@ def _told(name: str, chain: list[BaseException]) -> RaglineError:
         )
     if kinds & {"ClientConnectionError", "EndpointConnectionError", "ConnectionError", "ClientPayloadError"}:
         return NotReachable(
-            f"{name} cannot be reached: {_words(chain[-1])}.", next_step="Check the address, the network, the proxy."
+            f"{name} cannot be reached: {_words(chain[-1], url)}.",
+            next_step="Check the address, the network, the proxy.",
         )
     if status is not None and status != 404:
         step = "Run it again later." if status >= 500 or status == 429 else "Correct the URL."
         return NotReachable(f"{name} answered {status}.", next_step=step)
     if "FileNotFoundError" in kinds or status == 404:
         return WrongUsage(f"There is nothing at {name}.", next_step="Correct the URL, or the bucket and its prefix.")
-    return NotReachable(f"{name} cannot be read: {_words(chain[0])}.", next_step="Check the URL and try again.")
+    return NotReachable(f"{name} cannot be read: {_words(chain[0], url)}.", next_step="Check the URL and try again.")
 
 
-def _words(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).rstrip(".")
+def _words(error: BaseException, url: str) -> str:
+    """What the error says; only its name where it repeats what may be a secret."""
+    text, parts = str(error).rstrip("."), urlsplit(url)
+    secrets = (parts.netloc.rpartition("@")[0], parts.query)
+    return type(error).__name__ if not text or any(one and one in text for one in secrets) else text
