@@ -10,13 +10,18 @@ import asyncio
 import os
 import secrets
 import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
 
 import fsspec
+import structlog
 
 from ragline.errors import ConfigurationError, EngineUnavailable, MissingDependency, NotFound
 from ragline.protocols import Blobs
+
+log = structlog.get_logger()
 
 
 def open_blobs(url: str) -> Blobs:
@@ -138,6 +143,50 @@ class FsspecBlobs:
                 next_step="Check that it is reachable and that the credentials may read and write.",
                 engine=f"blobs:{self._fs.protocol if isinstance(self._fs.protocol, str) else self._fs.protocol[0]}",
             ) from error
+
+
+class KeepingBlobs:
+    """Blobs that can be made to stay for a while: a backup copies what the registry named when it began."""
+
+    def __init__(self, inner: Blobs) -> None:
+        self._inner = inner
+        self._keepers = 0
+        self._due: list[str] = []
+        self._deleting: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def keeping(self) -> AsyncIterator[None]:
+        """Until the block ends nothing is deleted; what was to be is deleted then. A crash leaves it to `doctor`."""
+        self._keepers += 1
+        try:
+            yield
+        finally:
+            self._keepers -= 1
+            if not self._keepers:
+                due, self._due = self._due, []
+                self._deleting = asyncio.create_task(self._delete(due))  # whoever kept them may be cancelled by now
+
+    async def _delete(self, due: list[str]) -> None:
+        for prefix in due:
+            try:
+                await self._inner.delete(prefix)
+            except EngineUnavailable as error:
+                log.warning("blob left behind", blob=prefix, error=str(error))
+
+    async def put(self, path: str, data: bytes, *, durable: bool = True) -> None:
+        await self._inner.put(path, data, durable=durable)
+
+    async def get(self, path: str) -> bytes:
+        return await self._inner.get(path)
+
+    async def paths(self, prefix: str) -> list[str]:
+        return await self._inner.paths(prefix)
+
+    async def delete(self, prefix: str) -> None:
+        if self._keepers:
+            self._due.append(prefix)
+        else:
+            await self._inner.delete(prefix)
 
 
 def _sync_folder(folder: Path) -> None:

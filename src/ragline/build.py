@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from ragline.answer import Answers
 from ragline.batching import BatchingEmbedder
-from ragline.blobs import open_blobs
+from ragline.blobs import KeepingBlobs, open_blobs
 from ragline.clock import SystemClock
 from ragline.contents import Contents
 from ragline.epochs import Epochs
@@ -64,7 +64,8 @@ async def build(settings: Settings) -> System:
         claims = Claims(database, clock)
         if not settings.registry:
             await claims.end_all_leases()
-        contents = Contents(open_blobs(settings.blobs or str(settings.data_dir.absolute() / "blobs")))
+        blobs = KeepingBlobs(open_blobs(settings.blobs or str(settings.data_dir.absolute() / "blobs")))
+        contents = Contents(blobs)
         snapshots = Snapshots(namespaces, clock)
         ingest = Ingest(
             snapshots=snapshots, documents=documents, claims=claims, contents=contents, parser=parser,
@@ -81,7 +82,7 @@ async def build(settings: Settings) -> System:
         )  # fmt: skip
         system = System(
             settings=settings, clock=clock, database=database, namespaces=namespaces, documents=documents,
-            claims=claims, sources=Sources(database, clock), keys=Keys(database, clock), contents=contents,
+            claims=claims, sources=Sources(database, clock), keys=Keys(database, clock), blobs=blobs, contents=contents,
             snapshots=snapshots, embedder=embedder, vectors=vectors, keywords=keywords, ingest=ingest, epochs=epochs,
             search=search,
             answers=Answers(search=search, generators=generators, embedder=embedder, settings=settings.query),

@@ -106,6 +106,24 @@ class Epochs:
         await self._cut_over(name, epoch)
         del self.progress[name]
 
+    async def refill(self, name: str) -> int:
+        """Make the serving collections of `name` anew where they are gone, and fill them from the blobs. Returns how many
+        documents they hold. For a folder nobody else works on: after a restore. Raises EngineError."""
+        namespace = await self._namespaces.get(name)
+        for epoch in filter(None, (namespace.epoch, namespace.building)):
+            await self._vectors.create(epoch.vectors, dim=epoch.space.dim, fields=epoch.fields)
+            await self._keywords.create(epoch.keywords, fields=epoch.fields)
+        epoch, after, count = namespace.epoch, "", 0
+        held = await self._vectors.contents(epoch.vectors)
+        held_too = await self._keywords.contents(epoch.keywords)
+        while page := await self._documents.page(name, after=after, most=PAGE, state=None):
+            after = page[-1].id
+            for start in range(0, len(page), AT_ONCE):
+                part = page[start : start + AT_ONCE]
+                await asyncio.gather(*(self._copy(namespace, epoch, one, held, held_too) for one in part))
+                count += sum(one.live is not None for one in part)
+        return count
+
     async def _copy(
         self, namespace: Namespace, epoch: Epoch, document: Document,
         held: dict[tuple[str, int], int], held_too: dict[tuple[str, int], int],

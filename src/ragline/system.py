@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from ragline.answer import Answers
+from ragline.blobs import KeepingBlobs
 from ragline.clock import Clock
 from ragline.contents import Contents
 from ragline.epochs import Epochs
@@ -34,6 +35,7 @@ class System:
     claims: Claims
     sources: Sources
     keys: Keys
+    blobs: KeepingBlobs
     contents: Contents
     snapshots: Snapshots
     embedder: Embedder

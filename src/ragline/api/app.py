@@ -10,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ragline import __version__, metrics
-from ragline.api import answers, documents, embeddings, health, keys, namespaces, problems, search, sources
+from ragline.api import answers, backup, documents, embeddings, health, keys, namespaces, problems, search, sources
 from ragline.api.access import Access
 from ragline.clock import Clock
 from ragline.errors import RaglineError, TooLarge
@@ -26,7 +26,7 @@ def gateway(system: System, *, owner_token: str) -> FastAPI:
     """Every route."""
     app = _app(system.settings.http, system.keys, system.clock, owner_token, _ready(system))
     app.state.system, app.state.embedder = system, system.embedder
-    for module in (namespaces, documents, sources, search, answers, keys, embeddings):
+    for module in (namespaces, documents, sources, search, answers, keys, backup, embeddings):
         app.include_router(module.router, responses=problems.RESPONSES)
     return app
 

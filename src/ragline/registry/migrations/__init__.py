@@ -10,6 +10,12 @@ HEAD = "0002"
 """The newest revision in `versions/`; a test compares it with what Alembic finds there."""
 
 
+def known() -> frozenset[str]:
+    """Every revision that this version can open, by bringing it forward."""
+    files = (Path(__file__).parent / "versions").glob("[0-9]*_*.py")
+    return frozenset(path.name.partition("_")[0] for path in files)
+
+
 def upgrade(url: str, at: str | None) -> None:
     """Bring the database at `url` from revision `at` (None: empty) to HEAD.
 
