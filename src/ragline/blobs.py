@@ -10,13 +10,14 @@ import asyncio
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import cast
 
 import fsspec
+import structlog
 
 from ragline.errors import ConfigurationError, EngineUnavailable, MissingDependency, NotFound
 from ragline.protocols import Blobs
@@ -24,6 +25,8 @@ from ragline.types import BlobEntry
 
 MODIFIED = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
 """What fsspec's file systems (local, S3, Azure, Google, SFTP, memory) call the time of the last write."""
+
+log = structlog.get_logger()
 
 
 def open_blobs(url: str) -> Blobs:
@@ -183,6 +186,56 @@ class FsspecBlobs:
                 next_step="Check that it is reachable and that the credentials may read and write.",
                 engine=f"blobs:{self._fs.protocol if isinstance(self._fs.protocol, str) else self._fs.protocol[0]}",
             ) from error
+
+
+class KeepingBlobs:
+    """Blobs that can be made to stay for a while: a backup copies what the registry named when it began."""
+
+    def __init__(self, inner: Blobs) -> None:
+        self._inner = inner
+        self._keepers = 0
+        self._due: list[str] = []
+        self._deleting: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def keeping(self) -> AsyncIterator[None]:
+        """Until the block ends nothing is deleted; what was to be is deleted then. A crash leaves it to `doctor`."""
+        self._keepers += 1
+        try:
+            yield
+        finally:
+            self._keepers -= 1
+            if not self._keepers:
+                due, self._due = self._due, []
+                self._deleting = asyncio.create_task(self._delete(due))  # whoever kept them may be cancelled by now
+
+    async def _delete(self, due: list[str]) -> None:
+        for prefix in due:
+            try:
+                await self._inner.delete(prefix)
+            except EngineUnavailable as error:
+                log.warning("blob left behind", blob=prefix, error=str(error))
+
+    async def put(self, path: str, data: bytes, *, durable: bool = True) -> None:
+        await self._inner.put(path, data, durable=durable)
+
+    async def get(self, path: str) -> bytes:
+        return await self._inner.get(path)
+
+    async def paths(self, prefix: str) -> list[str]:
+        return await self._inner.paths(prefix)
+
+    async def entries(self, prefix: str) -> list[BlobEntry]:
+        return await self._inner.entries(prefix)
+
+    async def folders(self) -> list[str]:
+        return await self._inner.folders()
+
+    async def delete(self, prefix: str) -> None:
+        if self._keepers:
+            self._due.append(prefix)
+        else:
+            await self._inner.delete(prefix)
 
 
 def _modified(info: Mapping[str, object]) -> float | None:

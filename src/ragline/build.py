@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from ragline.answer import Answers
 from ragline.audit import Audit
 from ragline.batching import BatchingEmbedder
-from ragline.blobs import open_blobs
+from ragline.blobs import KeepingBlobs, open_blobs
 from ragline.clock import SystemClock
 from ragline.contents import Contents
 from ragline.epochs import Epochs
@@ -25,6 +25,7 @@ from ragline.registry.documents import Documents
 from ragline.registry.guard import Guard
 from ragline.registry.keys import Keys
 from ragline.registry.namespaces import Namespaces
+from ragline.registry.sources import Sources
 from ragline.registry.upkeep import Upkeep
 from ragline.remembering import RememberingEmbedder
 from ragline.settings import GeneratorSettings, Settings
@@ -68,7 +69,8 @@ async def build(settings: Settings) -> System:
         claims = Claims(database, clock)
         if not settings.registry:
             await claims.end_all_leases()
-        contents = Contents(open_blobs(settings.blobs or str(settings.data_dir.absolute() / "blobs")))
+        blobs = KeepingBlobs(open_blobs(settings.blobs or str(settings.data_dir.absolute() / "blobs")))
+        contents = Contents(blobs)
         snapshots = Snapshots(namespaces, clock)
         ingest = Ingest(
             snapshots=snapshots, documents=documents, claims=claims, contents=contents, parser=parser,
@@ -98,8 +100,9 @@ async def build(settings: Settings) -> System:
         )  # fmt: skip
         system = System(
             settings=settings, clock=clock, database=database, namespaces=namespaces, documents=documents,
-            claims=claims, keys=Keys(database, clock), contents=contents, snapshots=snapshots, embedder=embedder, vectors=vectors,
-            keywords=keywords, ingest=ingest, epochs=epochs, audit=audit, mending=mending, upkeep=upkeep, search=search,
+            claims=claims, sources=Sources(database, clock), keys=Keys(database, clock), blobs=blobs, contents=contents,
+            snapshots=snapshots, embedder=embedder, vectors=vectors, keywords=keywords, ingest=ingest, epochs=epochs,
+            audit=audit, mending=mending, upkeep=upkeep, search=search,
             answers=Answers(search=search, generators=generators, embedder=embedder, settings=settings.query),
             ingest_worker=IngestWorker(
                 ingest=ingest, claims=claims, database=database, clock=clock, limits=may_stand, settings=settings.ingest

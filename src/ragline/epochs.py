@@ -8,6 +8,7 @@ when both stand at the same sequence. It can be killed and started again at any 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import structlog
@@ -96,24 +97,41 @@ class Epochs:
             return
         counts = await self._documents.counts(name)
         progress = self.progress[name] = Progress(total=sum(n for s, n in counts.items() if s is not State.DELETED))
+        async for part in self._copy_all(namespace, epoch):
+            progress.done += len(part)
+        await self._cut_over(name, epoch)
+        del self.progress[name]
+
+    async def refill(self, name: str) -> int:
+        """Make the serving collections of `name` anew where they are gone, and fill them from the blobs. Returns how many
+        documents they hold. For a folder nobody else works on: after a restore. Raises EngineError."""
+        namespace = await self._namespaces.get(name)
+        for epoch in filter(None, (namespace.epoch, namespace.building)):
+            await self._vectors.create(epoch.vectors, dim=epoch.space.dim, fields=epoch.fields)
+            await self._keywords.create(epoch.keywords, fields=epoch.fields)
+        count = 0
+        async for part in self._copy_all(namespace, namespace.epoch):
+            count += sum(one.live is not None for one in part)
+        return count
+
+    async def _copy_all(self, namespace: Namespace, epoch: Epoch) -> AsyncIterator[list[Document]]:
+        """Copy every document into `epoch`, and give back each part when it is done."""
         held = await self._vectors.contents(epoch.vectors)
         held_too = await self._keywords.contents(epoch.keywords)
         contents: dict[str, set[int]] = {}  # of each document, as a fill that was cut short has left it
         for id, number in (*held, *held_too):
             contents.setdefault(id, set()).add(number)
         after = ""
-        while page := await self._documents.page(name, after=after, most=PAGE, state=None):
+        while page := await self._documents.page(namespace.name, after=after, most=PAGE, state=None):
             after = page[-1].id
             for start in range(0, len(page), AT_ONCE):
                 part = page[start : start + AT_ONCE]
                 await asyncio.gather(
                     *(self._copy(namespace, epoch, one, held, held_too, contents.pop(one.id, set())) for one in part)
                 )
-                progress.done += len(part)
+                yield part
         for id, numbers in contents.items():
             await self._clear(epoch, id, max(numbers))
-        await self._cut_over(name, epoch)
-        del self.progress[name]
 
     async def _copy(
         self, namespace: Namespace, epoch: Epoch, document: Document,

@@ -45,6 +45,7 @@ from ragline.registry.documents import Accepted, Documents, Incoming, document_i
 from ragline.settings import IngestSettings
 from ragline.snapshots import Snapshots
 from ragline.types import Document, Epoch, Metadata, Namespace, Record, State, Upload
+from ragline.uris import clean
 
 log = structlog.get_logger()
 
@@ -137,13 +138,13 @@ class Ingest:
             )
         _check_metadata(upload, self._settings.max_metadata_bytes)
         coerce_metadata(upload.metadata, namespace.settings.fields)
-        uri = _clean(upload.uri)
+        uri = clean(upload.uri)
         sha256 = await off_loop(_sha256, upload.data)
         blob = secrets.token_hex(8)
         incoming = Incoming(
             uri=uri, title=upload.title, media_type=upload.media_type, size=len(upload.data), sha256=sha256, blob=blob,
-            fingerprint=_fingerprint(sha256, upload.media_type, namespace), groups=upload.groups,
-            metadata=upload.metadata,
+            fingerprint=fingerprint(sha256, upload.media_type, namespace), groups=upload.groups,
+            metadata=upload.metadata, source=upload.source, version=upload.version,
         )  # fmt: skip
         document = document_id(namespace, uri)
         await self._contents.put_original(namespace, document, blob, upload.data)
@@ -446,13 +447,9 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _fingerprint(sha256: str, media_type: str | None, namespace: Namespace) -> str:
+def fingerprint(sha256: str, media_type: str | None, namespace: Namespace) -> str:
+    """Of bytes and how they are parsed today: a document that has it need not be parsed again."""
     settings = namespace.settings
     kind = media_type if media_type and media_type.startswith(OUR_MEDIA_TYPES) else None  # else the bytes decide
     parts = [sha256, kind, PARSER_VERSION, settings.chunk_tokens, settings.overlap_tokens]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _clean(uri: str) -> str:
-    """Control characters percent-encoded: a uri is shown on terminals and in logs."""
-    return "".join(f"%{ord(c):02X}" if ord(c) < 32 or ord(c) == 127 else c for c in uri)

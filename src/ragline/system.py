@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ragline.answer import Answers
 from ragline.audit import Audit
+from ragline.blobs import KeepingBlobs
 from ragline.clock import Clock
 from ragline.contents import Contents
 from ragline.epochs import Epochs
@@ -20,6 +21,7 @@ from ragline.registry.database import Database
 from ragline.registry.documents import Documents
 from ragline.registry.keys import Keys
 from ragline.registry.namespaces import Namespaces
+from ragline.registry.sources import Sources
 from ragline.registry.upkeep import Upkeep
 from ragline.settings import Settings
 from ragline.snapshots import Snapshots
@@ -34,7 +36,9 @@ class System:
     namespaces: Namespaces
     documents: Documents
     claims: Claims
+    sources: Sources
     keys: Keys
+    blobs: KeepingBlobs
     contents: Contents
     snapshots: Snapshots
     embedder: Embedder

@@ -193,7 +193,10 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """Bytes and words as a client hands them over."""
+    """Bytes and words as a client hands them over.
+
+    `source`: the sync that brings it, if one does; `version`: by which it knows this state of the file again, or empty.
+    """
 
     uri: str
     data: bytes
@@ -201,6 +204,8 @@ class Upload:
     media_type: str | None = None
     metadata: Metadata = field(default_factory=dict)
     groups: Groups = frozenset()
+    source: str | None = None
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)

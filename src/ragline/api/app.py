@@ -12,7 +12,19 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ragline import __version__, metrics
-from ragline.api import answers, audit, documents, embeddings, health, keys, namespaces, problems, search
+from ragline.api import (
+    answers,
+    audit,
+    backup,
+    documents,
+    embeddings,
+    health,
+    keys,
+    namespaces,
+    problems,
+    search,
+    sources,
+)
 from ragline.api.access import Access
 from ragline.clock import Clock
 from ragline.errors import RaglineError, TooLarge
@@ -28,7 +40,7 @@ def gateway(system: System, *, owner_token: str) -> FastAPI:
     """Every route."""
     app = _app(system.settings.http, system.keys, system.clock, owner_token, _ready(system))
     app.state.system, app.state.embedder = system, system.embedder
-    for module in (namespaces, documents, search, answers, keys, audit, embeddings):
+    for module in (namespaces, documents, sources, search, answers, keys, audit, backup, embeddings):
         app.include_router(module.router, responses=problems.RESPONSES)
     return app
 

@@ -35,6 +35,8 @@ _FORM = {
         "title": {**_TEXTS, "description": "One for each file; left out: found in the file."},
         "metadata": {**_TEXTS, "description": "A JSON object: one for every file of the request, or one each."},
         "groups": {**_TEXTS, "description": "Who may read them; none: everyone in the namespace."},
+        "source": {"type": "string", "description": "The sync that brings them; its documents it alone changes."},
+        "version": {**_TEXTS, "description": "With `source`: what tells this state of a file; one for each file."},
     },
 }
 UPLOAD = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}}
@@ -90,8 +92,9 @@ def uploads_of(form: FormData) -> list[Upload]:
     groups = frozenset(_groups(form))
     uris = _each(form, "uri", len(files), [file.filename or "" for file in files])
     titles = _each(form, "title", len(files), [""] * len(files))
+    source, versions = _source(form), _each(form, "version", len(files), [""] * len(files))
     check_encodable([file.content_type for file in files], "media_type")
-    for name, texts in (("uri", uris), ("title", titles)):
+    for name, texts in (("uri", uris), ("title", titles), ("version", versions), ("source", [source or ""])):
         check_encodable(texts, name)
         if any(len(text) > MOST_CHARACTERS for text in texts):
             raise InvalidRequest(
@@ -108,9 +111,18 @@ def uploads_of(form: FormData) -> list[Upload]:
             field="uri",
         )
     return [
-        Upload(uri=uri, data=b"", title=title or None, media_type=file.content_type, metadata=words, groups=groups)
-        for file, uri, title, words in zip(files, uris, titles, metadata, strict=True)
-    ]
+        Upload(uri=uri, data=b"", title=title or None, media_type=file.content_type, metadata=words, groups=groups,
+               source=source, version=version)
+        for file, uri, title, words, version in zip(files, uris, titles, metadata, versions, strict=True)
+    ]  # fmt: skip
+
+
+def _source(form: FormData) -> str | None:
+    """One for the whole request."""
+    given = [_text(value, "source") for value in form.getlist("source")]
+    if len(given) > 1 or not all(name.strip() for name in given):
+        raise InvalidRequest("source must be one name.", next_step="Send one, or none.", field="source")
+    return given[0] if given else None
 
 
 def _text(value: UploadFile | str, name: str) -> str:

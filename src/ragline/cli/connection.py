@@ -88,6 +88,18 @@ class Connection:
         path = _path(("v1", "namespaces", namespace, "documents"))
         return await self._answer(self._http.build_request("POST", path, data=form, files=parts))
 
+    async def pieces(self, *path: str) -> AsyncGenerator[bytes, None]:
+        """The bytes of an answer, as they come. Raises as `send`, also midway."""
+        try:
+            async with self._http.stream("GET", _path(path)) as response:
+                if response.status_code >= 300:
+                    await response.aread()
+                    raise self._refused(response)
+                async for piece in response.aiter_raw():
+                    yield piece
+        except httpx.TransportError as error:
+            raise self._silent(error) from error
+
     async def events(self, *path: str, body: object) -> AsyncGenerator[tuple[str, Any], None]:
         """Server-sent events as (name, data). Raises as `send`, also midway."""
         request = self._http.build_request("POST", _path(path), json=body)

@@ -1,8 +1,10 @@
-"""`ragline ingest`: find, upload, watch, and say what failed and why."""
+"""`ragline ingest`: find, upload, watch, and say what failed and why; with --sync, follow a folder or a URL."""
 
 from __future__ import annotations
 
-import asyncio
+import glob
+import io
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -15,10 +17,11 @@ from ragline.cli.failures import Refused, SomeFailed, WrongUsage
 from ragline.cli.options import InNamespace, json_object
 from ragline.cli.records import read_records
 from ragline.cli.session import Session, command
-from ragline.cli.sources import STDIN, Item, Trouble, find, from_files, from_stdin
+from ragline.cli.sources import STDIN, Item, Trouble, find, from_files, from_stdin, is_url, open_item
 
 if TYPE_CHECKING:
     from ragline.cli.connection import Connection
+    from ragline.cli.sync import Synced
     from ragline.cli.upload import Tally
 
 MOST_SHOWN = 50
@@ -28,7 +31,7 @@ MOST_SHOWN = 50
 @command(makes_folder=True, warm=False)
 async def ingest(
     session: Session,
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Folders, globs, files, or - for stdin.")],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Folders, globs, files, URLs, or - for stdin.")],
     namespace: InNamespace = "default",
     records: Annotated[
         bool, typer.Option("--records", help="Each JSONL line is a document: _id, title, text.")
@@ -37,23 +40,77 @@ async def ingest(
     metadata: Annotated[str | None, typer.Option("--metadata", help="JSON object, for every document.")] = None,
     uri: Annotated[str | None, typer.Option("--uri", help="Name of the document that comes by stdin.")] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Until all is indexed, or only accepted.")] = True,
-) -> None:
+    sync: Annotated[bool, typer.Option("--sync", help="Follow PATH: what vanished from it is deleted.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="As --sync, and go on with every change until Ctrl-C.")] = False,
+    source: Annotated[
+        str | None, typer.Option("--source", help="With --sync: its name; default: this machine and the path, or the URL.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With --sync: delete without a question, however many.")] = False,
+) -> None:  # fmt: skip
     """Add documents: upload them, watch them being indexed, and list what failed and why.
 
     A document's uri is its path below the folder that was given. Ingesting it again replaces it; unchanged ones cost nothing.
+    With --sync an unchanged file is not even read, and what vanished is deleted (a question comes before more than 10 %).
     """
-    from ragline.cli.upload import Tally
+    from ragline.cli.upload import Tally, Uploader
 
+    words = json_object(metadata, "--metadata")
+    if sync or watch:
+        place = _followed(paths, records=records, uri=uri, watch=watch)
+        return await _follow(session, place, source, namespace, group or [], words, yes=yes, wait=wait, watch=watch)
+    if source or yes:
+        raise WrongUsage("--source and --yes go with --sync.", next_step="Say --sync, or leave them out.")
     start, tally = time.perf_counter(), Tally()
-    sources = _sources(paths, records=records, uri=uri, metadata=json_object(metadata, "--metadata"), tally=tally)
-    created = await _make_namespace(session.server, namespace)
-    if created:
-        session.screen.note(f"Namespace {namespace} is new: created.")
-    failed = await _run(session, namespace, sources, group or [], tally, wait=wait)
-    tally.troubles.extend(failed)
+    sources = _sources(paths, records=records, uri=uri, metadata=words, tally=tally)
+    created = await _make_namespace(session, namespace)
+    uploader = Uploader(session.server, namespace, group or [], tally)
+    from ragline.cli.delivery import deliver
+
+    lost = await deliver(session, namespace, sources.items, uploader, tally, total=sources.total, wait=wait)
+    tally.troubles.extend(lost)
     now = await session.server.get("v1", "namespaces", namespace)
     _summary(session, now, tally, took_s=time.perf_counter() - start, created=created, wait=wait)
     if tally.troubles:
+        raise SomeFailed
+    return None
+
+
+def _followed(paths: list[str], *, records: bool, uri: str | None, watch: bool) -> str:
+    """Raises WrongUsage."""
+    if len(paths) != 1 or STDIN in paths or records or uri:
+        raise WrongUsage(
+            "--sync and --watch follow one folder or one URL, file by file.",
+            next_step="Give that alone: neither `-`, nor --records, nor --uri.",
+        )
+    if glob.has_magic(paths[0]) and not is_url(paths[0]) and not os.path.lexists(paths[0]):
+        raise WrongUsage("A pattern is not followed.", next_step="Give the folder that holds what it matches.")
+    if watch and is_url(paths[0]):
+        raise WrongUsage(
+            f"{paths[0].partition('://')[0]}:// tells no changes.",
+            next_step="Run --sync from time to time, as by cron.",
+        )
+    return paths[0]
+
+
+async def _follow(
+    session: Session, place: str, name: str | None, namespace: str, groups: list[str], metadata: dict[str, Any], *,
+    yes: bool, wait: bool, watch: bool,
+) -> None:  # fmt: skip
+    from ragline.cli.sync import following, sync
+
+    start = time.perf_counter()
+    what = following(place, name, namespace=namespace, groups=groups, metadata=metadata, yes=yes, wait=wait)
+    created = await _make_namespace(session, namespace)
+    if watch:
+        from ragline.cli.following import follow
+
+        done = await follow(session, what)
+    else:
+        done = await sync(session, what)
+    now = await session.server.get("v1", "namespaces", namespace)
+    took_s = time.perf_counter() - start
+    _summary(session, now, done.tally, took_s=took_s, created=created, wait=wait, synced=done, source=what.source.name)
+    if done.tally.troubles:
         raise SomeFailed
 
 
@@ -87,7 +144,8 @@ def _sources(paths: list[str], *, records: bool, uri: str | None, metadata: dict
             yield from read_records(sys.stdin.buffer, "stdin", metadata, taken=taken, troubled=trouble)
         for file in files:
             try:
-                with file.path.open("rb") as opened:
+                content = open_item(next(from_files([file], {}))).content
+                with io.BytesIO(content) if isinstance(content, bytes) else content as opened:
                     yield from read_records(opened, file.uri, metadata, taken=taken, troubled=trouble)
             except OSError as error:
                 trouble(Trouble(file.uri, f"cannot be read: {error.strerror or error}"))
@@ -95,75 +153,46 @@ def _sources(paths: list[str], *, records: bool, uri: str | None, metadata: dict
     return _Sources(lines(), None)
 
 
-async def _make_namespace(server: Connection, name: str) -> bool:
+async def _make_namespace(session: Session, name: str) -> bool:
+    """Whether it was made now."""
+    server: Connection = session.server
     try:
         await server.get("v1", "namespaces", name)
     except Refused as refused:
         if refused.http_status != 404:
             raise
         await server.put("v1", "namespaces", name)
+        session.screen.note(f"Namespace {name} is new: created.")
         return True
     return False
 
 
-async def _run(
-    session: Session, namespace: str, sources: _Sources, groups: list[str], tally: Tally, *, wait: bool
-) -> list[Trouble]:  # fmt: skip
-    """Upload, and watch until all is settled; returns what failed on the way to the index."""
-    from ragline.cli.progress import LOOK_S, next_look, progress
-    from ragline.cli.upload import Uploader
-    from ragline.cli.watch import failures, look
-
-    server, start, wait_s = session.server, time.perf_counter(), LOOK_S[0]
-    before = await look(server, namespace, {})
-    sending = asyncio.create_task(Uploader(server, namespace, groups, tally).send(sources.items))
-    try:
-        with progress(session.screen, "Indexing") as show:
-            while True:
-                sent = sending.done()
-                if sent and (not wait or sending.exception()):
-                    break
-                standing = await look(server, namespace, tally.accepted)
-                if sent and not standing.waiting:
-                    break
-                done = len(tally.accepted) - standing.waiting
-                total = tally.found if sent else sources.total
-                failed = max(0, standing.failed - before.failed) + len(tally.troubles)
-                rate = done / (time.perf_counter() - start)
-                show(
-                    done,
-                    total,
-                    f"documents · {standing.chunks - before.chunks} chunks · {rate:.0f}/s · {failed} failed",
-                )
-                if sent:
-                    await asyncio.sleep(wait_s)
-                else:
-                    await asyncio.wait([sending], timeout=wait_s)
-                wait_s = next_look(wait_s)
-        await sending
-    finally:
-        sending.cancel()
-        await asyncio.wait([sending])
-    return await failures(server, namespace, tally.accepted) if wait else []
-
-
 def _summary(
-    session: Session, now: dict[str, Any], tally: Tally, *, took_s: float, created: bool, wait: bool
+    session: Session, now: dict[str, Any], tally: Tally, *, took_s: float, created: bool, wait: bool,
+    synced: Synced | None = None, source: str = "",
 ) -> None:  # fmt: skip
     screen, failed = session.screen, tally.troubles
-    lost = sum(trouble.id is not None for trouble in failed)
+    lost = sum(trouble.id in tally.accepted for trouble in failed)
     done, of = len(tally.accepted) - lost, len(tally.accepted) - lost + len(failed)
     if screen.as_json:
+        unchanged = tally.unchanged + (synced.unchanged if synced else 0)
+        more = {"source": source, "deleted": synced.deleted, "kept": synced.kept} if synced else {}
         return screen.data(
             {
                 "namespace": now["name"], "created": created, "indexed" if wait else "accepted": done,
-                "unchanged": tally.unchanged, "failed": [asdict(trouble) for trouble in failed], "sequence": tally.sequence,
-                "documents": now["documents"], "chunks": now.get("chunks"), "took_s": round(took_s, 3),
+                "unchanged": unchanged, **more, "failed": [asdict(trouble) for trouble in failed],
+                "sequence": tally.sequence or now["sequence"], "documents": now["documents"],
+                "chunks": now.get("chunks"), "took_s": round(took_s, 3),
             }
         )  # fmt: skip
     verb = "Indexed" if wait else "Accepted"
     known = f", {tally.unchanged} of them unchanged," if tally.unchanged else ""
-    screen.line(f"{verb} {done} of {of} document{'s' * (of != 1)}{known} in {took_s:.1f} s.")
+    if synced:
+        same, gone = synced.unchanged - len(failed) + lost, synced.deleted
+        words = f"{verb} {done} new or changed document{'s' * (done != 1)}{known}; {same} unchanged, {gone} deleted"
+        screen.line(f"{words}; in {took_s:.1f} s.")
+    else:
+        screen.line(f"{verb} {done} of {of} document{'s' * (of != 1)}{known} in {took_s:.1f} s.")
     held = sum(count for state, count in now["documents"].items() if state != "deleted")
     screen.line(
         f"Namespace {now['name']} holds {held} documents, {now.get('chunks')} chunks; its sequence is {now['sequence']}."

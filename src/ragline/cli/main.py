@@ -9,6 +9,7 @@ import typer
 
 from ragline import __version__
 from ragline.cli.ask import ask, search
+from ragline.cli.backup import backup, restore
 from ragline.cli.doctor import doctor
 from ragline.cli.documents import documents
 from ragline.cli.evaluate import evaluate
@@ -39,7 +40,7 @@ def version(as_json: Json = False) -> None:
     return screen.line(f"ragline {__version__} (Python {platform.python_version()})")
 
 
-for _command in (up, ingest, ask, search, evaluate, reindex, doctor, serve):
+for _command in (up, ingest, ask, search, evaluate, reindex, backup, restore, doctor, serve):
     app.command()(_command)
 for _group in (documents, namespaces, keys):
     app.add_typer(_group)

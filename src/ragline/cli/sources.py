@@ -1,4 +1,4 @@
-"""What `ingest` was pointed at: folders, globs, files, records, stdin; each becomes items with a uri of their own.
+"""What `ingest` was pointed at: folders, globs, files, URLs, records, stdin; each becomes items with a uri of their own.
 
 A source that cannot be read, or that would overwrite another one of the same run, is reported and left out.
 """
@@ -12,21 +12,23 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ragline.cli.failures import WrongUsage
+from ragline.cli.opening import Opened, Remote, open_file, version_of
 
 STDIN = "-"
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A document to upload. Its bytes are `data`, or lie in `path`. Units: `size` in bytes."""
+    """A document to upload. Its bytes are `data`, or lie in `path`, or in `remote`. Units: `size` in bytes."""
 
     uri: str
     size: int
     path: Path | None = None
     data: bytes | None = None
+    remote: Remote | None = None
     title: str = ""
     media_type: str = "application/octet-stream"
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -43,20 +45,28 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A regular file, and the name it gets as a document."""
+    """A file, the name it gets as a document, and the version in which it was seen: a local `path`, or `remote`."""
 
-    path: Path
     uri: str
     size: int
+    version: str
+    path: Path | None = None
+    remote: Remote | None = None
 
 
 def find(places: Sequence[str], *, troubles: list[Trouble], ending: str = "") -> list[Found]:
     """Every file that `places` mean, in order, each once; in folders only names that end in `ending`.
 
-    Raises:  WrongUsage: a place that is not there. Nothing has been read by then.
+    Raises:  WrongUsage: a place that is not there. Nothing has been read by then.  NotReachable: a URL's server.
     """
     found: dict[str, Found] = {}
-    for path, root in [pair for place in places for pair in _expand(place)]:
+    for url in [place for place in places if is_url(place)]:
+        from ragline.cli.remote import find_remote
+
+        for one in find_remote(url, ending=ending):
+            if found.setdefault(one.uri, one) is not one:
+                troubles.append(Trouble(one.uri, f"{url} and another place would give the same document"))
+    for path, root in [pair for place in places if not is_url(place) for pair in _expand(place)]:
         for file, uri in _walk(path, root, ending, troubles):
             try:
                 known = file.stat()
@@ -67,15 +77,15 @@ def find(places: Sequence[str], *, troubles: list[Trouble], ending: str = "") ->
                 continue
             twin = found.get(uri)
             if twin is None:
-                found[uri] = Found(file, uri, known.st_size)
-            elif not file.samefile(twin.path):
+                found[uri] = Found(uri, known.st_size, version_of(known), path=file)
+            elif twin.path is None or not file.samefile(twin.path):
                 reason = f"{file} and {twin.path} would be the same document; give the folder that holds both"
                 troubles.append(Trouble(uri, reason))
     return list(found.values())
 
 
 def from_files(files: Sequence[Found], metadata: Mapping[str, Any]) -> Iterator[Item]:
-    return (Item(uri=file.uri, size=file.size, path=file.path, metadata=metadata) for file in files)
+    return (Item(uri=file.uri, size=file.size, path=file.path, remote=file.remote, metadata=metadata) for file in files)
 
 
 def from_stdin(uri: str, metadata: Mapping[str, Any]) -> Iterator[Item]:
@@ -83,12 +93,20 @@ def from_stdin(uri: str, metadata: Mapping[str, Any]) -> Iterator[Item]:
     yield Item(uri=uri, size=len(data), data=data, metadata=metadata)
 
 
-def open_item(item: Item) -> bytes | BinaryIO:
-    """Raises OSError."""
+def open_item(item: Item) -> Opened:
+    """Raises OSError, NotReachable."""
     if item.data is not None:
-        return item.data
+        return Opened(item.data, "")
+    if item.remote is not None:
+        return item.remote.open()
     assert item.path
-    return item.path.open("rb")
+    return open_file(item.path)
+
+
+def is_url(place: str) -> bool:
+    """A path may hold ``://`` too; it is one when it is there."""
+    scheme, found, _ = place.partition("://")
+    return bool(found) and scheme.replace("+", "").replace("-", "").isalnum() and not os.path.lexists(place)
 
 
 def _expand(place: str) -> list[tuple[Path, Path | None]]:

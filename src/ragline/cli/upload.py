@@ -28,7 +28,7 @@ IN_FLIGHT = 3
 MOST_TRIES = 6
 """Tries of a request that fails on the way or in an engine: half a minute. A 429 is waited out for as long as it takes."""
 
-OWN_FAULT = {413, 415, 422}
+OWN_FAULT = {409, 413, 415, 422}
 """Answers that may be one item's fault alone."""
 
 
@@ -44,17 +44,29 @@ class Tally:
     sequence: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The source a sync follows. `words` stand behind each version: what else than its file decides on a document."""
+
+    name: str
+    words: str
+
+    def version(self, seen: str) -> str:
+        return seen and f"{seen}-{self.words}"
+
+
 class Uploader:
-    """`pause` waits before the next try, in seconds."""
+    """`source`: the documents are brought as its. `pause` waits before the next try, in seconds."""
 
     def __init__(
-        self, server: Connection, namespace: str, groups: Sequence[str], tally: Tally, *,
+        self, server: Connection, namespace: str, groups: Sequence[str], tally: Tally, *, source: Source | None = None,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:  # fmt: skip
         self._server = server
         self._namespace = namespace
         self._groups = list(groups)
         self._tally = tally
+        self._source = source
         self._pause = pause
         self._turn = asyncio.Lock()
 
@@ -132,13 +144,18 @@ class Uploader:
         }
         with ExitStack() as stack:
             files: list[tuple[str, Any]] = []
+            versions: list[str] = []
             for item in batch:
-                content = await asyncio.to_thread(open_item, item)
+                content, version = await asyncio.to_thread(open_item, item)
                 if not isinstance(content, bytes):
                     stack.enter_context(content)
                     if item.size <= MOST_BYTES:
                         content = await asyncio.to_thread(content.read)
                 files.append((item.media_type, content))
+                versions.append(version)
+            if self._source:
+                form["source"] = self._source.name
+                form["version"] = [self._source.version(version) for version in versions]
             answer = await self._server.upload(self._namespace, files=files, form=form)
         self._tally.sent_bytes += sum(item.size for item in batch)
         return answer

@@ -45,6 +45,7 @@ ERRORS: tuple[tuple[str, type[EngineError], str, str], ...] = (
     ("surrogates not allowed", EngineRejected, "A text is not valid Unicode.", "Correct it and send it again."),
     ("is not declared", EngineRejected, "A metadata field is not declared in it.", REBUILD),
     ("ncompatible", EngineRejected, "The index was written by another Tantivy.", REBUILD),
+    ("is newer than", EngineRejected, "The index was written by a newer Ragline.", f"Start that one, or: {REBUILD}"),
     ("orrupt", EngineRejected, "The index is damaged.", REBUILD),
     ("DoesNotExist", EngineRejected, "The index is damaged: a file is missing.", REBUILD),
     ("No such file", EngineRejected, "The index is damaged: a file is missing.", REBUILD),

@@ -27,6 +27,9 @@ TIE_MARGIN = 8
 MAX_TIED = 4_096
 """Hits among which the chunk id decides equal scores; beyond that, the place in the index does."""
 
+FORMAT = 1
+"""Of what we put into an index; Tantivy counts its own."""
+
 _SIDECAR = "ragline.json"
 _STOP_WORDS = (
     "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this "
@@ -48,7 +51,7 @@ class _View(NamedTuple):
 
 def create_collection(path: Path, fields: Mapping[str, FieldType]) -> None:
     """Make an empty index in the folder `path`, which exists and is empty."""
-    (path / _SIDECAR).write_text(json.dumps({"format": 1, "fields": fields}), "utf-8")
+    (path / _SIDECAR).write_text(json.dumps({"format": FORMAT, "fields": fields}), "utf-8")
     tantivy.Index(schema(fields), str(path))
 
 
@@ -56,8 +59,10 @@ class Collection:
     """An open index. `search` and `contents` may be called from any thread, every other method on `thread` only."""
 
     def __init__(self, path: Path) -> None:
-        declared = json.loads((path / _SIDECAR).read_text("utf-8"))["fields"]
-        self.fields = {name: FieldType(kind) for name, kind in declared.items()}
+        sidecar = json.loads((path / _SIDECAR).read_text("utf-8"))
+        if sidecar["format"] > FORMAT:
+            raise ValueError(f"format {sidecar['format']} is newer than {FORMAT}")
+        self.fields = {name: FieldType(kind) for name, kind in sidecar["fields"].items()}
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="tantivy-write")
         self._columns = columns(self.fields)
         self._analyzer = _analyzer()

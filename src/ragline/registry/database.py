@@ -8,9 +8,10 @@ call, not one for each statement (docs/adr/0006). An asynchronous driver runs th
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -87,6 +88,22 @@ class Database:
                 return work(connection)
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, call)
+
+    async def snapshot(self, path: Path) -> None:
+        """Copy the whole database, as of one commit, to the new file `path`, while others read and write."""
+
+        def work(connection: Connection) -> None:
+            source = connection.connection.driver_connection
+            assert isinstance(source, sqlite3.Connection)
+            with closing(sqlite3.connect(path)) as target:
+                source.backup(target)
+
+        try:
+            await self.read(work)
+        except sqlite3.Error as error:
+            raise EngineUnavailable(
+                f"The registry was not copied: {error}.", next_step="Check the free space.", engine="registry"
+            ) from error
 
     async def next_commit(self, *, since: int, within_s: float) -> None:
         """Return once `commits` is past `since`, or after `within_s`: another process may have committed instead."""

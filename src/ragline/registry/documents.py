@@ -18,6 +18,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, func, literal, select
 
 from ragline.clock import Clock
+from ragline.registry import sources
 from ragline.registry.database import Database
 from ragline.registry.rows import (
     INSERT,
@@ -56,6 +57,8 @@ class Incoming:
     blob: str
     groups: Groups
     metadata: Metadata
+    source: str | None = None
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +87,21 @@ class Documents:
 
         Same bytes, other words (title, metadata, groups): a payload-only revision; the content, and what serves, stay.
         A document that failed or was deleted always gets a new content.
-        Raises:  NotFound: the namespace.
+        Raises:  NotFound: the namespace.  Conflict: it comes from a source, and is a document of another one.
         """
-        return await self._database.write(lambda connection: self._accept(connection, namespace, incoming))
+
+        def work(connection: Connection) -> Accepted:
+            id = document_id(namespace, incoming.uri)
+            if incoming.source is not None:
+                sources.check(connection, id, incoming.source)
+            accepted = self._accept(connection, namespace, incoming)
+            if incoming.source is not None:
+                sources.bring(connection, id, namespace.name, incoming.source, incoming.version)
+            elif accepted.outcome in ("updated", "payload"):
+                sources.outdate(connection, id)
+            return accepted
+
+        return await self._database.write(work)
 
     def _accept(self, connection: Connection, holder: Namespace, incoming: Incoming) -> Accepted:
         now = self._clock.now()
@@ -167,6 +182,7 @@ class Documents:
             connection.execute(UPDATE, {"which": id, "updated_at": now, **begun, **changed})
             if "live" in changed:
                 move_visible(connection, namespace)
+                sources.forget(connection, id)
             tell(connection, id, now, sequence, 0, event, detail)
             return document_of(get_row(connection, id))
 

@@ -14,7 +14,7 @@ from sqlalchemy import LABEL_STYLE_TABLENAME_PLUS_COL, ColumnElement, Connection
 from ragline.clock import Clock
 from ragline.errors import Conflict, InvalidRequest, NotFound
 from ragline.registry.database import Database
-from ragline.registry.tables import documents, epochs, history, namespaces
+from ragline.registry.tables import documents, epochs, history, namespaces, synced
 from ragline.types import Epoch, FieldType, Fusion, Namespace, NamespaceSettings, Space
 
 PLANNED_FOR_S = 3600.0
@@ -105,6 +105,7 @@ class Namespaces:
             ids = select(documents.c.id).where(documents.c.namespace == name)
             connection.execute(delete(history).where(history.c.document.in_(ids)))
             connection.execute(delete(documents).where(documents.c.namespace == name))
+            connection.execute(delete(synced).where(synced.c.namespace == name))
             connection.execute(update(epochs).where(epochs.c.namespace == name).values(drop_after=0.0))
 
         await self._database.write(work)

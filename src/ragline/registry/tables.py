@@ -107,6 +107,16 @@ history = Table(
     Index("ix_history_document", "document", "id"),
 )
 
+synced = Table(
+    "synced",
+    metadata,
+    Column("document", String(32), primary_key=True),
+    Column("namespace", String(63), nullable=False),
+    Column("source", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Index("ix_synced_source", "namespace", "source", "document"),
+)
+
 keys = Table(
     "keys",
     metadata,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ragline.errors import EngineRejected, EngineUnavailable
 from ragline.protocols import Vectors
 from ragline.types import FieldType, Groups, Hit, Metadata, Record, Scope
-from ragline.vectors.faiss_collection import Collection
+from ragline.vectors.faiss_collection import Collection, NewerFormat
 
 T = TypeVar("T")
 
@@ -164,6 +164,12 @@ def _translated() -> Iterator[None]:
     """The error table: SQLite's and the file system's errors in words of our tree."""
     try:
         yield
+    except NewerFormat as error:
+        raise EngineRejected(
+            f"The vector store was written by a newer Ragline: {error}.",
+            next_step="Start that one, or build it anew with `ragline reindex`.",
+            engine=ENGINE,
+        ) from error
     except sqlite3.DatabaseError as error:
         damaged = "malformed" in str(error) or "not a database" in str(error)
         raise EngineUnavailable(

@@ -33,7 +33,11 @@ RARE: Final = 2_000
 MOST_TIED: Final = 1000
 """Hits of one score among which the order goes by chunk id; more of them, copies of one text, and any may come."""
 
-_SCHEMA = """
+FORMAT: Final = 1
+"""Of the rows, as SQLite's `user_version`; 0 is what the first version left there, and is the same."""
+
+_SCHEMA = f"""
+PRAGMA user_version = {FORMAT};
 CREATE TABLE IF NOT EXISTS chunk (
     key INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, document TEXT NOT NULL, content INTEGER NOT NULL,
     ordinal INTEGER NOT NULL, start INTEGER NOT NULL, "end" INTEGER NOT NULL, page INTEGER, headings TEXT NOT NULL,
@@ -51,6 +55,10 @@ CREATE INDEX IF NOT EXISTS field_key ON field (key);
 _COLUMNS = 'id, document, content, ordinal, start, "end", page, headings, uri, title, text'
 
 
+class NewerFormat(Exception):
+    """A newer version wrote the collection."""
+
+
 class Collection:
     """Synchronous; called from the store's threads. Reads run side by side, writes one at a time."""
 
@@ -59,6 +67,9 @@ class Collection:
         self._path = folder / "rows.db"
         self._threads = threading.local()
         self._connections: list[sqlite3.Connection] = []
+        (found,) = self._sql().execute("PRAGMA user_version").fetchone()
+        if found > FORMAT:
+            raise NewerFormat(f"its rows are of format {found}, this version reads {FORMAT}")
         self._index = IvfIndex(*self._stored(), dim)
         self._private = self._count_private()
 

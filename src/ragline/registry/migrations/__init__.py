@@ -6,8 +6,14 @@ from pathlib import Path
 
 from ragline.errors import ConfigurationError
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision in `versions/`; a test compares it with what Alembic finds there."""
+
+
+def known() -> frozenset[str]:
+    """Every revision that this version can open, by bringing it forward."""
+    files = (Path(__file__).parent / "versions").glob("[0-9]*_*.py")
+    return frozenset(path.name.partition("_")[0] for path in files)
 
 
 def upgrade(url: str, at: str | None) -> None:

@@ -1,0 +1,178 @@
+"""`ragline backup` and `ragline restore`: all of a service in one file, and a service from that file."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+
+import typer
+
+from ragline.cli.failures import WrongUsage
+from ragline.cli.options import Config, DataDir, Debug, Json
+from ragline.cli.progress import progress
+from ragline.cli.screen import Screen
+from ragline.cli.session import Session, command, run_to_exit
+
+if TYPE_CHECKING:
+    from ragline.settings import Settings
+
+BETWEEN = 200
+"""Blobs between two looks of a person at how far it is."""
+
+
+@command(warm=False)
+async def backup(
+    session: Session,
+    target: Annotated[Path, typer.Argument(metavar="FILE|FOLDER", help="The file to write, or where to put one.")],
+) -> None:
+    """Write everything into one file, while the service goes on; whatever was accepted before is in it."""
+    file = _named(target)
+    half = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    size = 0
+    try:
+        with progress(session.screen, "Backing up") as show, _privately(half) as out:
+            async for piece in session.server.pieces("v1", "backup"):
+                out.write(piece)
+                size += len(piece)
+                show(size >> 20, None, "MiB")
+            out.flush()
+            os.fsync(out.fileno())
+        manifest = _checked(half, file)
+        half.rename(file)
+    except OSError as error:
+        raise WrongUsage(
+            f"{file} cannot be written: {error.strerror or error}.", next_step="Name another place, or free space."
+        ) from error
+    finally:
+        half.unlink(missing_ok=True)
+    if session.screen.as_json:
+        return session.screen.data({"file": str(file), "bytes": size, "documents": manifest.documents})
+    words = f"{manifest.documents} documents of {manifest.namespaces} namespaces, {size / 1e6:.1f} MB"
+    session.screen.line(f"{file}: {words}.")
+    return session.screen.note(f"`ragline restore {file} --data-dir FOLDER` makes a service of it.")
+
+
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `ragline backup` has written.")],
+    *, data_dir: DataDir = None, config: Config = None, as_json: Json = False, debug: Debug = False,
+) -> None:  # fmt: skip
+    """Make a data folder from a backup; the folder must be new or empty. Every byte is checked before the first is written."""
+    given = {name: value for name, value in (("data_dir", data_dir), ("config", config)) if value is not None}
+    run_to_exit(_restore(file, given, Screen(as_json=as_json)), as_json=as_json, debug=debug)
+
+
+async def _restore(file: Path, given: dict[str, Any], screen: Screen) -> None:
+    import asyncio
+
+    from ragline import logs
+    from ragline.backup import check
+    from ragline.datafolder import DataFolder
+    from ragline.settings import load_settings
+
+    settings = load_settings(**given)
+    logs.configure("error")
+    manifest = await asyncio.to_thread(check, file)
+    folder = DataFolder(settings.data_dir)
+    folder.take(secrets.token_urlsafe(32))
+    try:
+        with progress(screen, "Restoring") as show:
+            await _unpack(file, settings, lambda done: show(done, None, "files"))
+            shown = await _fill(settings)
+    finally:
+        folder.release()
+    if screen.as_json:
+        return screen.data({"data_dir": str(folder.path), "created_at": manifest.created_at, "namespaces": shown})
+    made = datetime.fromtimestamp(manifest.created_at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    screen.line(f"{folder.path} is as of {made}: {manifest.documents} documents of {manifest.namespaces} namespaces.")
+    for name, one in shown.items():
+        if one["space"] != one["embedder"]:
+            screen.note(
+                f"{name} holds vectors of {one['space']}, the embedder is {one['embedder']}: run `ragline reindex -n {name}`."
+            )
+    return screen.note("`ragline up` serves it; documents that were waiting are processed then.")
+
+
+async def _unpack(file: Path, settings: Settings, show: Any) -> None:
+    """Blobs first, the registry last: until it is in place the folder counts as empty. Raises WrongUsage: it is not."""
+    import asyncio
+
+    from ragline.backup import BLOBS, REGISTRY, members
+    from ragline.blobs import open_blobs
+
+    if settings.registry:
+        raise WrongUsage(
+            "registry: a backup is restored into SQLite only.", next_step="Leave `registry` empty for the restore."
+        )
+    registry = settings.data_dir.absolute() / "registry.sqlite"
+    blobs = open_blobs(settings.blobs or str(settings.data_dir.absolute() / "blobs"))
+    if registry.stat().st_size or await blobs.paths(""):
+        raise WrongUsage(
+            f"{settings.data_dir.absolute()} holds documents already; a restore overwrites nothing.",
+            next_step="Name an empty folder with --data-dir, or move that one away.",
+        )
+    half = registry.with_suffix(".half")
+    for done, member in enumerate(members(file)):
+        if member.name == REGISTRY:
+            with half.open("wb") as out:
+                out.writelines(member.pieces)
+        elif member.name.startswith(BLOBS):
+            await blobs.put(member.name.removeprefix(BLOBS), b"".join(member.pieces))
+        if done % BETWEEN == 0:
+            show(done)
+    await asyncio.to_thread(_in_place, half, registry)
+
+
+def _in_place(half: Path, registry: Path) -> None:
+    with half.open("rb") as written:
+        os.fsync(written.fileno())
+    half.chmod(0o600)
+    half.replace(registry)
+
+
+async def _fill(settings: Settings) -> dict[str, dict[str, Any]]:
+    """The stores, from the blobs, as the serving epochs have them. Killed here, `ragline reindex` does the same."""
+    from ragline.build import build
+
+    system = await build(settings)
+    try:
+        return {
+            one.name: {
+                "documents": await system.epochs.refill(one.name),
+                "space": one.epoch.space.id,
+                "embedder": system.embedder.space.id,
+            }
+            for one in await system.namespaces.all()
+        }
+    finally:
+        await system.aclose()
+
+
+def _privately(path: Path) -> BinaryIO:
+    """A new file for its owner alone: all documents are in it."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+
+
+def _checked(half: Path, file: Path) -> Any:
+    from ragline.backup import check
+    from ragline.errors import InvalidRequest
+
+    try:
+        return check(half)
+    except InvalidRequest as error:
+        raise InvalidRequest(
+            f"The backup to {file} did not arrive whole.", next_step="Run it again; the server's log says why."
+        ) from error
+
+
+def _named(target: Path) -> Path:
+    """Raises WrongUsage: the file exists."""
+    if target.is_dir():
+        target = target / f"ragline-{datetime.now(UTC):%Y%m%d-%H%M%S}.tar"
+    if target.exists():
+        raise WrongUsage(f"{target} exists, and is not overwritten.", next_step="Name a new file, or a folder.")
+    if not target.parent.is_dir():
+        raise WrongUsage(f"There is no folder {target.parent}.", next_step="Make it, or name another.")
+    return target

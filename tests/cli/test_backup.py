@@ -1,0 +1,295 @@
+"""A backup taken under load, a service made from it, and files that are none."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import sqlite3
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ragline.backup import END, FORMAT, MANIFEST, check
+from ragline.build import build
+from ragline.errors import InvalidRequest
+from ragline.settings import Settings
+from ragline.types import State
+
+from .conftest import Result, Shell, ragline, up
+
+QUESTIONS = ["vault number 3", "the lighthouse of red stone", "which locker opens at noon", "tide table"]
+
+
+def fill(shell: Shell, folder: Path, count: int = 24) -> None:
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"{number:02}.md").write_text(
+            f"# Vault {number}\n\nThe vault number {number} opens at noon. The lighthouse of red stone guards it.\n"
+        )
+    (folder / "empty.md").write_text("")
+    shell("ingest", str(folder), "-n", "vaults", code=1)
+
+
+def answers(ask: Callable[..., Result], namespace: str = "vaults") -> list[list[str]]:
+    """The documents that each question finds, by each leg: scores may differ in their last bits, places may not."""
+    found = []
+    for question in QUESTIONS:
+        for leg in ("keyword", "dense"):
+            shown = ask("search", question, "-n", namespace, "--leg", leg, "--top-k", "5", "--json").json
+            found.append([f"{one['uri']} {one['text']}" for one in shown["passages"]])
+    return found
+
+
+@contextmanager
+def restored(folder: Path, file: Path) -> Iterator[Shell]:
+    """A service from `file`."""
+    done = ragline("restore", str(file), "--data-dir", str(folder), cwd=folder.parent)
+    assert done.code == 0, done.err
+    with up(folder.parent, "--data-dir", str(folder)) as about:
+        yield Shell(about, folder.parent)
+
+
+async def books(folder: Path) -> dict[str, Any]:
+    """Registry and both stores of a restored folder must agree, chunk by chunk."""
+    system = await build(Settings(data_dir=folder))
+    try:
+        told: dict[str, Any] = {}
+        for namespace in await system.namespaces.all():
+            page = await system.documents.page(namespace.name, after="", most=10_000, state=None)
+            live = {(one.id, one.live): one.chunks for one in page if one.live is not None and one.live == one.content}
+            held = await system.vectors.contents(namespace.epoch.vectors)
+            assert {key: held.get(key) for key in live} == live
+            assert await system.keywords.contents(namespace.epoch.keywords) == held
+            told[namespace.name] = page
+        return told
+    finally:
+        await system.aclose()
+
+
+@pytest.fixture(scope="module")
+def library(shell: Shell) -> Path:
+    folder = shell.folder / "vaults"
+    fill(shell, folder)
+    return folder
+
+
+def test_a_restored_service_answers_as_before(shell: Shell, library: Path, tmp_path: Path) -> None:
+    shell("namespaces", "create", "other")
+    told = shell("backup", str(tmp_path), "--json").json
+    file = Path(told["file"])
+    assert file.parent == tmp_path
+    assert (file.stat().st_size, file.stat().st_mode & 0o777) == (told["bytes"], 0o600)
+    before = answers(shell)
+    assert sum(map(len, before)) > 20
+    with restored(tmp_path / "new", file) as again:
+        assert answers(again) == before
+        for name in ("vaults", "other"):
+            one, two = (ask("namespaces", "show", name, "--json").json for ask in (shell, again))
+            assert one == two
+        assert again("documents", "why", "empty.md", "-n", "vaults", "--json").json["state"] == "failed"
+        done = again("ingest", "-", "--uri", "after.md", "-n", "vaults", "--json", stdin=b"Written afterwards.").json
+        assert done["indexed"] == 1
+    assert asyncio.run(books(tmp_path / "new"))
+
+
+def test_a_backup_under_load_loses_nothing_that_was_accepted_before(shell: Shell, tmp_path: Path) -> None:
+    """Documents are added, replaced and deleted all the while; what stood before the backup began stands in it."""
+    source = tmp_path / "stand"
+    source.mkdir()
+    for number in range(40):
+        (source / f"stays-{number:02}.md").write_text(f"The stone number {number} stays.\n" * 20)
+        (source / f"turns-{number:02}.md").write_text(f"The wheel number {number} turns, version 0.\n" * 20)
+    shell("ingest", str(source), "-n", "load")
+    stop, failures = threading.Event(), []
+
+    def write() -> None:
+        version = 0
+        try:
+            while not stop.is_set():
+                version += 1
+                for number in range(40):
+                    (source / f"turns-{number:02}.md").write_text(
+                        f"The wheel {number} turns, version {version}.\n" * 20
+                    )
+                    (source / f"added-{version}-{number:02}.md").write_text(
+                        f"Added {number} in round {version}.\n" * 20
+                    )
+                done = ragline("ingest", str(source), "-n", "load", "--no-wait", "--url", shell.url, cwd=tmp_path)
+                assert done.code == 0, done.err
+                done = ragline(
+                    "documents", "delete", f"added-{version}-00.md", "-n", "load", "--url", shell.url, cwd=tmp_path
+                )
+                assert done.code == 0, done.err
+        except AssertionError as error:
+            failures.append(error)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        files = []
+        for number in range(2):
+            shell("ingest", "-", "--uri", f"mark-{number}.md", "-n", "load", "--no-wait", stdin=b"A mark in the sand.")
+            files.append(tmp_path / f"{number}.tar")
+            shell("backup", str(files[-1]))
+    finally:
+        stop.set()
+        writer.join()
+    assert failures == []
+    for number in (0, 1):
+        folder = tmp_path / f"restored-{number}"
+        with restored(folder, files[number]) as there:
+            settled(there, "load")
+            listed = there("documents", "list", "-n", "load", "--limit", "9000", "--json").json["documents"]
+            uris = {one["uri"] for one in listed}
+            assert {f"{kind}-{n:02}.md" for kind in ("stays", "turns") for n in range(40)} <= uris
+            assert {f"mark-{n}.md" for n in range(number + 1)} <= uris
+            assert [one["uri"] for one in listed if one["state"] != "indexed"] == []
+        pages = asyncio.run(books(folder))["load"]
+        assert all(one.live == one.content for one in pages if one.state is State.INDEXED)
+
+
+def settled(shell: Shell, namespace: str) -> None:
+    from .test_sync import until
+
+    def done() -> bool:
+        counts = shell("namespaces", "show", namespace, "--json").json["documents"]
+        return not counts.get("received") and not counts.get("chunked")
+
+    until(done)
+
+
+def test_one_that_was_killed_before_the_stores_were_filled_is_finished_by_reindex(
+    shell: Shell, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell("backup", str(tmp_path / "b.tar"))
+    from typer.testing import CliRunner
+
+    from ragline.cli import backup
+    from ragline.cli.main import app
+
+    async def killed(settings: Settings) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(backup, "_fill", killed)
+    folder = tmp_path / "new"
+    done = CliRunner().invoke(app, ["restore", str(tmp_path / "b.tar"), "--data-dir", str(folder)])
+    assert done.exit_code == 130
+    again = ragline("reindex", "--data-dir", str(folder), cwd=tmp_path)
+    assert again.code == 0, again.err
+    with up(tmp_path, "--data-dir", str(folder)) as about:
+        assert answers(Shell(about, tmp_path)) == answers(shell)
+
+
+# ── refused ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def saved(shell: Shell, library: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("saved") / "all.tar"
+    shell("backup", str(file))
+    return file
+
+
+def test_nothing_is_overwritten(shell: Shell, saved: Path, tmp_path: Path) -> None:
+    assert "exists, and is not overwritten" in shell("backup", str(saved), code=2).err
+    assert "There is no folder" in shell("backup", str(tmp_path / "no" / "b.tar"), code=2).err
+    done = ragline("restore", str(saved), "--data-dir", str(shell.data_dir), cwd=tmp_path)
+    assert done.code == 2
+    assert "in use" in done.err
+    folder = tmp_path / "mine"
+    assert ragline("ingest", "-", "--uri", "a.md", "--data-dir", str(folder), cwd=tmp_path, stdin=b"Mine.").code == 0
+    done = ragline("restore", str(saved), "--data-dir", str(folder), cwd=tmp_path)
+    assert done.code == 2
+    assert "holds documents already; a restore overwrites nothing" in done.err
+    assert ragline("documents", "show", "a.md", "--data-dir", str(folder), cwd=tmp_path).code == 0
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_one_that_is_cut_short(saved: Path, tmp_path: Path, share: float) -> None:
+    short = tmp_path / "short.tar"
+    data = saved.read_bytes()
+    short.write_bytes(data[: int((len(data) - 1024) * share)])
+    done = ragline("restore", str(short), "--data-dir", str(tmp_path / "new"), cwd=tmp_path)
+    assert done.code == 1
+    assert "is cut short" in done.err
+    assert not (tmp_path / "new").exists(), "nothing was begun"
+
+
+def test_one_bit_that_flipped(saved: Path, tmp_path: Path) -> None:
+    data = bytearray(saved.read_bytes())
+    with tarfile.open(saved) as tar:
+        originals = [name for name in tar.getnames() if name.endswith("/original")]
+        for name in (originals[0], "registry.sqlite"):
+            info = tar.getmember(name)
+            flipped = bytearray(data)
+            flipped[info.offset_data + info.size // 2] ^= 1
+            (tmp_path / "bad.tar").write_bytes(flipped)
+            with pytest.raises(InvalidRequest, match=f"is damaged: {name} is not what was written"):
+                check(tmp_path / "bad.tar")
+
+
+def made(path: Path, **members: bytes) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_files_that_are_no_backups(tmp_path: Path, saved: Path) -> None:
+    text = tmp_path / "a.txt"
+    text.write_text("no tar" * 1000)
+    empty = tmp_path / "empty"
+    empty.write_bytes(b"")
+    climbing = made(tmp_path / "c.tar", **{MANIFEST: b"{}", "blobs/../../x": b"x"})
+    for file in (
+        text,
+        empty,
+        climbing,
+        made(tmp_path / "d.tar", other=b"x"),
+        made(tmp_path / "e.tar", **{MANIFEST: b"[]"}),
+    ):
+        with pytest.raises(InvalidRequest, match="is no Ragline backup"):
+            check(file)
+    with pytest.raises(InvalidRequest, match="cannot be read: No such file"):
+        check(tmp_path / "nowhere")
+    manifest = json.loads(next(iter_members(saved, MANIFEST)))
+    for newer in ({"format": FORMAT + 1}, {"schema": "9999"}):
+        told = json.dumps(manifest | newer | {"ragline": "9.9"}).encode()
+        with pytest.raises(InvalidRequest, match=r"was made by Ragline 9\.9, which is newer"):
+            check(made(tmp_path / "n.tar", **{MANIFEST: told, END: b"{}"}))
+
+
+def iter_members(path: Path, name: str) -> Any:
+    with tarfile.open(path) as tar:
+        file = tar.extractfile(name)
+        assert file
+        yield file.read()
+
+
+def test_a_backup_holds_no_more_than_it_must(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "registry.sqlite").write_bytes(next(iter_members(saved, "registry.sqlite")))
+    with sqlite3.connect(tmp_path / "registry.sqlite") as sql:
+        assert sql.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        blobs = {blob for (blob,) in sql.execute("SELECT blob FROM documents WHERE blob IS NOT NULL")}
+    sql.close()
+    with tarfile.open(saved) as tar:
+        held = {name.split("/")[3] for name in tar.getnames() if name.startswith("blobs/")}
+    assert held == blobs
+
+
+def test_only_admins_of_everything_may_take_one(shell: Shell, tmp_path: Path) -> None:
+    made = shell("keys", "create", "scoped", "--role", "admin", "--namespace", "vaults", "--json").json
+    try:
+        refused = shell("backup", str(tmp_path), key=made["token"], code=1)
+        assert "a backup holds them all" in refused.err
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        shell("keys", "revoke", made["id"])
