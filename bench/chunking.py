@@ -4,7 +4,7 @@ A study behind docs/adr/0007-chunking.md: every way of cutting is scored by what
 generator, mostly) gets a fixed budget of tokens, so that large chunks do not win by being large. Both legs and RRF, exact
 vectors, the parts of the product without the service around them.
 
-    python -m bench.chunking --data FOLDER [--budget 800] [--only NAME …] [--json FILE]
+    python -m bench.chunking --data FOLDER [--budget 800] [--only NAME …] [--most-chars N] [--json FILE]
 
 FOLDER holds chunking-eval (spans of characters are gold), rag-multi-corpus (texts are), hotpotqa-100 (documents are).
 """
@@ -76,6 +76,7 @@ class Ask:
     """A question, and what share of its gold a list of passages holds, 0 to 1."""
 
     question: str
+    documents: frozenset[str]
     held: Callable[[Sequence[Chunk]], float]
 
 
@@ -94,7 +95,7 @@ def chunking_eval(folder: Path) -> tuple[list[Source], list[Ask]]:
             read = {i for one in passages if one.document == document for i in range(one.start, one.end)}
             return len(gold & read) / len(gold)
 
-        asks.append(Ask(line["question"], held))
+        asks.append(Ask(line["question"], frozenset([document]), held))
     return sources, asks
 
 
@@ -114,7 +115,7 @@ def multi_corpus(folder: Path) -> tuple[list[Source], list[Ask]]:
             read = {run for one in passages if one.document in documents for run in _runs(one.text)}
             return len(gold & read) / len(gold)
 
-        asks.append(Ask(line["question"], held))
+        asks.append(Ask(line["question"], documents, held))
     return sources, asks
 
 
@@ -128,7 +129,7 @@ def hotpot(folder: Path) -> tuple[list[Source], list[Ask]]:
         def held(passages: Sequence[Chunk], gold: frozenset[str] = gold) -> float:
             return len(gold & {one.document for one in passages}) / len(gold)
 
-        asks.append(Ask(line["question"], held))
+        asks.append(Ask(line["question"], gold, held))
     return sources, asks
 
 
@@ -241,12 +242,15 @@ def _parents(children: Sequence[Chunk], parents: Sequence[Chunk]) -> dict[str, C
     }
 
 
-async def study(data: Path, ways: Sequence[Way], budget: int) -> dict[str, list[Figure]]:
+async def study(data: Path, ways: Sequence[Way], budget: int, most_chars: int) -> dict[str, list[Figure]]:
     results: dict[str, list[Figure]] = {}
     with tempfile.TemporaryDirectory() as folder:
         embedder = RememberingEmbedder(await open_embedder(Settings(data_dir=Path(folder))))
         for name, load in COLLECTIONS.items():
             sources, asks = load(data / name)
+            small = {one.id for one in sources if not most_chars or len(one.parsed.text) <= most_chars}
+            sources = [one for one in sources if one.id in small]
+            asks = [one for one in asks if one.documents <= small]
             figures, baseline = [], None
             for way in ways:
                 got = await score(sources, asks, way, embedder, budget)
@@ -268,12 +272,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of collections")
     parser.add_argument("--budget", type=int, default=800, help="tokens read")
+    parser.add_argument("--most-chars", type=int, default=0, help="leave out longer documents and their questions")
     parser.add_argument("--only", nargs="*", default=(), help="ways whose name begins so; the first is always there")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     given = parser.parse_args()
     only = tuple(given.only)
     ways = [way for way in WAYS if way is WAYS[0] or not only or way.name.startswith(only)]
-    results = asyncio.run(study(given.data, ways, given.budget))
+    results = asyncio.run(study(given.data, ways, given.budget, given.most_chars))
     show(results, {})
     if given.json:
         write(given.json, results, {})
