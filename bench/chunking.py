@@ -18,7 +18,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +31,13 @@ from ragline.fusion import fuse
 from ragline.keywords.tantivy import TantivyKeywordIndex
 from ragline.parsing import markdown
 from ragline.parsing.outline import Outline
+from ragline.prompting import pack
 from ragline.protocols import Embedder
 from ragline.remembering import RememberingEmbedder
 from ragline.settings import Settings
-from ragline.types import Block, Chunk, Fusion, Hit, Parsed, Record, Scope
+from ragline.types import Block, Chunk, Fusion, Hit, Parsed, Passage, Record, Scope
 
-CANDIDATES = 100
+CANDIDATES = 50
 EVERYBODY = Scope()
 
 
@@ -199,18 +200,14 @@ async def _held(
     embedder: Embedder,
     budget: int,
 ) -> float:
-    """Passages in their order while they fit: the first that does not is the end."""
-    read: dict[str, Chunk] = {}
-    left = budget
+    """What is packed for the generator, as the service packs it: in order, overlaps once, what fits."""
+    read: dict[str, Hit] = {}
     for hit in await ranked(ask.question):
         passage = parents.get(hit.chunk.id, hit.chunk)
-        if passage.id in read:
-            continue
-        left -= len(embedder.token_spans(passage.text))
-        if left < 0:
-            break
-        read[passage.id] = passage
-    return ask.held(list(read.values()))
+        read.setdefault(passage.id, replace(hit, chunk=passage))
+    passages = [Passage(n, hit) for n, hit in enumerate(read.values(), start=1)]
+    packed = pack(passages, lambda text: len(embedder.token_spans(text)), budget_tokens=budget)
+    return ask.held([one.hit.chunk for one in packed])
 
 
 def _cut(
