@@ -16,6 +16,7 @@ from ragline.registry.claims import Claims
 from ragline.settings import IngestSettings, Settings
 from ragline.system import System
 from ragline.types import Document, State, Upload
+from ragline.workers import ALONE_AFTER, BLAMED_AFTER
 
 
 class Clock:
@@ -106,7 +107,7 @@ async def test_an_attempt_without_a_step_is_stopped_told_and_begun_again(system:
 
         await _until(interrupted)
         waiting = await next_step(system, await _look(system, document.id))
-        assert "attempt 2 of 2 begins then" in waiting.words
+        assert "attempt 2 begins then" in waiting.words
         clock.later_s = 0.0
 
         async def indexed() -> bool:
@@ -151,7 +152,7 @@ async def test_an_attempt_that_hangs_every_time_ends_failed_with_the_limits_it_m
     reason = (await _look(system, document.id)).reason
     assert reason
     assert "ingest.received_deadline_s" in reason
-    assert "attempts, ingest.max_attempts" in reason
+    assert "(2 such attempts: ingest.max_attempts)" in reason
     assert "documents retry" in (await next_step(system, await _look(system, document.id))).words
 
 
@@ -166,7 +167,7 @@ async def test_a_process_that_ended_without_a_word_is_told_in_the_story(system: 
         (1, "interrupted", "the process that was at it ended")
     ]
     assert (await next_step(system, await _look(system, document.id))).words == (
-        "It waits for a worker: it is next; attempt 2 of 2."
+        "It waits for a worker: it is next; attempt 2."
     )
     await system.claims.end_all_leases()
     assert len(await system.documents.history(document.id)) == 2, "told once"
@@ -213,3 +214,65 @@ async def test_changes_accepted_after_the_clock_went_back_still_win(system: Syst
         assert await system.documents.settled("default", second.revision, deadline_s=120.0)
     now = await _look(system, second.id)
     assert (now.live, now.state) == (second.content, State.INDEXED)
+
+
+async def _killed(system: System, *, at_work: int) -> None:
+    """As if the process had been killed while it was at so many documents, the oldest."""
+    assert len(await system.claims.claim(most=at_work, lease_s=3600.0)) == at_work
+    await system.claims.end_all_leases()
+
+
+async def test_a_document_that_kills_its_process_each_time_fails_and_those_beside_it_do_not(
+    system: System, monkeypatch: Any
+) -> None:
+    namespace = await system.namespaces.get("default")
+    ids = [
+        (await system.ingest.accept(namespace, Upload(f"{n}.txt", f"Heron {n} wades.".encode()))).document.id
+        for n in range(3)
+    ]
+    for _ in range(ALONE_AFTER):
+        await _killed(system, at_work=3)
+    real, beside = system.ingest.process, []
+
+    async def process(document: Document) -> None:
+        beside.append(len(system.ingest.in_work))
+        if document.id == ids[1]:
+            reached.set()
+            await asyncio.Event().wait()
+        await real(document)
+
+    monkeypatch.setattr(system.ingest, "process", process)
+    while (await _look(system, ids[1])).state is not State.FAILED:
+        reached = asyncio.Event()
+        async with _working(system):
+            done = [asyncio.create_task(reached.wait()), asyncio.create_task(_until(lambda: _failed(system, ids[1])))]
+            await asyncio.wait(done, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.cancel()
+            if reached.is_set():  # the other suspect waits unclaimed
+                await _until(lambda: _held(system, 1))
+        if reached.is_set():  # it was given back in order; this is the kill
+            await _killed(system, at_work=1)
+    await _settle(system)
+    assert set(beside) == {0}, "each was alone"
+    reason = (await _look(system, ids[1])).reason
+    assert reason
+    assert reason.startswith(f"crashed: {BLAMED_AFTER} times the process that was at it ended")
+    assert [(await _look(system, id)).state for id in (ids[0], ids[2])] == [State.INDEXED] * 2
+
+
+async def _held(system: System, count: int) -> bool:
+    leased = "SELECT count(*) FROM documents WHERE lease_until > 0"
+    return bool(await system.database.read(lambda c: c.exec_driver_sql(leased).scalar() == count))
+
+
+async def _failed(system: System, id: str) -> bool:
+    return (await _look(system, id)).state is State.FAILED
+
+
+async def _settle(system: System) -> None:
+    async def settled() -> bool:
+        return await system.documents.waiting() == 0
+
+    async with _working(system):
+        await _until(settled)

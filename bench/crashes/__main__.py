@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -33,10 +34,10 @@ def main() -> int:
         folder = (given.work or Path(temporary)) / "data"
         folder.parent.mkdir(parents=True, exist_ok=True)
         harness = Harness(
-            folder, documents=given.documents, at_first=given.documents // 50, new=round(1.6 * given.documents / given.kills),
+            folder, documents=given.documents, at_first=given.documents // 50, new=round(2.5 * given.documents / given.kills),
             changes=given.changes, seed=given.seed, tell=lambda words: print(words, file=sys.stderr, flush=True),
         )  # fmt: skip
-        outcome = asyncio.run(harness.run(given.kills))
+        outcome = asyncio.run(harness.run(given.kills, within_s=given.minutes * 60))
     print(table(outcome))
     if given.json:
         given.json.write_text(json.dumps(_rows(outcome), indent=1))
@@ -103,6 +104,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--documents", type=int, default=10_000)
     parser.add_argument("--changes", type=int, default=120, help="changes asked for between two kills")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="no further kill after so long; the end is checked"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of where the kills come and what changes")
     parser.add_argument("--work", type=Path, help="folder to keep data and log in")
     parser.add_argument("--json", type=Path, help="file for a line a kill")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -38,6 +39,9 @@ WHILE_STARTING_S = (0.2, 3.0)
 
 SETTLED_WITHIN_S = 180.0
 """What still waits then is stuck."""
+
+CREATED_WITHIN_S = 1800.0
+"""The same for all the documents that were still missing after the last kill."""
 
 ORPHAN_GRACE_S = 60.0
 """Longer than any upload here takes from its blob to its commit; at the end the blobs are made older."""
@@ -101,8 +105,9 @@ class Harness:
         self._tell = tell
         self._keys: dict[str, str] = {}
 
-    async def run(self, kills: int, places: Sequence[str] = ()) -> Outcome:
-        """`places`: where the kills come, in this order; left out, some of all, by chance."""
+    async def run(self, kills: int, places: Sequence[str] = (), *, within_s: float = math.inf) -> Outcome:
+        """`places`: where the kills come, in this order; left out, some of all, by chance. After `within_s` no further kill
+        comes, but what is missing to the number of documents is created and everything is checked."""
         begun = time.perf_counter()
         places = places or self._choose(kills)
         done: list[Kill] = []
@@ -113,6 +118,8 @@ class Harness:
             await self._load.run(self._service.url, self._keys["admin"], new=self._at_first, changes=0)
             books = Books(self._ledger, dice=self._dice, **self._keys)
             for at, following in zip(places, (*places[1:], RANDOM), strict=True):
+                if time.perf_counter() - begun > within_s:
+                    break
                 one = await self._kill(at, following, books)
                 done.append(one)
                 self._tell(
@@ -185,11 +192,11 @@ class Harness:
         await loading
         return by_itself
 
-    async def _settled(self) -> float:
-        """Seconds until nothing is due and nothing is being built."""
+    async def _settled(self, *, within_s: float = SETTLED_WITHIN_S) -> float:
+        """Seconds until nothing is due and nothing is being built; more than `within_s` when something still is."""
         start = time.perf_counter()
         while self._service.left().anything:
-            if time.perf_counter() - start > SETTLED_WITHIN_S:
+            if time.perf_counter() - start > within_s:
                 break
             await asyncio.sleep(0.05)
         return time.perf_counter() - start
@@ -197,7 +204,7 @@ class Harness:
     async def _end(self, books: Books) -> tuple[int, Verdict]:
         """How many blobs had no owner, and the books once the housekeeper has been through."""
         await self._load.run(self._service.url, self._keys["admin"], new=CLIENTS * self._documents, changes=0)
-        await self._settled()
+        await self._settled(within_s=CREATED_WITHIN_S)
         self._service.age_blobs(2 * ORPHAN_GRACE_S)
         found = 0
         async with self._http() as http:

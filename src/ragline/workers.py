@@ -43,6 +43,14 @@ WATCH_S = 10.0
 """Between two looks for what makes no step; deadlines are far longer."""
 
 
+ALONE_AFTER = 3
+"""Processes that ended while they were at a document, after which it is processed with nothing else beside it: what it does
+to the process then is its own doing."""
+
+BLAMED_AFTER = 5
+"""The same, after which it has failed: twice alone."""
+
+
 class IngestWorker:
     """Claims due documents and processes them, `concurrency` at once."""
 
@@ -59,6 +67,7 @@ class IngestWorker:
         self._unsaid: deque[Callable[[], Awaitable[None]]] = deque()
         self._stalled: dict[asyncio.Task[None], str] = {}
         self._working: dict[asyncio.Task[None], Document] = {}
+        self._suspect: asyncio.Task[None] | None = None
         self._claiming: asyncio.Future[list[Document]] | None = None
 
     async def run(self) -> None:
@@ -82,20 +91,48 @@ class IngestWorker:
     async def _round(self) -> None:
         seen = self._database.commits
         await self._say_again()
-        free = self._settings.concurrency - len(self._working)
+        free = 0 if self._suspect else self._settings.concurrency - len(self._working)
         claimed: list[Document] = []
         if free:  # shielded: a claim that is committed must be known of, so that it can be given back
             self._claiming = asyncio.ensure_future(self._claims.claim(most=free, lease_s=self._settings.lease_s))
             claimed = await asyncio.shield(self._claiming)
             self._claiming = None
         for document in claimed:
-            task = asyncio.create_task(self._one(document))
-            self._working[task] = document
-            task.add_done_callback(lambda done: self._working.pop(done, None))
+            await self._begin(document)
         if not free:
             await asyncio.wait(self._working, return_when=asyncio.FIRST_COMPLETED)
         elif not claimed:
             await self._database.next_commit(since=seen, within_s=IDLE_S)
+
+    async def _begin(self, document: Document) -> None:
+        """Take it into work. One that may be what kills the process is begun alone, the others like it wait unclaimed: were
+        they held, its next kill would be counted against them."""
+        deaths = await self._claims.deaths(document) if document.attempt > ALONE_AFTER else 0
+        suspect = deaths >= ALONE_AFTER
+        if suspect and self._suspect is not None:
+            return await self._claims.release(document, after_s=0.0)
+        task = asyncio.create_task(self._alone(document, deaths) if suspect else self._one(document))
+        self._working[task] = document
+        task.add_done_callback(self._ended)
+        if suspect:
+            self._suspect = task
+        return None
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._working.pop(task, None)
+        if self._suspect is task:
+            self._suspect = None
+
+    async def _alone(self, document: Document, deaths: int) -> None:
+        """After all others, while nothing new is claimed: a document that kills the process costs the others some restarts,
+        and then only itself; one that was merely beside it is done now."""
+        while others := [task for task in self._working if task is not self._suspect]:
+            await asyncio.wait(others)
+        if deaths >= BLAMED_AFTER and _unsettled(document):
+            step = f"Look at the log of those ends; then `ragline documents retry {document.id}`."
+            words = f"{deaths} times the process that was at it ended, the last ones with nothing else in work. {step}"
+            return await self._fail(document, Reason.CRASHED, words, time.perf_counter())
+        return await self._one(document)
 
     async def _give_back(self) -> None:
         """Stop what is in work; the next worker begins it anew at once."""
@@ -130,16 +167,23 @@ class IngestWorker:
             await self._again(document, f"{type(error).__name__}: {error}", start, retryable=True)
 
     async def _again(self, document: Document, why: str, start: float, *, retryable: bool) -> None:
-        unsettled = document.settled < document.revision and document.state is not State.DELETED
-        if unsettled and (not retryable or document.attempt >= self._settings.max_attempts):
+        if _unsettled(document) and (not retryable or await self._used_up(document)):
             step = f"Mend the cause, then `ragline documents retry {document.id}`."
-            limit = f"{document.attempt} attempts" + (", ingest.max_attempts" if retryable else "")
-            return await self._fail(document, Reason.GAVE_UP, f"{why} ({limit}). {step}", start)
+            limit = f" ({self._settings.max_attempts} such attempts: ingest.max_attempts)" if retryable else ""
+            return await self._fail(document, Reason.GAVE_UP, f"{why.rstrip('.')}{limit}. {step}", start)
         after_s = min(MOST_BACKOFF_S, 2.0**document.attempt) * random.uniform(0.5, 1.0)
         log.warning("document interrupted", document=document.id, attempt=document.attempt, why=why)
         took_s = time.perf_counter() - start
         await self._say(partial(self._claims.release, document, after_s=after_s, detail=why, took_s=took_s))
         return None
+
+    async def _used_up(self, document: Document) -> bool:
+        """Whether this was the last attempt that may be interrupted. One that ended with its process does not count: it
+        was not the document's doing, nor an engine's."""
+        try:
+            return await self._claims.interruptions(document) + 1 >= self._settings.max_attempts
+        except EngineError:
+            return False  # it is told as interrupted, once that can be written
 
     async def _fail(self, document: Document, reason: Reason, detail: str, start: float) -> None:
         took_s = time.perf_counter() - start
@@ -214,6 +258,11 @@ class IngestWorker:
                 self._stalled[task] = f"No step for {limit_s:.0f} s while {work.stage}{far}: {setting}."
                 metrics.stalled_total.labels(work.stage).inc()
                 task.cancel()
+
+
+def _unsettled(document: Document) -> bool:
+    """Whether it can end `failed`: what is only swept cannot."""
+    return document.settled < document.revision and document.state is not State.DELETED
 
 
 class Housekeeper:

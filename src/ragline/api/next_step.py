@@ -28,15 +28,15 @@ async def next_step(system: System, document: Document) -> NextStep:
     work = system.ingest.in_work.get(one.id)
     if work is not None and work.attempt == one.attempt:
         return _at_work(system, work)
-    attempts = f"attempt {one.attempt + 1} of {system.settings.ingest.max_attempts}"
+    attempt = f"attempt {one.attempt + 1}"
     if row.lease_until > now and await _was_interrupted(system, row):
-        return NextStep(f"It waits after an interruption; {attempts} begins then.", row.lease_until)
+        return NextStep(f"It waits after an interruption; {attempt} begins then.", row.lease_until)
     if row.lease_until > now:
         words = "A worker of another process holds it. If that one ends, another takes it then."
         return NextStep(words, row.lease_until)
     ahead = await system.upkeep.ahead_of(one)
     line = "it is next" if not ahead else f"{ahead} changes that came earlier go first"
-    return NextStep(f"It waits for a worker: {line}; {attempts}.")
+    return NextStep(f"It waits for a worker: {line}; {attempt}.")
 
 
 def _at_rest(document: Document) -> NextStep:

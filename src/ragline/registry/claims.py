@@ -16,6 +16,7 @@ from ragline.registry.rows import (
     END_LEASES,
     END_LEASES_BEYOND,
     EPOCHS,
+    INTERRUPTED,
     IS_DUE,
     LEASED,
     LOOK_MINE,
@@ -31,6 +32,9 @@ from ragline.registry.rows import (
     tell,
 )  # fmt: skip
 from ragline.types import Document, State
+
+DIED = "the process that was at it ended"
+"""What a document's story says of an attempt whose process was killed."""
 
 
 class Claims:
@@ -136,11 +140,24 @@ class Claims:
             now = self._clock.now()
             for row in connection.execute(LEASED).all():
                 if row.told != row.attempt:  # else it was given back in order, and waits for its next attempt
-                    words = "the process that was at it ended"
-                    tell(connection, row.id, now, row.revision, row.attempt, "interrupted", words)
+                    tell(connection, row.id, now, row.revision, row.attempt, "interrupted", DIED)
             connection.execute(END_LEASES)
 
         await self._database.write(work)
+
+    async def deaths(self, document: Document) -> int:
+        """How often a process ended while it was at this revision."""
+        return (await self._interrupted(document))[0]
+
+    async def interruptions(self, document: Document) -> int:
+        """How often an attempt at this revision was interrupted while its process lived on."""
+        return (await self._interrupted(document))[1]
+
+    async def _interrupted(self, document: Document) -> tuple[int, int]:
+        given = {"which": document.id, "revision": document.revision}
+        rows = await self._database.read(lambda c: c.execute(INTERRUPTED, given).all())
+        deaths = sum(row.detail == DIED for row in rows)
+        return deaths, len(rows) - deaths
 
     async def end_leases_beyond(self, longest_s: float) -> int:
         """End leases that reach further ahead than any can be given for: the clock went back. Returns how many.
@@ -216,7 +233,7 @@ class Claims:
         """Give the claim back; another attempt may start in `after_s`. `detail`: what stood in this one's way."""
 
         def work(connection: Connection) -> None:
-            until = {"lease_until": self._clock.now() + after_s}
+            until = {"lease_until": self._clock.now() + after_s if after_s else 0.0}
             changed = connection.execute(UPDATE_MINE, mine(document) | until).rowcount
             if changed and detail:
                 self._event(connection, document, "interrupted", detail, took_s)

@@ -58,6 +58,11 @@ _TOLD = (
     )
     .scalar_subquery()
 )  # fmt: skip
+INTERRUPTED = select(history.c.detail).where(
+    history.c.document == bindparam("which"),
+    history.c.revision == bindparam("revision"),
+    history.c.event == "interrupted",
+)
 LEASED = select(documents.c.id, documents.c.revision, documents.c.attempt, _TOLD.label("told")).where(
     DUE, documents.c.lease_until > 0.0, documents.c.attempt > 0
 )
