@@ -35,9 +35,11 @@ from ragline.errors import (
     TooLarge,
 )
 from ragline.filters import coerce_metadata
+from ragline.members import Members
 from ragline.protocols import Embedder, KeywordIndex, Parser, Vectors, VectorStore
+from ragline.registry.acceptance import Accepted, Incoming, document_id, fingerprint
 from ragline.registry.claims import Claims
-from ragline.registry.documents import Accepted, Documents, Incoming, document_id
+from ragline.registry.documents import Documents
 from ragline.settings import IngestSettings
 from ragline.snapshots import Snapshots
 from ragline.types import Document, Epoch, Metadata, Namespace, Record, State, Upload
@@ -49,12 +51,6 @@ EMBED_SLICE = 128
 
 MOST_RECORDS = 2048
 """Records in one durable write to a store."""
-
-OUR_MEDIA_TYPES = "application/vnd.ragline."
-"""Media types that say how to parse; clients name the others differently for the same file."""
-
-PARSER_VERSION = 1
-"""Part of the fingerprint: raise it when a parser gets better, and the next upload of the same bytes is parsed anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +69,14 @@ class _Superseded(Exception):
 
 class Ingest:
     def __init__(
-        self, *, snapshots: Snapshots, documents: Documents, claims: Claims, contents: Contents, parser: Parser,
-        embedder: Embedder, vectors: VectorStore, keywords: KeywordIndex, settings: IngestSettings,
+        self, *, snapshots: Snapshots, documents: Documents, claims: Claims, contents: Contents, members: Members,
+        parser: Parser, embedder: Embedder, vectors: VectorStore, keywords: KeywordIndex, settings: IngestSettings,
     ) -> None:  # fmt: skip
         self._snapshots = snapshots
         self._documents = documents
         self._claims = claims
         self._contents = contents
+        self._members = members
         self._parser = parser
         self._embedder = embedder
         self._vectors = vectors
@@ -108,7 +105,7 @@ class Ingest:
         blob = secrets.token_hex(8)
         incoming = Incoming(
             uri=uri, title=upload.title, media_type=upload.media_type, size=len(upload.data), sha256=sha256, blob=blob,
-            fingerprint=_fingerprint(sha256, upload.media_type, namespace), groups=upload.groups,
+            fingerprint=fingerprint(sha256, upload.media_type, namespace), groups=upload.groups,
             metadata=upload.metadata,
         )  # fmt: skip
         document = document_id(namespace, uri)
@@ -142,7 +139,10 @@ class Ingest:
                 await self._take_back(namespace, document)
 
     async def parse(self, namespace: Namespace, document: Document) -> Content:
-        """Bytes to chunks, left as a blob; read back from there when an earlier attempt came this far."""
+        """Bytes to chunks, left as a blob; read back from there when an earlier attempt came this far.
+
+        What lies inside is accepted before that is written down, so that no crash can lose it.
+        """
         assert document.blob
         if document.state is State.CHUNKED:
             content = await self._contents.get(namespace, document, document.blob, document.content)
@@ -153,10 +153,10 @@ class Ingest:
         parsed = await self._parser.parse(data, name=document.uri, media_type=document.media_type)
         sizes = {"chunk_tokens": namespace.settings.chunk_tokens, "overlap_tokens": namespace.settings.overlap_tokens}
         spans = await asyncio.to_thread(chunk, parsed, self._embedder.token_spans, **sizes)
-        if not spans:
-            raise DocumentRejected(
-                Reason.NO_TEXT, f"{document.uri} holds no text.", next_step="Check the file; scans need OCR first."
-            )
+        if not spans and not parsed.members:
+            raise DocumentRejected(Reason.NO_TEXT, f"{document.uri} holds no text.", next_step="Check the file.")
+        if not await self._members.take(namespace, document, parsed):
+            raise _Superseded
         content = Content(parsed.text, parsed.title, tuple(spans))
         await self._contents.put(namespace, document, content)
         took_s = time.perf_counter() - start
@@ -184,6 +184,8 @@ class Ingest:
 
     async def embed_texts(self, texts: Sequence[str]) -> Vectors:
         """Shapes: (len(texts), dim). In slices, between which other documents get their turn."""
+        if not texts:
+            return np.zeros((0, self._embedder.space.dim), np.float32)
         slices = [texts[i : i + EMBED_SLICE] for i in range(0, len(texts), EMBED_SLICE)]
         return np.concatenate([await self._embedder.embed(part, purpose="document") for part in slices])
 
@@ -255,6 +257,8 @@ class Ingest:
 
     async def write(self, epoch: Epoch, rows: Sequence[Record], vectors: Vectors) -> None:
         """Upsert into both stores of `epoch`, together with whatever other documents are being written."""
+        if not rows:  # an archive: its words are those of what lies in it
+            return
         await asyncio.gather(
             self._write_vectors(_Write(epoch.vectors, rows, vectors)),
             self._write_keywords(_Write(epoch.keywords, rows, vectors)),
@@ -348,13 +352,6 @@ def _check_metadata(upload: Upload, limit_bytes: int) -> None:
             next_step="Put long values into the document, or raise ingest.max_metadata_bytes.",
             field="metadata",
         )
-
-
-def _fingerprint(sha256: str, media_type: str | None, namespace: Namespace) -> str:
-    settings = namespace.settings
-    kind = media_type if media_type and media_type.startswith(OUR_MEDIA_TYPES) else None  # else the bytes decide
-    parts = [sha256, kind, PARSER_VERSION, settings.chunk_tokens, settings.overlap_tokens]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _clean(uri: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ragline.errors import DocumentRejected, EngineUnavailable, Reason
+from ragline.parsing.limits import Limits
 from ragline.parsing.pool import ParserPool
 from ragline.protocols import Parser
 
@@ -30,8 +31,7 @@ def _pool(*, processes: int = 1, timeout_s: float = 60.0) -> ParserPool:
     return ParserPool(
         processes=processes,
         timeout_s=timeout_s,
-        memory_bytes=256 << 20,
-        max_text_chars=100_000,
+        limits=Limits(memory_bytes=256 << 20, max_text_chars=100_000),
         formats="hostile_formats",
     )
 
@@ -135,14 +135,14 @@ async def test_closing_blames_no_document(hostile: ParserPool) -> None:
 
 
 async def test_a_child_that_cannot_start_is_no_documents_fault() -> None:
-    pool = ParserPool(processes=1, timeout_s=60, memory_bytes=1 << 30, max_text_chars=100, formats="no_such_module")
+    pool = ParserPool(processes=1, timeout_s=60, limits=Limits(), formats="no_such_module")
     with pytest.raises(EngineUnavailable):
         await _parse(pool, "fine")
     await pool.aclose()
 
 
 async def test_a_large_document_goes_there_and_back(hostile: ParserPool) -> None:
-    pool = ParserPool(processes=1, timeout_s=60, memory_bytes=1 << 30, max_text_chars=20_000_000)
+    pool = ParserPool(processes=1, timeout_s=60, limits=Limits())
     text = "\n".join(f"line {i} of many, with a word in Greek: λόγος" for i in range(50_000))
     try:
         assert (await pool.parse(text.encode(), name="a.txt", media_type=None)).text == text
@@ -152,11 +152,12 @@ async def test_a_large_document_goes_there_and_back(hostile: ParserPool) -> None
 
 _PARENT = """
 import asyncio, sys
+from ragline.parsing.limits import Limits
 from ragline.parsing.pool import ParserPool
 from ragline.protocols import Parser
 
 async def main():
-    pool = ParserPool(processes=1, timeout_s=60, memory_bytes=1 << 30, max_text_chars=100, formats="hostile_formats")
+    pool = ParserPool(processes=1, timeout_s=60, limits=Limits(), formats="hostile_formats")
     await pool.warm()
     task = asyncio.create_task(pool.parse(b"hang", name="a.txt", media_type=None))
     print(*pool.pids, flush=True)
