@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import select
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from ragline.errors import DocumentRejected, EngineUnavailable, Reason
 from ragline.parsing.limits import Limits
 from ragline.parsing.pool import ParserPool
 from ragline.protocols import Parser
+from ragline.types import Member
 
 
 @pytest.fixture
@@ -82,6 +85,75 @@ async def test_what_a_library_prints_breaks_no_frame(hostile: ParserPool) -> Non
 async def test_a_child_sees_no_secrets(hostile: ParserPool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAGLINE_SECRET", "hush")
     assert "RAGLINE_SECRET" not in await _parse(hostile, "environment")
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"),
+    reason="seccomp, where we know the calls",
+)
+async def test_a_child_makes_no_socket_but_local_ones(hostile: ParserPool) -> None:
+    assert await _parse(hostile, "network") == "refused refused made"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS")
+async def test_a_program_runs_inside_limits_of_its_own(hostile: ParserPool) -> None:
+    tools = hostile._limits.tools
+    assert await _parse(hostile, "program") == f"{tools.memory_bytes} {1 << 30}"
+
+
+async def test_members_come_back_byte_for_byte_and_their_names_lead_nowhere(hostile: ParserPool) -> None:
+    parsed = await hostile.parse(b"members", name="a.txt", media_type=None)
+    assert parsed.members == (Member("one.bin", bytes(range(256)) * 1000), Member("two.txt", b""))
+    assert parsed.left_out == ("three: too heavy",)
+
+
+async def test_what_takes_long_waits_in_a_lane_of_its_own(hostile: ParserPool) -> None:
+    assert await _parse(hostile, "slow") == "slowly"
+    async with hostile._slow:  # something slow is in work
+        waiting = asyncio.create_task(_parse(hostile, "slow"))
+        assert [await _parse(hostile, "fine") for _ in range(3)] == ["fine"] * 3
+        assert not waiting.done()
+    assert await waiting == "slowly"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+async def test_a_program_that_hangs_ends_with_its_child_and_leaves_no_file(hostile: ParserPool, tmp_path: Path) -> None:
+    hostile._scratch = tmp_path
+    task = asyncio.create_task(_parse(hostile, "slow program that hangs"))
+    async with asyncio.timeout(60):
+        while not (tmp_path / "started").exists():
+            await asyncio.sleep(0.01)
+        child = int((tmp_path / "started").read_text())
+        while not (programs := _children(child)):
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        while any(map(_runs, programs)):
+            await asyncio.sleep(0.01)
+        await hostile.aclose()
+    assert {entry.name for entry in os.scandir(tmp_path)} == {"started"}
+
+
+def _runs(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+async def test_a_program_over_its_time_fails_its_document_alone(hostile: ParserPool, tmp_path: Path) -> None:
+    hostile._scratch, tools = tmp_path, replace(hostile._limits.tools, timeout_s=0.2)
+    hostile._limits = replace(hostile._limits, tools=tools)
+    with pytest.raises(DocumentRejected) as caught:
+        await _parse(hostile, "slow program that hangs")
+    assert caught.value.reason is Reason.TIMEOUT
+    assert "TOOL_TIMEOUT_S" in caught.value.next_step
+    assert await _parse(hostile, "fine") == "fine"
 
 
 async def test_cancelling_ends_the_child_and_frees_its_place(hostile: ParserPool) -> None:

@@ -7,10 +7,10 @@ from ragline.parsing import docx, pptx, programs
 from ragline.parsing.outline import Outline
 
 _SLIDES = "PowerPoint Document".encode("utf-16-le")
-_INSTALL = {
-    "docx": "Install LibreOffice (`apt-get install libreoffice-writer-nogui`, `brew install --cask libreoffice`)",
-    "pptx": "Install LibreOffice (`apt-get install libreoffice-impress-nogui`, `brew install --cask libreoffice`)",
-}
+INSTALL = (
+    "Install LibreOffice (`apt-get install libreoffice-writer-nogui libreoffice-impress-nogui`,"
+    " `brew install --cask libreoffice`), then `ragline documents retry ID`"
+)
 
 
 def parse(data: bytes, out: Outline) -> None:
@@ -19,12 +19,12 @@ def parse(data: bytes, out: Outline) -> None:
     target = "pptx" if _SLIDES in data or ending in ("ppt", "pps") else "docx"
     program = programs.installed("soffice", "libreoffice")
     if program is None or not out.limits.tools.office:
-        step = "Set RAGLINE_INGEST__OFFICE=true" if program else _INSTALL[target]
+        switch = "Set RAGLINE_INGEST__OFFICE=true, then `ragline documents retry ID`"
         raise DocumentRejected(
             Reason.UNSUPPORTED,
             "The document is an Office file from before 2007 (DOC or PPT), which LibreOffice could read, but it is "
             + ("switched off." if program else "not installed."),
-            next_step=f"{step}, then `ragline documents retry ID`; or save it as {target.upper()}.",
+            next_step=f"{switch if program else INSTALL}; or save it as {target.upper()}.",
         )
     out.take_time()
     converted = _converted(data, program, target, out)

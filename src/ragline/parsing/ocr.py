@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ragline.errors import DocumentRejected, Reason
@@ -25,6 +26,12 @@ def why_not(out: Outline) -> tuple[str, str] | None:
     return None
 
 
+def languages_step(missing: Sequence[str]) -> str:
+    """What brings the data of these languages."""
+    packages = " ".join(f"tesseract-ocr-{language.replace('_', '-')}" for language in missing)
+    return f"`apt-get install {packages}`, or correct RAGLINE_INGEST__OCR_LANGUAGES."
+
+
 class Reader:
     """Reads the pictures of one document. Raises Postponed when made outside the slow lane."""
 
@@ -44,11 +51,10 @@ class Reader:
         command = (self._program, "stdin", "stdout", "-l", languages)
         code, words, said = programs.run(command, self._out, self._clock, home=self._home, given=picture)
         if "Failed loading language" in said or "Error opening data file" in said:
-            packages = " ".join(f"tesseract-ocr-{one.replace('_', '-')}" for one in languages.split("+"))
             raise DocumentRejected(
                 Reason.UNSUPPORTED,
                 f"Tesseract cannot read the language {languages}: its data is not installed.",
-                next_step=f"`apt-get install {packages}`, or correct RAGLINE_INGEST__OCR_LANGUAGES.",
+                next_step=languages_step(languages.split("+")),
             )
         if code != 0:
             raise DocumentRejected(
