@@ -30,6 +30,7 @@ from ragline.evaluation import bootstrap, paired_bootstrap
 from ragline.fusion import fuse
 from ragline.keywords.tantivy import TantivyKeywordIndex
 from ragline.parsing import markdown
+from ragline.parsing.limits import Limits
 from ragline.parsing.outline import Outline
 from ragline.prompting import pack
 from ragline.protocols import Embedder
@@ -146,7 +147,7 @@ def _plain(text: str) -> Parsed:
 
 
 def _markdown(text: str) -> Parsed:
-    out = Outline(max_chars=len(text) * 4 + 1000)
+    out = Outline(Limits())
     markdown.parse(text.encode(), out)
     return out.parsed()
 

@@ -29,8 +29,9 @@ from bench.figures import Figure, Ground, median, show
 from ragline.clock import SystemClock
 from ragline.coalescing import Coalescer
 from ragline.registry import database
+from ragline.registry.acceptance import Incoming, document_id
 from ragline.registry.database import Database, Work, sqlite_url
-from ragline.registry.documents import Documents, Incoming, document_id
+from ragline.registry.documents import Documents
 from ragline.registry.guard import Guard
 from ragline.registry.namespaces import Namespaces
 from ragline.types import NamespaceSettings, Space

@@ -4,7 +4,8 @@
     python -m bench.run [NAME …] [--data FOLDER] [--work FOLDER] [--json FILE]
 
 FOLDER holds collections as BEIR has them, a folder each, named as bench/quality.py names them: `scifact` is enough for
-all but parts of `quality` and `extractive`. Studies behind decisions have command lines of their own; --list names them.
+all but parts of `quality`, `extractive` and `parsing`, and `formats`. Studies behind decisions have command lines of
+their own; --list names them.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from pathlib import Path
 
 from bench.figures import Figure, Ground, Skipped, show, write
 
-BENCHMARKS = ("quality", "query_path", "ingest_rate", "startup", "extractive")
+BENCHMARKS = ("quality", "query_path", "ingest_rate", "parsing", "formats", "startup", "extractive")
 """In this order: `quality` indexes what `query_path` and `startup` use."""
-STUDIES = ("vector_engines", "embedder_precision", "registry_commits", "chunking", "crashes")
+STUDIES = ("vector_engines", "embedder_precision", "registry_commits", "readers", "chunking", "crashes")
 
 NO_DATA = """No --data, so what needs a collection is skipped. Get SciFact (BEIR) from
 https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets/scifact.zip, unpack it, and name the folder around it."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import time
+import zipfile
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +34,10 @@ class House:
     async def accept(self, uri: str, text: str, **words: Any) -> Document:
         namespace = await self.system.namespaces.get("default")
         return (await self.system.ingest.accept(namespace, Upload(uri, text.encode(), **words))).document
+
+    async def accept_bytes(self, uri: str, data: bytes) -> Document:
+        namespace = await self.system.namespaces.get("default")
+        return (await self.system.ingest.accept(namespace, Upload(uri, data))).document
 
     async def work(self) -> None:
         while claimed := await self.system.claims.claim(most=100, lease_s=3600.0):
@@ -340,3 +346,19 @@ def _rows(document: Document, content: Any, namespace: Any) -> Any:
     from ragline.ingest import records
 
     return records(document, content, document.content, document.title, namespace.epoch)
+
+
+async def test_an_archive_has_no_words_of_its_own_and_what_lies_in_it_is_judged_by_itself(house: House) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("a.txt", "Herons wade.")
+    parent = await house.accept_bytes("a.zip", out.getvalue())
+    await house.work()
+    found = await house.look(parent.id)
+    assert (found.state, found.chunks, found.members) == (State.INDEXED, 0, 1)
+    assert await house.found() == []
+
+    await house.accept_bytes("a.zip", b"PK\x03\x04 torn")  # fails, and the older content goes on serving
+    await house.work()
+    assert (await house.look(parent.id)).state is State.FAILED
+    assert await house.found() == []

@@ -11,6 +11,7 @@ import pytest
 from demo.make_documents import main
 from ragline.parsing.detect import detect
 from ragline.parsing.formats import FORMATS
+from ragline.parsing.limits import Limits
 from ragline.parsing.outline import Outline
 from ragline.types import Parsed
 
@@ -20,7 +21,7 @@ MOST_BYTES = 400_000
 
 
 def _parse(path: Path) -> Parsed:
-    data, out = path.read_bytes(), Outline(max_chars=1_000_000)
+    data, out = path.read_bytes(), Outline(Limits())
     detect(data, name=path.name, media_type=None, formats=FORMATS).load()(data, out)
     return out.parsed()
 

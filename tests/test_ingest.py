@@ -15,51 +15,11 @@ from ragline.ingest import _Superseded
 from ragline.settings import Settings
 from ragline.system import System
 from ragline.types import Document, NamespaceSettings, SearchRequest, State, Upload
-
-NOBODY: frozenset[str] = frozenset()
+from tests.house import House
 
 
 class _Crash(BaseException):
     """Like a kill, as far as one process can: nothing catches it."""
-
-
-class House:
-    """A system whose workers only work when told, one document and one step at a time."""
-
-    def __init__(self, system: System) -> None:
-        self.system = system
-
-    async def accept(self, uri: str, text: str, *, groups: frozenset[str] = NOBODY) -> Document:
-        namespace = await self.system.namespaces.get("default")
-        return (await self.system.ingest.accept(namespace, Upload(uri, text.encode(), groups=groups))).document
-
-    async def claim(self) -> list[Document]:
-        return await self.system.claims.claim(most=100, lease_s=3600.0)
-
-    async def work(self) -> None:
-        """Until nothing is due."""
-        while claimed := await self.claim():
-            for document in claimed:
-                await self.system.ingest.process(document)
-
-    async def found(self, query: str) -> list[str]:
-        request = SearchRequest(query=query, namespace="default", groups=NOBODY, top_k=50)
-        return [passage.hit.chunk.text for passage in (await self.system.search.search(request)).passages]
-
-    async def held(self) -> dict[tuple[str, int], int]:
-        """The books of both stores, which must agree."""
-        epoch = (await self.system.namespaces.get("default")).epoch
-        vectors = await self.system.vectors.contents(epoch.vectors)
-        assert vectors == await self.system.keywords.contents(epoch.keywords)
-        return vectors
-
-    async def expire_leases(self) -> None:
-        await self.system.database.write(lambda c: c.exec_driver_sql("UPDATE documents SET lease_until = 0").rowcount)
-
-    async def look(self, document: Document) -> Document:
-        found = await self.system.documents.look(document.id)
-        assert found is not None
-        return found
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,16 @@ from ragline.epochs import Epochs
 from ragline.errors import ConfigurationError
 from ragline.findings import Limits
 from ragline.ingest import Ingest
+from ragline.members import Members
 from ragline.mending import Mending
-from ragline.protocols import Embedder, Generator, KeywordIndex, VectorStore
+from ragline.protocols import Embedder, Generator, KeywordIndex, Parser, VectorStore
 from ragline.query import Search
 from ragline.registry.claims import Claims
 from ragline.registry.database import Database, sqlite_url
 from ragline.registry.documents import Documents
 from ragline.registry.guard import Guard
 from ragline.registry.keys import Keys
+from ragline.registry.members import Members as MemberRows
 from ragline.registry.namespaces import Namespaces
 from ragline.registry.sources import Sources
 from ragline.registry.upkeep import Upkeep
@@ -57,13 +59,7 @@ async def build(settings: Settings) -> System:
         closers.append(embedder.aclose)
         generators = [open_generator(one, embedder) for one in settings.generators]
         closers.extend(generator.aclose for generator in generators)
-        from ragline.parsing.pool import ParserPool
-
-        limits = settings.ingest
-        parser = ParserPool(
-            processes=limits.parse_processes, timeout_s=limits.parse_timeout_s,
-            memory_bytes=limits.parse_memory_bytes, max_text_chars=limits.max_text_chars,
-        )  # fmt: skip
+        parser = open_parser(settings)
         closers.append(parser.aclose)
         namespaces, documents = Namespaces(database, clock), Documents(database, clock)
         claims = Claims(database, clock)
@@ -72,8 +68,9 @@ async def build(settings: Settings) -> System:
         blobs = KeepingBlobs(open_blobs(settings.blobs or str(settings.data_dir.absolute() / "blobs")))
         contents = Contents(blobs)
         snapshots = Snapshots(namespaces, clock)
+        members = Members(contents=contents, registry=MemberRows(database, clock), settings=settings.ingest)
         ingest = Ingest(
-            snapshots=snapshots, documents=documents, claims=claims, contents=contents, parser=parser,
+            snapshots=snapshots, documents=documents, claims=claims, contents=contents, members=members, parser=parser,
             embedder=embedder, vectors=vectors, keywords=keywords, settings=settings.ingest, clock=clock,
         )  # fmt: skip
         epochs = Epochs(
@@ -172,6 +169,23 @@ def open_generator(settings: GeneratorSettings, embedder: Embedder) -> Generator
 
             return OpenAIGenerator(settings)
     raise _unknown("generators.url", url.scheme, "use extractive://, gguf://… or http(s)://…")
+
+
+def open_parser(settings: Settings) -> Parser:
+    from ragline.parsing.limits import Limits, Tools
+    from ragline.parsing.pool import ParserPool
+
+    given = settings.ingest
+    limits = Limits(
+        memory_bytes=given.parse_memory_bytes, max_text_chars=given.max_text_chars, max_members=given.max_members,
+        max_members_bytes=given.max_members_bytes, max_member_bytes=given.max_document_bytes,
+        tools=Tools(
+            ocr=given.ocr, ocr_languages=given.ocr_languages, office=given.office, timeout_s=given.tool_timeout_s,
+            memory_bytes=given.tool_memory_bytes,
+        ),
+    )  # fmt: skip
+    scratch = settings.data_dir.absolute() / "scratch"
+    return ParserPool(processes=given.parse_processes, timeout_s=given.parse_timeout_s, limits=limits, scratch=scratch)
 
 
 def _unknown(setting: str, scheme: str, instead: str) -> ConfigurationError:

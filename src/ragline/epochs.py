@@ -145,7 +145,7 @@ class Epochs:
         now: Document | None = document
         while now is not None and now.live is not None and now.live_blob is not None:
             key = (now.id, now.live)
-            complete = now.chunks is not None and held.get(key) == held_too.get(key) == now.chunks
+            complete = now.chunks is not None and held.get(key, 0) == held_too.get(key, 0) == now.chunks
             clean = contents <= {now.live}
             if complete and clean and now.settled == now.revision and now is document:
                 return
@@ -208,6 +208,6 @@ class Epochs:
                 if document.live is None or document.live != document.content:
                     continue
                 key = (document.id, document.live)
-                if not held.get(key) == held_too.get(key) == document.chunks:
+                if not held.get(key, 0) == held_too.get(key, 0) == document.chunks:
                     missing.append(document)
         return missing

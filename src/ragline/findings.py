@@ -192,7 +192,8 @@ def _overdue(row: Standing, *, now: float, limits: Limits, busy: bool) -> Iterat
 def _of_rows(document: Document, books: Books) -> Iterator[Finding]:
     live = document.live
     whole = {place: counts.get(live, 0) for place, counts in books.sides(document.id)} if live is not None else {}
-    wanted = document.chunks if live == document.content else max(whole.values(), default=0)
+    wanted = document.chunks if live == document.content else max(whole.values(), default=0) or None
+    least = wanted if wanted is not None else 0 if document.members else 1  # an archive may have no words of its own
     for place, counts in books.sides(document.id):
         for content in sorted(set(counts) - {live}):
             words = (
@@ -202,7 +203,7 @@ def _of_rows(document: Document, books: Books) -> Iterator[Finding]:
         if live is None or not books.serving:
             continue
         held = whole[place]
-        if held < (wanted or 1):
+        if held < least:
             words = f"{held} of {wanted or 'its'} chunks of the live content {live}."
             yield _finding(document, Kind.MISSING_CHUNKS, place, words, Remedy.REPARSE)
         elif wanted is not None and held > wanted:

@@ -39,9 +39,11 @@ from ragline.errors import (
     TooLarge,
 )
 from ragline.filters import coerce_metadata
+from ragline.members import Members
 from ragline.protocols import Embedder, KeywordIndex, Parser, Vectors, VectorStore
+from ragline.registry.acceptance import Accepted, Incoming, document_id, fingerprint
 from ragline.registry.claims import Claims
-from ragline.registry.documents import Accepted, Documents, Incoming, document_id
+from ragline.registry.documents import Documents
 from ragline.settings import IngestSettings
 from ragline.snapshots import Snapshots
 from ragline.types import Document, Epoch, Metadata, Namespace, Record, State, Upload
@@ -58,12 +60,6 @@ MOST_RECORDS = 2048
 ENOUGH_RECORDS, WRITE_PACE_S = 64, 1.0
 """While more documents are on their way, a durable write waits for so many records, or so long since the last one: each
 costs an fsync, a segment, a share of a merge. A document that comes alone does not wait."""
-
-OUR_MEDIA_TYPES = "application/vnd.ragline."
-"""Media types that say how to parse; clients name the others differently for the same file."""
-
-PARSER_VERSION = 1
-"""Part of the fingerprint: raise it when a parser gets better, and the next upload of the same bytes is parsed anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +96,8 @@ class _Superseded(Exception):
 
 class Ingest:
     def __init__(
-        self, *, snapshots: Snapshots, documents: Documents, claims: Claims, contents: Contents, parser: Parser,
-        embedder: Embedder, vectors: VectorStore, keywords: KeywordIndex, settings: IngestSettings,
+        self, *, snapshots: Snapshots, documents: Documents, claims: Claims, contents: Contents, members: Members,
+        parser: Parser, embedder: Embedder, vectors: VectorStore, keywords: KeywordIndex, settings: IngestSettings,
         clock: Clock,
     ) -> None:  # fmt: skip
         self.in_work: dict[str, InWork] = {}
@@ -111,6 +107,7 @@ class Ingest:
         self._documents = documents
         self._claims = claims
         self._contents = contents
+        self._members = members
         self._parser = parser
         self._embedder = embedder
         self._vectors = vectors
@@ -194,7 +191,10 @@ class Ingest:
             mine.stage, mine.done, mine.total, mine.moved_at = stage, done, total, self._clock.monotonic()
 
     async def parse(self, namespace: Namespace, document: Document) -> Content:
-        """Bytes to chunks, left as a blob; read back from there when an earlier attempt came this far."""
+        """Bytes to chunks, left as a blob; read back from there when an earlier attempt came this far.
+
+        What lies inside is accepted before that is written down, so that no crash can lose it.
+        """
         assert document.blob
         self._step(document, "parsing")
         if document.state is State.CHUNKED:
@@ -206,10 +206,10 @@ class Ingest:
         parsed = await self._parser.parse(data, name=document.uri, media_type=document.media_type)
         sizes = {"chunk_tokens": namespace.settings.chunk_tokens, "overlap_tokens": namespace.settings.overlap_tokens}
         spans = await asyncio.to_thread(chunk, parsed, self._embedder.token_spans, **sizes)
-        if not spans:
-            raise DocumentRejected(
-                Reason.NO_TEXT, f"{document.uri} holds no text.", next_step="Check the file; scans need OCR first."
-            )
+        if not spans and not parsed.members:
+            raise DocumentRejected(Reason.NO_TEXT, f"{document.uri} holds no text.", next_step="Check the file.")
+        if not await self._members.take(namespace, document, parsed):
+            raise _Superseded
         content = Content(parsed.text, parsed.title, tuple(spans))
         await self._contents.put(namespace, document, content)
         took_s = time.perf_counter() - start
@@ -240,7 +240,7 @@ class Ingest:
     async def embed_texts(self, texts: Sequence[str], *, step: Callable[[int], None] = lambda _: None) -> Vectors:
         """Shapes: (len(texts), dim). In slices, between which other documents get their turn; `step` is told how many are
         done, before each."""
-        parts: list[Vectors] = []
+        parts: list[Vectors] = [np.zeros((0, self._embedder.space.dim), np.float32)]
         for start in range(0, len(texts), EMBED_SLICE):
             step(start)
             parts.append(await self._embedder.embed(texts[start : start + EMBED_SLICE], purpose="document"))
@@ -322,6 +322,8 @@ class Ingest:
 
         When one store fails the other is waited for all the same: nothing may land after its document was given up.
         """
+        if not rows:  # an archive: its words are those of what lies in it
+            return
         results = await asyncio.gather(
             self._write_vectors(_Write(epoch.vectors, rows, vectors)),
             self._write_keywords(_Write(epoch.keywords, rows, vectors)),
@@ -445,11 +447,3 @@ def _check_metadata(upload: Upload, limit_bytes: int) -> None:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def fingerprint(sha256: str, media_type: str | None, namespace: Namespace) -> str:
-    """Of bytes and how they are parsed today: a document that has it need not be parsed again."""
-    settings = namespace.settings
-    kind = media_type if media_type and media_type.startswith(OUR_MEDIA_TYPES) else None  # else the bytes decide
-    parts = [sha256, kind, PARSER_VERSION, settings.chunk_tokens, settings.overlap_tokens]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -160,6 +160,8 @@ class Document:
               work is due exactly while ``settled < revision``, or while `sweep` says that older contents remain.
     blob:     the folder of `content`: the bytes, the text and its chunks, the vectors.  `live_blob`: that of `live`.
     garbage:  folders of contents that were replaced.
+    parent:   the document that this file lies in, an archive or a mail; `root` is the outermost one, `depth` counts from
+              0.  `members`: how many files lie in this one, each a document of its own.
     title:    `given_title`, else what the parser found, else the last part of the uri.
     Units:    `size` in bytes, times in seconds since 1970.
     """
@@ -189,6 +191,10 @@ class Document:
     received_at: float
     updated_at: float
     verified_at: float
+    parent: str | None
+    root: str | None
+    depth: int
+    members: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,12 +253,25 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """A file inside a document: in an archive, attached to a mail. `name` is a relative path that is only a name."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Parsed:
-    """What a parser made of bytes: one text, and blocks that cover all of it that is to be found, in order, not overlapping."""
+    """What a parser made of bytes: one text, and blocks that cover all of it that is to be found, in order, not overlapping.
+
+    members: what becomes documents of their own.   left_out: what does not, each with its reason, in words.
+    """
 
     text: str
     blocks: tuple[Block, ...]
     title: str | None = None
+    members: tuple[Member, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

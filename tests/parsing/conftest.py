@@ -6,13 +6,15 @@ import hashlib
 import io
 import zipfile
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import docx
 import pytest
 
 from ragline.parsing.detect import detect
 from ragline.parsing.formats import FORMATS
+from ragline.parsing.limits import Limits
 from ragline.parsing.outline import Outline
 from ragline.parsing.pool import ParserPool
 from ragline.types import Parsed
@@ -21,12 +23,14 @@ ParseHere: TypeAlias = Callable[..., Parsed]
 
 
 @pytest.fixture
-def parse() -> ParseHere:
+def parse(tmp_path: Path) -> ParseHere:
     """What a child does with a document, in this process."""
 
-    def here(data: bytes, name: str, media_type: str | None = None, max_chars: int = 10_000_000) -> Parsed:
+    def here(
+        data: bytes, name: str, media_type: str | None = None, max_chars: int = 10_000_000, **limits: Any
+    ) -> Parsed:
         found = detect(data, name=name, media_type=media_type, formats=FORMATS)
-        out = Outline(max_chars=max_chars)
+        out = Outline(Limits(max_text_chars=max_chars, **limits), name=name, slow=True, scratch=tmp_path)
         found.load()(data, out)
         parsed = out.parsed()
         text = parsed.text
@@ -43,7 +47,7 @@ def parse() -> ParseHere:
 
 @pytest.fixture
 async def pool() -> AsyncIterator[ParserPool]:
-    pool = ParserPool(processes=1, timeout_s=60.0, memory_bytes=1 << 30, max_text_chars=20_000_000)
+    pool = ParserPool(processes=1, timeout_s=60.0, limits=Limits())
     yield pool
     await pool.aclose()
 

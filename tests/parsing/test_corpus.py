@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from ragline.errors import DocumentRejected, Reason
 from ragline.parsing.pool import ParserPool
 
 DATA = Path(os.environ.get("RAGLINE_TEST_DATA") or Path(__file__).parents[2].parent / "shared/data") / "ingest"
-READ = {"pdf", "docx", "html", "htm", "md", "txt", "csv", "tsv", "json", "jsonl"}
-SHARE = 0.97
+SHARE = 0.99
 """Of the files that must come out as expected; the readers that made the expectations are wrong now and then too."""
+
+PROGRAMS = {"doc": "soffice", "ppt": "soffice", "jpg": "tesseract"}
+"""Endings that only a program reads, which may not be here."""
 
 SYSTEM = {Reason.CRASHED, Reason.TIMEOUT, Reason.MEMORY}
 
@@ -40,15 +43,16 @@ async def test_real_files_come_out_as_expected(pool: ParserPool) -> None:
             reason = error.reason
         if reason in SYSTEM:
             fell.append((path, reason))
-        if entry["ext"] in READ:
+        if PROGRAMS.get(entry["ext"]) is None or shutil.which(PROGRAMS[entry["ext"]]):
             read += 1
             if (expect["kind"] == "text" and _squeezed(expect["phrase"]) not in _squeezed(text)) or (
                 expect["kind"] == "reason" and reason != expect["why"]
             ):
                 missed.append((path, expect, reason))
     assert not fell
-    assert pool.pids == first, "no document cost a child"
-    assert read > 0
+    assert pool.pids >= first, "no document cost a child"
+    assert len(pool.pids) <= 2, "one for most, one for what takes its time"
+    assert read > 400
     assert len(missed) <= (1 - SHARE) * read, missed
 
 

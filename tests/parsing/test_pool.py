@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import select
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ragline.errors import DocumentRejected, EngineUnavailable, Reason
+from ragline.parsing.limits import Limits
 from ragline.parsing.pool import ParserPool
 from ragline.protocols import Parser
+from ragline.types import Member
 
 
 @pytest.fixture
@@ -30,8 +34,7 @@ def _pool(*, processes: int = 1, timeout_s: float = 60.0) -> ParserPool:
     return ParserPool(
         processes=processes,
         timeout_s=timeout_s,
-        memory_bytes=256 << 20,
-        max_text_chars=100_000,
+        limits=Limits(memory_bytes=256 << 20, max_text_chars=100_000),
         formats="hostile_formats",
     )
 
@@ -82,6 +85,75 @@ async def test_what_a_library_prints_breaks_no_frame(hostile: ParserPool) -> Non
 async def test_a_child_sees_no_secrets(hostile: ParserPool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAGLINE_SECRET", "hush")
     assert "RAGLINE_SECRET" not in await _parse(hostile, "environment")
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"),
+    reason="seccomp, where we know the calls",
+)
+async def test_a_child_makes_no_socket_but_local_ones(hostile: ParserPool) -> None:
+    assert await _parse(hostile, "network") == "refused refused made"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS")
+async def test_a_program_runs_inside_limits_of_its_own(hostile: ParserPool) -> None:
+    tools = hostile._limits.tools
+    assert await _parse(hostile, "program") == f"{tools.memory_bytes} {1 << 30}"
+
+
+async def test_members_come_back_byte_for_byte_and_their_names_lead_nowhere(hostile: ParserPool) -> None:
+    parsed = await hostile.parse(b"members", name="a.txt", media_type=None)
+    assert parsed.members == (Member("one.bin", bytes(range(256)) * 1000), Member("two.txt", b""))
+    assert parsed.left_out == ("three: too heavy",)
+
+
+async def test_what_takes_long_waits_in_a_lane_of_its_own(hostile: ParserPool) -> None:
+    assert await _parse(hostile, "slow") == "slowly"
+    async with hostile._slow:  # something slow is in work
+        waiting = asyncio.create_task(_parse(hostile, "slow"))
+        assert [await _parse(hostile, "fine") for _ in range(3)] == ["fine"] * 3
+        assert not waiting.done()
+    assert await waiting == "slowly"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+async def test_a_program_that_hangs_ends_with_its_child_and_leaves_no_file(hostile: ParserPool, tmp_path: Path) -> None:
+    hostile._scratch = tmp_path
+    task = asyncio.create_task(_parse(hostile, "slow program that hangs"))
+    async with asyncio.timeout(60):
+        while not (tmp_path / "started").exists():
+            await asyncio.sleep(0.01)
+        child = int((tmp_path / "started").read_text())
+        while not (programs := _children(child)):
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        while any(map(_runs, programs)):
+            await asyncio.sleep(0.01)
+        await hostile.aclose()
+    assert {entry.name for entry in os.scandir(tmp_path)} == {"started"}
+
+
+def _runs(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+async def test_a_program_over_its_time_fails_its_document_alone(hostile: ParserPool, tmp_path: Path) -> None:
+    hostile._scratch, tools = tmp_path, replace(hostile._limits.tools, timeout_s=0.2)
+    hostile._limits = replace(hostile._limits, tools=tools)
+    with pytest.raises(DocumentRejected) as caught:
+        await _parse(hostile, "slow program that hangs")
+    assert caught.value.reason is Reason.TIMEOUT
+    assert "TOOL_TIMEOUT_S" in caught.value.next_step
+    assert await _parse(hostile, "fine") == "fine"
 
 
 async def test_cancelling_ends_the_child_and_frees_its_place(hostile: ParserPool) -> None:
@@ -135,14 +207,14 @@ async def test_closing_blames_no_document(hostile: ParserPool) -> None:
 
 
 async def test_a_child_that_cannot_start_is_no_documents_fault() -> None:
-    pool = ParserPool(processes=1, timeout_s=60, memory_bytes=1 << 30, max_text_chars=100, formats="no_such_module")
+    pool = ParserPool(processes=1, timeout_s=60, limits=Limits(), formats="no_such_module")
     with pytest.raises(EngineUnavailable):
         await _parse(pool, "fine")
     await pool.aclose()
 
 
 async def test_a_large_document_goes_there_and_back(hostile: ParserPool) -> None:
-    pool = ParserPool(processes=1, timeout_s=60, memory_bytes=1 << 30, max_text_chars=20_000_000)
+    pool = ParserPool(processes=1, timeout_s=60, limits=Limits())
     text = "\n".join(f"line {i} of many, with a word in Greek: λόγος" for i in range(50_000))
     try:
         assert (await pool.parse(text.encode(), name="a.txt", media_type=None)).text == text
@@ -152,11 +224,12 @@ async def test_a_large_document_goes_there_and_back(hostile: ParserPool) -> None
 
 _PARENT = """
 import asyncio, sys
+from ragline.parsing.limits import Limits
 from ragline.parsing.pool import ParserPool
 from ragline.protocols import Parser
 
 async def main():
-    pool = ParserPool(processes=1, timeout_s=60, memory_bytes=1 << 30, max_text_chars=100, formats="hostile_formats")
+    pool = ParserPool(processes=1, timeout_s=60, limits=Limits(), formats="hostile_formats")
     await pool.warm()
     task = asyncio.create_task(pool.parse(b"hang", name="a.txt", media_type=None))
     print(*pool.pids, flush=True)

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from ragline.errors import NotFound, Reason
+from ragline.registry.acceptance import Accepted, Incoming
 from ragline.registry.claims import Claims
 from ragline.registry.database import Database, sqlite_url
-from ragline.registry.documents import Accepted, Documents, Incoming
+from ragline.registry.documents import Documents
 from ragline.registry.guard import Guard
 from ragline.registry.namespaces import Namespaces
 from ragline.registry.tables import DUE, documents

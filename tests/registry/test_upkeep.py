@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from ragline.errors import ConfigurationError
+from ragline.registry.acceptance import Accepted, Incoming
 from ragline.registry.claims import Claims
 from ragline.registry.database import Database, sqlite_url
-from ragline.registry.documents import Accepted, Documents, Incoming
+from ragline.registry.documents import Documents
 from ragline.registry.namespaces import Namespaces
 from ragline.registry.rows import tell
 from ragline.registry.upkeep import HISTORY_KEPT, Upkeep

@@ -15,7 +15,7 @@ from ragline.api.next_step import next_step
 from ragline.api.uploads import UPLOAD, files_of, form_of, uploads_of
 from ragline.errors import Forbidden, InvalidRequest, NotFound, Overloaded, RaglineError
 from ragline.filters import coerce_metadata, matches, parse_filters
-from ragline.registry.documents import Accepted as Taken
+from ragline.registry.acceptance import Accepted as Taken
 from ragline.registry.rows import unknown_document
 from ragline.system import System
 from ragline.types import Caller, Document, Namespace, Scope, State, Upload
@@ -254,6 +254,6 @@ def _brief(document: Document, outcome: str) -> DocumentBrief:
 
 
 def _full(document: Document) -> dict[str, Any]:
-    hidden = ("blob", "live_blob", "garbage", "sweep", "given_title")
+    hidden = ("blob", "live_blob", "garbage", "sweep", "given_title", "root")
     shown = {name: value for name, value in asdict(document).items() if name not in hidden}
     return {**shown, "groups": sorted(document.groups)}

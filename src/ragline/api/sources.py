@@ -11,7 +11,7 @@ from pydantic import Field
 from ragline.api.access import Writer
 from ragline.api.models import Strict
 from ragline.errors import NotFound
-from ragline.ingest import fingerprint
+from ragline.registry.acceptance import fingerprint
 from ragline.system import System
 
 router = APIRouter(prefix="/v1/namespaces/{namespace}/sources", tags=["sources"])

@@ -158,6 +158,7 @@ async def _local(settings: Settings) -> list[Finding]:
     else:
         findings += await _engines(settings, folder)
     findings.append(await _try("embedder", lambda: _embedder(settings)))
+    findings += [_ocr(settings), _office(settings)]
     for number, one in enumerate(settings.generators, 1):
         name = f"generator {number}" if len(settings.generators) > 1 else "generator"
         findings.append(await _try(name, lambda one=one, name=name: _generator(one, settings, name)))  # type: ignore[misc]
@@ -227,6 +228,36 @@ async def _keywords(settings: Settings) -> Finding:
         return Finding("keywords", "ok", f"{len(await index.collections())} collections")
     finally:
         await index.aclose()
+
+
+def _ocr(settings: Settings) -> Finding:
+    """Scans and images are read by Tesseract, in the languages it has data for."""
+    import subprocess
+
+    from ragline.parsing import ocr, programs
+
+    program = programs.installed("tesseract")
+    if not settings.ingest.ocr:
+        return Finding("OCR", "ok", "switched off by ingest.ocr")
+    if program is None:
+        return Finding("OCR", "ok", "Tesseract is not installed: scans and images end `failed`", ocr.INSTALL)
+    said = subprocess.run([program, "--list-langs"], capture_output=True, text=True, check=False, timeout=60).stdout
+    known, wanted = set(said.split()), settings.ingest.ocr_languages.split("+")
+    if missing := [language for language in wanted if language not in known]:
+        return Finding("OCR", "warning", f"{program} has no data for {', '.join(missing)}", ocr.languages_step(missing))
+    return Finding("OCR", "ok", f"{program}, {settings.ingest.ocr_languages}")
+
+
+def _office(settings: Settings) -> Finding:
+    """DOC and PPT are read by LibreOffice."""
+    from ragline.parsing import legacy, programs
+
+    program = programs.installed("soffice", "libreoffice")
+    if not settings.ingest.office:
+        return Finding("DOC and PPT", "ok", "switched off by ingest.office")
+    if program is None:
+        return Finding("DOC and PPT", "ok", "LibreOffice is not installed: these end `failed`", legacy.INSTALL)
+    return Finding("DOC and PPT", "ok", program)
 
 
 async def _embedder(settings: Settings) -> Finding:

@@ -1,6 +1,7 @@
 """One child of the pool: read a document, parse it inside limits, answer, again. Started by `pool.py` only.
 
-    python -m ragline.parsing.child MODULE        MODULE holds FORMATS, the table of formats
+    python -m ragline.parsing.child MODULE FOLDER        MODULE holds FORMATS, the table of formats;
+                                                         FOLDER is made when a program is to write, and removed by the pool
 
 Frames come on stdin and leave on what stdout was; both descriptors then point to /dev/null, so that a library that
 prints cannot break a frame.
@@ -8,20 +9,20 @@ prints cannot break a frame.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import os
-import resource
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import BinaryIO
 
 from ragline.errors import DocumentRejected, Reason
 from ragline.parsing import frames
 from ragline.parsing.detect import detect
 from ragline.parsing.formats import Format
-from ragline.parsing.outline import Outline
+from ragline.parsing.isolation import be_modest, close_network, die_with_parent, limit_memory, peak_bytes
+from ragline.parsing.outline import Outline, Postponed
 from ragline.types import Parsed
 
 NICENESS = 10
@@ -33,17 +34,15 @@ MAX_DOCUMENTS = 1000
 MAX_GROWTH_BYTES = 256 << 20
 """A child whose resident memory has peaked so far above its start is replaced: allocators seldom give back."""
 
-_PR_SET_PDEATHSIG = 1
-
 
 def main() -> None:
     requests, replies = _take_pipes()
-    _die_with_parent()
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(NICENESS)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    be_modest(NICENESS)
+    close_network()
     formats: Sequence[Format] = importlib.import_module(sys.argv[1]).FORMATS
-    start = _peak_bytes()
+    start = peak_bytes()
     replies.write(frames.pack({"ready": True}))
     replies.flush()
     for served in range(1, MAX_DOCUMENTS + 1):
@@ -60,19 +59,21 @@ def main() -> None:
 
 
 def _spent(start: int, served: int) -> bool:
-    return served >= MAX_DOCUMENTS or _peak_bytes() - start > MAX_GROWTH_BYTES
+    return served >= MAX_DOCUMENTS or peak_bytes() - start > MAX_GROWTH_BYTES
 
 
 def _answer(request: frames.Request, data: bytes, formats: Sequence[Format], *, start: int, served: int) -> bytes:
     try:
-        _limit_memory(request.memory_bytes)
+        limit_memory(request.limits.memory_bytes)
         parsed = _parse(request, data, formats)
         return frames.pack_parsed(parsed, last=_spent(start, served))
+    except Postponed:
+        return frames.pack_slow_lane()
     except DocumentRejected as error:
         reason, message, next_step = error.reason, error.message, error.next_step
     except MemoryError:
         reason = Reason.MEMORY
-        message = f"Parsing the document takes more than {request.memory_bytes >> 20} MiB of memory."
+        message = f"Parsing the document takes more than {request.limits.memory_bytes >> 20} MiB of memory."
         next_step = "Split it, or raise RAGLINE_INGEST__PARSE_MEMORY_BYTES."
     except Exception as error:  # noqa: BLE001 - the document's failure, told to its owner; never a word of its text
         reason = Reason.CRASHED
@@ -81,7 +82,7 @@ def _answer(request: frames.Request, data: bytes, formats: Sequence[Format], *, 
             "Save it again with the program that made it, or convert it; please report it if it opens elsewhere."
         )
     finally:
-        _limit_memory(None)
+        limit_memory(None)
     # After MemoryError the heap may be anywhere: a fresh child is cheaper than a doubt.
     last = reason in (Reason.MEMORY, Reason.CRASHED) or _spent(start, served)
     return frames.pack_rejection(frames.Rejection(str(reason), message, next_step, last))
@@ -89,29 +90,9 @@ def _answer(request: frames.Request, data: bytes, formats: Sequence[Format], *, 
 
 def _parse(request: frames.Request, data: bytes, formats: Sequence[Format]) -> Parsed:
     found = detect(data, name=request.name, media_type=request.media_type, formats=formats)
-    out = Outline(max_chars=request.max_text_chars)
+    out = Outline(request.limits, name=request.name, slow=request.slow, scratch=Path(sys.argv[2]))
     found.load()(data, out)
     return out.parsed()
-
-
-def _limit_memory(memory_bytes: int | None) -> None:
-    """Allow the address space to grow by `memory_bytes` from where it is; None lifts the limit."""
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    soft = hard
-    if memory_bytes is not None and sys.platform == "linux":
-        soft = _address_space() + memory_bytes
-        soft = soft if hard == resource.RLIM_INFINITY else min(soft, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-def _address_space() -> int:
-    with open("/proc/self/statm", "rb") as statm:  # noqa: PTH123 - a fraction of Path's cost, once a document
-        return int(statm.read().split()[0]) * resource.getpagesize()
-
-
-def _peak_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak << 10
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
@@ -121,12 +102,6 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
     os.dup2(nowhere, 1)
     os.close(nowhere)
     return requests, replies
-
-
-def _die_with_parent() -> None:
-    """Linux ends us with the parent even inside native code; elsewhere, and anyway, stdin ends with it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -6,22 +6,15 @@ that object models leave out. Deleted text, field codes and comments stay out.
 
 from __future__ import annotations
 
-import io
 import posixpath
 import re
-import zipfile
-import zlib
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
-from ragline.errors import DocumentRejected, Reason
 from ragline.parsing.outline import Outline
-
-MAX_PART_BYTES = 256 << 20
-"""Largest XML part, unpacked. An honest one of 20 million characters is below; a bomb is far above."""
+from ragline.parsing.package import Package, opened
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
-_STRICT = "{http://purl.oclc.org/ooxml/wordprocessingml/main}"
 _OFFICE_DOCUMENT = "/officeDocument"
 _TEXT = frozenset({f"{_W}t", "{http://schemas.openxmlformats.org/officeDocument/2006/math}t"})
 _GONE = frozenset(
@@ -34,22 +27,16 @@ _HEADING_NAME = re.compile(r"heading (\d)$")
 
 def parse(data: bytes, out: Outline) -> None:
     """Raises DocumentRejected: ENCRYPTED, DAMAGED, TOO_LARGE."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as package:
-            _parse(package, out)
-    except (zipfile.BadZipFile, ElementTree.ParseError, KeyError, EOFError, zlib.error, NotImplementedError) as error:
-        raise DocumentRejected(
-            Reason.DAMAGED,
-            "The Word document is damaged or cut short.",
-            next_step="Open it in Word or LibreOffice, save it again, and upload that copy.",
-        ) from error
+    mend = "Open it in Word or LibreOffice, save it again, and upload that copy."
+    with opened(data, "The Word document", mend=mend) as package:
+        _parse(package, out)
 
 
-def _parse(package: zipfile.ZipFile, out: Outline) -> None:
+def _parse(package: Package, out: Outline) -> None:
     main = _main_part(package)
     folder = posixpath.dirname(main)
     levels = _heading_levels(package, posixpath.join(folder, "styles.xml"))
-    body = _xml(package, main).find(f"{_W}body")
+    body = package.xml(main).find(f"{_W}body")
     if body is None:
         raise KeyError("body")
     first: list[str] = []
@@ -66,46 +53,24 @@ def _parse(package: zipfile.ZipFile, out: Outline) -> None:
             first.append(text)
     for notes in ("footnotes.xml", "endnotes.xml"):
         path = posixpath.join(folder, notes)
-        if path in package.namelist():
-            for note in _xml(package, path):
+        if path in package.names:
+            for note in package.xml(path):
                 out.paragraph(_text(note))
-    out.title = _core_title(package) or (first[0] if first else None)
+    out.title = package.title() or (first[0] if first else None)
 
 
-def _xml(package: zipfile.ZipFile, path: str) -> ElementTree.Element:
-    info = package.getinfo(path)
-    if info.flag_bits & 1:
-        raise DocumentRejected(
-            Reason.ENCRYPTED, "The Word document is encrypted.", next_step="Remove the password and upload it again."
-        )
-    if info.file_size > MAX_PART_BYTES:
-        raise DocumentRejected(
-            Reason.TOO_LARGE,
-            f"The Word document unpacks to more than {MAX_PART_BYTES >> 20} MiB.",
-            next_step="Split it, or save it as PDF.",
-        )
-    with package.open(info) as part:
-        raw = part.read(MAX_PART_BYTES)  # the size above is the file's own word; this is the limit
-    if b"<!DOCTYPE" in raw[:4096]:  # never in an honest package; with it come entity bombs
-        raise ElementTree.ParseError("document type declaration")
-    return ElementTree.fromstring(raw.replace(_STRICT[1:-1].encode(), _W[1:-1].encode()))
+def _main_part(package: Package) -> str:
+    main = (path for kind, path in package.related("").values() if kind.endswith(_OFFICE_DOCUMENT))
+    return next(main, "word/document.xml")
 
 
-def _main_part(package: zipfile.ZipFile) -> str:
-    if "_rels/.rels" in package.namelist():
-        for relation in _xml(package, "_rels/.rels"):
-            if relation.get("Type", "").endswith(_OFFICE_DOCUMENT):
-                return relation.get("Target", "").lstrip("/")
-    return "word/document.xml"
-
-
-def _heading_levels(package: zipfile.ZipFile, path: str) -> dict[str, int]:
+def _heading_levels(package: Package, path: str) -> dict[str, int]:
     """Style id → heading level (a title is 1), through the styles that a style is based on."""
-    if path not in package.namelist():
+    if path not in package.names:
         return {}
     own: dict[str, int] = {}
     based: dict[str, str] = {}
-    for style in _xml(package, path).iter(f"{_W}style"):
+    for style in package.xml(path).iter(f"{_W}style"):
         key = style.get(f"{_W}styleId", "")
         name = _value(style.find(f"{_W}name")).lower()
         outline = _value(style.find(f"{_W}pPr/{_W}outlineLvl"))
@@ -198,10 +163,3 @@ def _rows(table: ElementTree.Element) -> Iterator[ElementTree.Element]:
             yield child
         elif child.tag not in _GONE:
             yield from child.findall(f".//{_W}tr")
-
-
-def _core_title(package: zipfile.ZipFile) -> str | None:
-    if "docProps/core.xml" not in package.namelist():
-        return None
-    title = _xml(package, "docProps/core.xml").findtext("{http://purl.org/dc/elements/1.1/}title")
-    return title if title and title.strip().lower() not in ("word document", "untitled", "document") else None

@@ -9,7 +9,8 @@ import json
 import struct
 from dataclasses import asdict, dataclass
 
-from ragline.types import Block, Parsed
+from ragline.parsing.limits import Limits, Tools
+from ragline.types import Block, Member, Parsed
 
 LENGTHS = struct.Struct(">IQ")
 """Bytes of the head, bytes of the body."""
@@ -19,12 +20,12 @@ MAX_HEAD_BYTES = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One document for a child; its bytes are the body. Units: `memory_bytes` is what the parse may add."""
+    """One document for a child; its bytes are the body. `slow`: programs may be called that take their time."""
 
     name: str
     media_type: str | None
-    memory_bytes: int
-    max_text_chars: int
+    limits: Limits
+    slow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,13 @@ class Rejection:
     last: bool
 
 
-def pack(head: object, body: bytes = b"") -> bytes:
+class SlowLane:
+    """The reply that the document is to be sent again, as a slow one."""
+
+
+def pack(head: object, *body: bytes) -> bytes:
     encoded = json.dumps(head, separators=(",", ":")).encode()
-    return LENGTHS.pack(len(encoded), len(body)) + encoded + body
+    return b"".join((LENGTHS.pack(len(encoded), sum(map(len, body))), encoded, *body))
 
 
 def pack_request(request: Request, size: int) -> bytes:
@@ -49,27 +54,46 @@ def pack_request(request: Request, size: int) -> bytes:
 
 
 def unpack_request(head: bytes) -> Request:
-    return Request(**json.loads(head))
+    said = json.loads(head)
+    limits = said.pop("limits")
+    return Request(**said, limits=Limits(**{**limits, "tools": Tools(**limits["tools"])}))
 
 
 def pack_parsed(parsed: Parsed, *, last: bool) -> bytes:
-    """Heading paths repeat from block to block, so they are sent once and named by number."""
+    """Heading paths repeat from block to block, so they are sent once and named by number. Members follow the text."""
     paths: dict[tuple[str, ...], int] = {}
     blocks = [[b.start, b.end, b.page, paths.setdefault(b.headings, len(paths)), b.table] for b in parsed.blocks]
-    head = {"title": parsed.title, "paths": list(paths), "blocks": blocks, "last": last}
-    return pack(head, parsed.text.encode("utf-8", "replace"))
+    text = parsed.text.encode("utf-8", "replace")
+    members = [[member.name, len(member.data)] for member in parsed.members]
+    head = {"title": parsed.title, "paths": list(paths), "blocks": blocks, "last": last, "text": len(text),
+            "members": members, "left_out": parsed.left_out}  # fmt: skip
+    return pack(head, text, *(member.data for member in parsed.members))
+
+
+def pack_slow_lane() -> bytes:
+    return pack({"slow": True})
 
 
 def pack_rejection(rejection: Rejection) -> bytes:
     return pack({"rejected": asdict(rejection)})
 
 
-def unpack_reply(head: bytes, body: bytes) -> tuple[Parsed | Rejection, bool]:
+def unpack_reply(head: bytes, body: bytes) -> tuple[Parsed | Rejection | SlowLane, bool]:
     """The reply, and whether the child exits after it. Raises ValueError, KeyError, TypeError on what is no reply."""
     said = json.loads(head)
+    if "slow" in said:
+        return SlowLane(), False
     if "rejected" in said:
         rejection = Rejection(**said["rejected"])
         return rejection, rejection.last
     paths = [tuple(path) for path in said["paths"]]
     blocks = tuple(Block(start, end, page, paths[path], table) for start, end, page, path, table in said["blocks"])
-    return Parsed(text=body.decode("utf-8"), blocks=blocks, title=said["title"]), bool(said["last"])
+    view, at, members = memoryview(body), int(said["text"]), list[Member]()
+    text = str(view[:at], "utf-8")
+    for name, size in said["members"]:
+        members.append(Member(str(name), bytes(view[at : at + size])))
+        at += size
+    if at != len(body):
+        raise ValueError("a body of another length than its head says")
+    left_out = tuple(map(str, said["left_out"]))
+    return Parsed(text, blocks, said["title"], tuple(members), left_out), bool(said["last"])

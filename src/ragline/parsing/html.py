@@ -55,10 +55,15 @@ Event: TypeAlias = tuple[Literal["open", "close", "text"], LexborNode]
 
 
 def parse(data: bytes, out: Outline) -> None:
-    tree = LexborHTMLParser(decode(data, declared=declared_charset(data)))
-    out.title = _title(tree)
+    out.title = write_page(decode(data, declared=declared_charset(data)), out)
+
+
+def write_page(html: str, out: Outline) -> str | None:
+    """A whole page, less what its markup calls boilerplate. Returns its title."""
+    tree = LexborHTMLParser(html)
     if tree.body is not None:
         write(tree, tree.body, out)
+    return _title(tree)
 
 
 def write_fragment(html: str, out: Outline) -> None:

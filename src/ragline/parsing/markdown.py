@@ -31,17 +31,22 @@ def parse(data: bytes, out: Outline) -> None:
     found = _FRONT_TITLE.search(front[2]) if front else None
     title = next((part for part in found.groups() if part), None) if found else None
     body = text[front.end() :] if front else text
-    if len(body) > PLAIN_CHARS:
-        title = title or _write_plainly(body, out)
-    else:
-        markdown = MarkdownIt("commonmark").enable(["table", "strikethrough"])
-        for piece in _pieces(body):
-            tokens = markdown.parse(piece)
-            title = title or _first_heading(tokens)
-            _write(tokens, out)
-    out.title = title
+    first = write(body, out)
+    out.title = title or first
     if front and out.empty:
         out.paragraph(front[2])
+
+
+def write(text: str, out: Outline) -> str | None:
+    """Markdown without front matter. Returns its first heading of level 1."""
+    if len(text) > PLAIN_CHARS:
+        return _write_plainly(text, out)
+    markdown, title = MarkdownIt("commonmark").enable(["table", "strikethrough"]), None
+    for piece in _pieces(text):
+        tokens = markdown.parse(piece)
+        title = title or _first_heading(tokens)
+        _write(tokens, out)
+    return title
 
 
 def _pieces(text: str) -> list[str]:

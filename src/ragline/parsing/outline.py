@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from functools import lru_cache
+from itertools import count
+from pathlib import Path
 
 from ragline.errors import DocumentRejected, Reason
-from ragline.types import Block, Parsed
+from ragline.parsing.limits import Limits
+from ragline.types import Block, Member, Parsed
 
 MAX_HEADING_CHARS = 200
 """A longer "heading" is a paragraph that somebody made bold: it stays text, cut short in the heading path."""
+
+MAX_NAME_CHARS = 500
+"""Of a member's name, its end: the uri that it becomes goes with every passage."""
 
 MAX_CELL_NAME_CHARS = 80
 """A longer column name is cut in the rows: it would drown the values it names."""
@@ -65,17 +71,53 @@ def names_columns(row: Sequence[str]) -> bool:
     return not any(_NUMBER.fullmatch(cell) for cell in named)
 
 
+def too_much_text(limits: Limits) -> DocumentRejected:
+    return DocumentRejected(
+        Reason.TOO_LARGE,
+        f"The document yields more than {limits.max_text_chars:,} characters of text.",
+        next_step="Split it, or raise RAGLINE_INGEST__MAX_TEXT_CHARS.",
+    )
+
+
+def too_many_members(limits: Limits) -> DocumentRejected:
+    return DocumentRejected(
+        Reason.TOO_LARGE,
+        f"The document holds more than {limits.max_members:,} files, or {limits.max_members_bytes >> 20} MiB in them.",
+        next_step="Split it, or raise RAGLINE_INGEST__MAX_MEMBERS and RAGLINE_INGEST__MAX_MEMBERS_BYTES.",
+    )
+
+
+def _only_a_name(path: str, taken: Container[str] = ()) -> str:
+    """`path` as a relative one that leads nowhere else, different from those that are `taken`."""
+    parts = [one_line(part)[:MAX_NAME_CHARS] for part in path.replace("\\", "/").split("/")]
+    name = "/".join(part for part in parts if part not in ("", ".", ".."))[-MAX_NAME_CHARS:].lstrip("/") or "unnamed"
+    if name not in taken:
+        return name
+    stem, dot, ending = name.rpartition(".")
+    numbered = (f"{stem} ({n}){dot}{ending}" if stem else f"{name} ({n})" for n in count(2))
+    return next(other for other in numbered if other not in taken)
+
+
+class Postponed(Exception):
+    """The document needs a slow program, and this is not the lane for it: it is to be parsed again in the other one."""
+
+
 class Outline:
     """Gathers a document in reading order. Not thread-safe; one per document.
 
-    Units:  `max_chars` in characters of text; the piece that goes beyond raises DocumentRejected(TOO_LARGE).
+    limits:  the piece of text, or the member, that goes beyond raises DocumentRejected(TOO_LARGE).
+    name:    the document's uri.   slow: whether programs may be called that take their time; they write in `scratch`.
     """
 
-    def __init__(self, *, max_chars: int) -> None:
+    def __init__(self, limits: Limits, *, name: str = "", slow: bool = False, scratch: Path | None = None) -> None:
         self.title: str | None = None
-        self.media_type: str | None = None
-        """What the upload declared, for formats that share a file."""
-        self._max_chars = max_chars
+        self.name = name
+        self.scratch = scratch
+        self.limits = limits
+        self._slow = slow
+        self._members: dict[str, bytes] = {}
+        self._members_bytes = 0
+        self._left_out: list[str] = []
         self._parts: list[str] = []
         self._length = 0
         self._blocks: list[Block] = []
@@ -85,6 +127,11 @@ class Outline:
     @property
     def empty(self) -> bool:
         return self._length == 0
+
+    @property
+    def letters(self) -> int:
+        """How many characters but white space were written."""
+        return sum(len("".join(part.split())) for part in self._parts)
 
     def page(self, number: int) -> None:
         """What follows stands on this page, counted from 1."""
@@ -138,15 +185,49 @@ class Outline:
         for i, row in enumerate(filled):
             self.row(row, names if i else (), first=i == 0)
 
+    def take_time(self) -> None:
+        """A program is about to be called that takes seconds, not milliseconds. Raises Postponed."""
+        if not self._slow:
+            raise Postponed
+
+    @property
+    def members(self) -> list[tuple[str, bytes]]:
+        """Name and bytes of each file inside, in order."""
+        return list(self._members.items())
+
+    @property
+    def left_out(self) -> list[str]:
+        return self._left_out
+
+    @property
+    def members_left_bytes(self) -> int:
+        """What the members to come may still hold together."""
+        return self.limits.max_members_bytes - self._members_bytes
+
+    def member(self, name: str, data: bytes) -> None:
+        """A file inside this one, which becomes a document of its own. Names are only names, each stands once."""
+        if len(data) > self.limits.max_member_bytes:
+            self.leave_out(name, f"{len(data):,} bytes are over the limit of {self.limits.max_member_bytes:,}")
+            return
+        self._members_bytes += len(data)
+        if len(self._members) >= self.limits.max_members or self._members_bytes > self.limits.max_members_bytes:
+            raise too_many_members(self.limits)
+        self._members[_only_a_name(name, self._members)] = data
+
+    def leave_out(self, name: str, why: str) -> None:
+        """A file inside this one that cannot become a document; its owner is told."""
+        self._left_out.append(f"{_only_a_name(name)}: {why}")
+
     def parsed(self) -> Parsed:
-        """The document. Raises DocumentRejected(EMPTY) when nothing was written."""
+        """The document. Raises DocumentRejected(EMPTY) when nothing was written, and it holds no members."""
         text = "".join(self._parts)
-        if not text.strip():
+        if not text.strip() and not self._members:
             raise DocumentRejected(
                 Reason.EMPTY, "The document holds no text.", next_step="Upload it again with its content."
             )
         title = one_line(self.title or "")[:MAX_HEADING_CHARS]
-        return Parsed(text=text, blocks=tuple(self._blocks), title=title or None)
+        members = tuple(Member(name, data) for name, data in self.members)
+        return Parsed(text, tuple(self._blocks), title or None, members, tuple(self._left_out))
 
     def exact(self, text: str) -> None:
         """`text` as it is, not cleaned; for what was text before it came here."""
@@ -155,12 +236,8 @@ class Outline:
     def _write(self, text: str, *, apart: bool, table: bool) -> None:
         if not text or text.isspace():
             return
-        if self._length + len(text) > self._max_chars:
-            raise DocumentRejected(
-                Reason.TOO_LARGE,
-                f"The document yields more than {self._max_chars:,} characters of text.",
-                next_step="Split it, or raise RAGLINE_INGEST__MAX_TEXT_CHARS.",
-            )
+        if self._length + len(text) > self.limits.max_text_chars:
+            raise too_much_text(self.limits)
         headings = tuple(heading for _, heading in self._path)
         last = self._blocks[-1] if self._blocks else None
         same = last is not None and (last.page, last.headings, last.table) == (self._page, headings, table)

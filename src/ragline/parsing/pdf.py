@@ -9,6 +9,7 @@ import pypdfium2
 import pypdfium2.raw as pdfium
 
 from ragline.errors import DocumentRejected, Reason
+from ragline.parsing import ocr, scans
 from ragline.parsing.outline import Outline, clean, one_line
 
 _VERSION = re.compile(rb"%PDF-\d\.\d")
@@ -30,6 +31,7 @@ def parse(data: bytes, out: Outline) -> None:
         pages = len(document)
         out.title = _title(document)
         texts, broken = _texts(document, pages)
+        missing = _read_scans(document, texts, out)
         bookmarks = _bookmarks(document)
     finally:
         document.close()
@@ -38,7 +40,7 @@ def parse(data: bytes, out: Outline) -> None:
         out.page(number)
         _write_page(_join_hyphens(text, compounds), bookmarks.get(number - 1, []), out)
     if out.empty:
-        _refuse(pages, broken)
+        _refuse(pages, broken, missing)
 
 
 def _open(data: bytes) -> pypdfium2.PdfDocument:
@@ -78,13 +80,31 @@ def _damaged() -> DocumentRejected:
     )
 
 
-def _refuse(pages: int, broken: int) -> None:
+def _read_scans(document: pypdfium2.PdfDocument, texts: list[str], out: Outline) -> tuple[str, str] | None:
+    """Fill in `texts` of pages that are scans, by OCR. Returns why that cannot be, and what mends it."""
+    pages = scans.among(document, texts)
+    missing = ocr.why_not(out) if pages else None
+    if missing is not None:
+        for index in pages:
+            out.leave_out(f"page {index + 1}", f"a scan, and {missing[0]}")
+    elif pages:
+        for index, words in scans.read(document, pages, out).items():
+            texts[index] = words
+    return missing
+
+
+def _refuse(pages: int, broken: int, missing: tuple[str, str] | None) -> None:
     if broken == pages:
         raise _damaged()
+    which = f"its {pages} pages are" if pages > 1 else "its 1 page is"
+    if missing is not None:
+        raise DocumentRejected(
+            Reason.NO_TEXT, f"The PDF has no text layer: {which} scanned, and {missing[0]}.", next_step=missing[1]
+        )
     raise DocumentRejected(
         Reason.NO_TEXT,
-        f"The PDF has no text layer: its {pages} page{'s are' if pages > 1 else ' is'} most likely scanned images.",
-        next_step="Run it through OCR first (this version has none) and upload the result.",
+        f"The PDF has no text layer, and {which} without words that OCR could find.",
+        next_step="Upload a sharper scan, or one with a text layer, if there are words in it.",
     )
 
 

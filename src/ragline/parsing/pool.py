@@ -9,14 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
+import shutil
 import signal
 import sys
+import tempfile
 from asyncio.subprocess import DEVNULL, PIPE, Process
+from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from ragline.errors import DocumentRejected, EngineUnavailable, Reason
 from ragline.parsing import frames
-from ragline.parsing.frames import Rejection, Request
+from ragline.parsing.frames import Rejection, Request, SlowLane
+from ragline.parsing.limits import Limits
 from ragline.types import Parsed
 
 START_TIMEOUT_S: Final = 60.0
@@ -39,8 +45,11 @@ class _ChildDied(Exception):
 class ParserPool:
     """`protocols.Parser` over at most `processes` children (0: one per core).
 
-    Units:   `timeout_s` for one document from the moment a child has it; `memory_bytes` of address space that one parse
-             may add to its child (Linux); `max_text_chars` of the text that comes out.
+    A document that needs a slow program (OCR, LibreOffice) is sent again in a lane of its own, one at a time, so that no
+    other waits for it.
+
+    Units:   `timeout_s` for one document from the moment a child has it.
+    scratch: folder for what those programs write; its contents are removed when the pool is made.
     Formats: name of the module that holds the table of formats.
     """
 
@@ -49,14 +58,16 @@ class ParserPool:
         *,
         processes: int,
         timeout_s: float,
-        memory_bytes: int,
-        max_text_chars: int,
+        limits: Limits,
+        scratch: Path | None = None,
         formats: str = "ragline.parsing.formats",
     ) -> None:
         self._slots = asyncio.Semaphore(processes or _cores())
+        self._slow = asyncio.Semaphore(1)
         self._timeout_s = timeout_s
-        self._memory_bytes = memory_bytes
-        self._max_text_chars = max_text_chars
+        self._limits = limits
+        self._scratch = scratch or Path(tempfile.gettempdir()) / f"ragline-parsing-{os.getpid()}"
+        shutil.rmtree(self._scratch, ignore_errors=True)
         self._formats = formats
         self._idle: list[_Child] = []
         self._all: set[_Child] = set()
@@ -65,19 +76,33 @@ class ParserPool:
 
     async def parse(self, data: bytes, *, name: str, media_type: str | None) -> Parsed:
         """Raises DocumentRejected; EngineUnavailable when no child can be started, which is no document's fault."""
-        request = Request(name, media_type, self._memory_bytes, self._max_text_chars)
-        async with self._slots:
+        request = Request(name, media_type, self._limits)
+        reply = await self._ask(request, data, self._slots, self._timeout_s, "parse_timeout_s")
+        if isinstance(reply, SlowLane):
+            request = replace(request, slow=True)
+            timeout_s = self._timeout_s + self._limits.tools.timeout_s
+            reply = await self._ask(request, data, self._slow, timeout_s, "tool_timeout_s")
+        if isinstance(reply, Rejection):
+            raise DocumentRejected(Reason(reply.reason), reply.message, next_step=reply.next_step)
+        if isinstance(reply, SlowLane):
+            raise _unavailable("A parser process asked for what it had.")
+        return reply
+
+    async def _ask(
+        self, request: Request, data: bytes, slots: asyncio.Semaphore, timeout_s: float, setting: str
+    ) -> Parsed | Rejection | SlowLane:
+        async with slots:
             child = await self._take()
             keep = False
             try:
-                async with asyncio.timeout(self._timeout_s):
+                async with asyncio.timeout(timeout_s):
                     reply, last = await child.ask(request, data)
                 keep = not last
             except TimeoutError:
                 raise DocumentRejected(
                     Reason.TIMEOUT,
-                    f"Parsing the document took longer than {self._timeout_s:g} s.",
-                    next_step="Split it, or raise RAGLINE_INGEST__PARSE_TIMEOUT_S.",
+                    f"Parsing the document took longer than {timeout_s:g} s.",
+                    next_step=f"Split it, or raise RAGLINE_INGEST__{setting.upper()}.",
                 ) from None
             except _ChildDied:
                 raise await self._post_mortem(child) from None
@@ -86,9 +111,7 @@ class ParserPool:
                     self._idle.append(child)
                 else:
                     self._bury(child)
-        if isinstance(reply, Rejection):
-            raise DocumentRejected(Reason(reply.reason), reply.message, next_step=reply.next_step)
-        return reply
+            return reply
 
     async def warm(self) -> None:
         """Have one child ready, so that the first document does not wait for it."""
@@ -117,7 +140,7 @@ class ParserPool:
             self._bury(child)  # something outside ended it while it was idle
         if self._closing.is_set():
             raise _unavailable("The parser is shutting down.")
-        child = await _Child.start(self._formats)
+        child = await _Child.start(self._formats, self._scratch)
         self._all.add(child)
         if self._closing.is_set():  # closed while it started
             self._bury(child)
@@ -154,8 +177,9 @@ class ParserPool:
 class _Child:
     """A process and its two pipes."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, scratch: Path) -> None:
         self._ready = False
+        self._scratch = scratch
         assert process.stdin is not None
         assert process.stdout is not None
         self._process = process
@@ -163,18 +187,19 @@ class _Child:
         self._replies = process.stdout
 
     @classmethod
-    async def start(cls, formats: str) -> _Child:
+    async def start(cls, formats: str, folder: Path) -> _Child:
         environment = {key: os.environ[key] for key in _PASSED_ENVIRONMENT if key in os.environ}
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         # A session of its own: Ctrl-C in the terminal is for us alone. -P: no file in this folder shadows a module.
-        command = (sys.executable, "-P", "-m", "ragline.parsing.child", formats)
+        scratch = folder / secrets.token_hex(8)
+        command = (sys.executable, "-P", "-m", "ragline.parsing.child", formats, str(scratch))
         try:
             process = await asyncio.create_subprocess_exec(
                 *command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, start_new_session=True, env=environment
             )
         except OSError as error:
             raise _unavailable(f"A parser process could not be started: {error.strerror}.") from error
-        child = cls(process)
+        child = cls(process, scratch)
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await child._read()
@@ -194,7 +219,7 @@ class _Child:
     def alive(self) -> bool:
         return self._process.returncode is None and not self._replies.at_eof()
 
-    async def ask(self, request: Request, data: bytes) -> tuple[Parsed | Rejection, bool]:
+    async def ask(self, request: Request, data: bytes) -> tuple[Parsed | Rejection | SlowLane, bool]:
         """Send a document and read the answer. Raises _ChildDied."""
         with memoryview(data) as view:
             try:
@@ -204,7 +229,8 @@ class _Child:
                     await self._requests.drain()
             except (BrokenPipeError, ConnectionResetError) as error:
                 raise _ChildDied from error
-        head, body = await self._read(max_body_bytes=4 * request.max_text_chars)
+        limits = request.limits
+        head, body = await self._read(max_body_bytes=4 * limits.max_text_chars + limits.max_members_bytes)
         try:
             if len(head) + len(body) > OFFLOAD_BYTES:
                 return await asyncio.to_thread(frames.unpack_reply, head, body)
@@ -225,9 +251,9 @@ class _Child:
         return frame
 
     def kill(self) -> None:
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+        """End the child, and with it whatever program it has called: they share a session, so a group."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     async def end(self) -> int:
         """The exit code of a child that has closed its pipe; one that then lingers is ended by SIGABRT's number."""
@@ -244,6 +270,8 @@ class _Child:
         await self._process.wait()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             await self._requests.wait_closed()
+        if self._scratch.exists():
+            await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
 
 
 def _cores() -> int:

@@ -10,69 +10,31 @@ and the attempt it was claimed with, and changes nothing when either has moved o
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, cast
 
-from sqlalchemy import Connection, func, literal, select
+from sqlalchemy import Connection, Row, func, literal, select
 
 from ragline.clock import Clock
 from ragline.registry import sources
+from ragline.registry.acceptance import Accepted, Incoming, accept, bury, document_id, inside
 from ragline.registry.database import Database
 from ragline.registry.rows import (
-    INSERT,
     SETTLED,
-    SWEEP_NOW,
     SWEEP_ONCE_LIVE,
-    SWEPT,
+    UNSETTLED_INSIDE,
     UPDATE,
     document_of,
-    garbage_of,
     get_row,
-    move_visible,
     next_sequence,
     tell,
     unknown_document,
 )  # fmt: skip
 from ragline.registry.tables import documents, history, namespaces
-from ragline.types import Document, Groups, HistoryEntry, Metadata, Namespace, State
+from ragline.types import Document, HistoryEntry, Namespace, State
 
 LOOK_AGAIN_S = 0.02
 """Least time between two looks of a waiter: under ingest there are many commits a second."""
-
-Outcome = Literal["created", "updated", "payload", "unchanged"]
-
-
-@dataclass(frozen=True, slots=True)
-class Incoming:
-    """What is written about bytes that lie in `blob`. `fingerprint` covers the bytes and how they are to be parsed."""
-
-    uri: str
-    title: str | None
-    media_type: str | None
-    size: int
-    sha256: str
-    fingerprint: str
-    blob: str
-    groups: Groups
-    metadata: Metadata
-    source: str | None = None
-    version: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    document: Document
-    outcome: Outcome
-    sequence: int
-
-
-def document_id(namespace: Namespace, uri: str) -> str:
-    """The same for a uri as long as the namespace lives; one made anew under its name has other documents."""
-    return hashlib.blake2b(
-        f"{namespace.name}-{namespace.uid}\0{uri}".encode("utf-8", "surrogatepass"), digest_size=12
-    ).hexdigest()
 
 
 class Documents:
@@ -86,15 +48,16 @@ class Documents:
         """Take the next sequence number and write the new revision, or find that nothing has changed.
 
         Same bytes, other words (title, metadata, groups): a payload-only revision; the content, and what serves, stay.
-        A document that failed or was deleted always gets a new content.
-        Raises:  NotFound: the namespace.  Conflict: it comes from a source, and is a document of another one.
+        A document that failed or was deleted always gets a new content. What lies inside it gets its readers at once.
+        Raises:  NotFound: the namespace.  Conflict: the uri is that of a file inside another document; or it comes from a
+                 source, and is a document of another one.
         """
 
         def work(connection: Connection) -> Accepted:
             id = document_id(namespace, incoming.uri)
             if incoming.source is not None:
                 sources.check(connection, id, incoming.source)
-            accepted = self._accept(connection, namespace, incoming)
+            accepted = accept(connection, self._clock.now(), namespace, incoming, None)
             if incoming.source is not None:
                 sources.bring(connection, id, namespace.name, incoming.source, incoming.version)
             elif accepted.outcome in ("updated", "payload"):
@@ -103,90 +66,42 @@ class Documents:
 
         return await self._database.write(work)
 
-    def _accept(self, connection: Connection, holder: Namespace, incoming: Incoming) -> Accepted:
-        now = self._clock.now()
-        namespace, uid = holder.name, holder.uid
-        id = document_id(holder, incoming.uri)
-        old = get_row(connection, id)
-        groups = sorted(incoming.groups)
-        payload = {"given_title": incoming.title, "groups": groups, "metadata": dict(incoming.metadata)}
-        same_bytes = (
-            old is not None
-            and old.state not in (State.FAILED, State.DELETED)
-            and old.fingerprint == incoming.fingerprint
-        )
-        if same_bytes and all(getattr(old, name) == value for name, value in payload.items()):
-            sequence = next_sequence(connection, namespace, 0, uid=uid)
-            connection.execute(UPDATE, {"which": id, "verified_at": now})
-            return Accepted(document_of(get_row(connection, id)), "unchanged", sequence)
-
-        sequence = next_sequence(connection, namespace, 1, uid=uid)
-        title = incoming.title or incoming.uri.rstrip("/").rsplit("/", 1)[-1]
-        values: dict[str, Any] = {**payload, "revision": sequence, "updated_at": now, "verified_at": now}
-        if incoming.title:
-            values["title"] = incoming.title
-        if same_bytes:
-            assert old is not None
-            if old.state == State.INDEXED:
-                values |= {"state": State.CHUNKED, "attempt": 0, "lease_until": 0.0}
-            connection.execute(UPDATE, {"which": id, **values})
-        else:
-            values |= {
-                "title": title, "media_type": incoming.media_type, "size": incoming.size, "sha256": incoming.sha256,
-                "fingerprint": incoming.fingerprint, "content": sequence, "blob": incoming.blob, "reason": None,
-                "state": State.RECEIVED, "attempt": 0, "lease_until": 0.0, "chunks": None, "received_at": now,
-                "sweep": SWEEP_ONCE_LIVE,
-            }  # fmt: skip
-            if old is None:
-                values |= {"id": id, "namespace": namespace, "uri": incoming.uri, "live": None, "live_blob": None,
-                           "garbage": [], "sweep": SWEPT, "settled": 0}  # fmt: skip
-                connection.execute(INSERT, values)
-            else:
-                values["garbage"] = garbage_of(old, keep=(incoming.blob, old.live_blob))
-                connection.execute(UPDATE, {"which": id, **values})
-        if old is not None and old.live is not None and (old.groups != groups or same_bytes):
-            move_visible(connection, namespace)
-        outcome: Outcome = "created" if old is None else "payload" if same_bytes else "updated"
-        tell(connection, id, now, sequence, 0, outcome, f"{incoming.size} bytes, sha256 {incoming.sha256[:12]}")
-        return Accepted(document_of(get_row(connection, id)), outcome, sequence)
-
     async def delete(self, namespace: str, id: str) -> Document:
-        """Write a tombstone: not served from this moment on; rows and blobs go afterwards. Raises NotFound."""
+        """Write a tombstone, and one on all that lies inside: not served from this moment on; rows and blobs go afterwards.
 
-        def values(old: Any) -> dict[str, Any]:
-            gone = {"live": None, "blob": None, "live_blob": None, "garbage": garbage_of(old, keep=())}
-            return gone | {"state": State.DELETED, "sweep": SWEEP_NOW}
+        Raises:  NotFound.
+        """
 
-        return await self._change(namespace, id, values, "deleted", "tombstone written")
+        def work(connection: Connection) -> Document:
+            old = self._standing(connection, namespace, id)
+            rows = [*inside(connection, old), old]
+            bury(connection, self._clock.now(), rows, detail="tombstone written")
+            return document_of(get_row(connection, id))
+
+        return await self._database.write(work)
 
     async def retry(self, namespace: str, id: str) -> Document:
         """Parse the same bytes again, as a new content: after a failure, or with other chunk settings. Raises NotFound."""
 
-        def values(_: Any) -> dict[str, Any]:
-            return {"state": State.RECEIVED, "chunks": None, "sweep": SWEEP_ONCE_LIVE}
-
-        return await self._change(namespace, id, values, "retried", "to be parsed again")
-
-    async def _change(
-        self, namespace: str, id: str, values: Callable[[Any], dict[str, Any]], event: str, detail: str
-    ) -> Document:
-        """A new content, by the next sequence number, of a document that is not deleted."""
-
         def work(connection: Connection) -> Document:
-            old = get_row(connection, id)
-            if old is None or old.namespace != namespace or old.state == State.DELETED:
-                raise unknown_document(id, namespace)
+            self._standing(connection, namespace, id)
             now, sequence = self._clock.now(), next_sequence(connection, namespace, 1)
-            begun = {"revision": sequence, "content": sequence, "reason": None, "attempt": 0, "lease_until": 0.0}
-            changed = values(old)
-            connection.execute(UPDATE, {"which": id, "updated_at": now, **begun, **changed})
-            if "live" in changed:
-                move_visible(connection, namespace)
-                sources.forget(connection, id)
-            tell(connection, id, now, sequence, 0, event, detail)
+            values = {
+                "revision": sequence, "content": sequence, "reason": None, "attempt": 0, "lease_until": 0.0,
+                "state": State.RECEIVED, "chunks": None, "sweep": SWEEP_ONCE_LIVE, "updated_at": now,
+            }  # fmt: skip
+            connection.execute(UPDATE, {"which": id, **values})
+            tell(connection, id, now, sequence, 0, "retried", "to be parsed again")
             return document_of(get_row(connection, id))
 
         return await self._database.write(work)
+
+    def _standing(self, connection: Connection, namespace: str, id: str) -> Row[Any]:
+        """The row of a document that is not deleted. Raises NotFound."""
+        row = cast("Row[Any] | None", get_row(connection, id))
+        if row is None or row.namespace != namespace or row.state == State.DELETED:
+            raise unknown_document(id, namespace)
+        return row
 
     # ── what readers ask ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -250,9 +165,12 @@ class Documents:
         return await self._wait(lambda connection: connection.execute(query).first() is not None, deadline_s)
 
     async def settled_all(self, revisions: Mapping[str, int], *, deadline_s: float) -> bool:
-        """Wait until each of these documents is settled at its revision or a later one. False: the deadline came first."""
+        """Wait until each of these documents is settled at its revision or a later one, and so is all that lies inside.
 
-        left = dict(revisions)
+        False: the deadline came first.
+        """
+
+        left, roots = dict(revisions), list(revisions)
 
         def done(connection: Connection) -> bool:
             ids = list(left)
@@ -260,7 +178,10 @@ class Documents:
                 for id, settled in connection.execute(SETTLED, {"ids": ids[start : start + 500]}):
                     if settled >= left[id]:
                         del left[id]
-            return not left
+            return not left and not any(
+                connection.execute(UNSETTLED_INSIDE, {"ids": roots[start : start + 500]}).first()
+                for start in range(0, len(roots), 500)
+            )
 
         return await self._wait(done, deadline_s)
 

@@ -101,6 +101,11 @@ GUARD = (
     .where(namespaces.c.name == bindparam("which"))
 )
 SETTLED = select(documents.c.id, documents.c.settled).where(documents.c.id.in_(bindparam("ids", expanding=True)))
+UNSETTLED_INSIDE = (
+    select(literal(1))
+    .where(documents.c.settled < documents.c.revision, documents.c.root.in_(bindparam("ids", expanding=True)))
+    .limit(1)
+)
 
 
 def get_row(connection: Connection, id: str) -> Any:

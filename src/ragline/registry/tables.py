@@ -77,6 +77,10 @@ documents = Table(
     Column("received_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),
     Column("verified_at", Float, nullable=False),
+    Column("parent", String(32)),
+    Column("root", String(32)),
+    Column("depth", Integer, nullable=False, server_default="0"),
+    Column("members", Integer, nullable=False, server_default="0"),
     UniqueConstraint("namespace", "uri", name="uq_documents_uri"),
 )
 
@@ -91,6 +95,9 @@ Index(
     sqlite_where=column("settled") < column("revision"),
     postgresql_where=column("settled") < column("revision"),
 )
+IS_MEMBER = column("root").is_not(None)
+Index("ix_documents_root", documents.c.root, sqlite_where=IS_MEMBER, postgresql_where=IS_MEMBER)
+Index("ix_documents_parent", documents.c.parent, sqlite_where=IS_MEMBER, postgresql_where=IS_MEMBER)
 Index("ix_documents_listing", documents.c.namespace, documents.c.id)
 
 history = Table(

@@ -1,0 +1,91 @@
+"""Files inside documents, as SQL: accepted, and deleted, only while the document that holds them is what it was.
+
+Each write names the content and the attempt that the parent was claimed with, as every other advance does: a worker that
+was overtaken changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from sqlalchemy import Connection, bindparam, func, select
+
+from ragline.clock import Clock
+from ragline.errors import Conflict
+from ragline.registry.acceptance import INSIDE, Incoming, Tie, accept, bury, inside
+from ragline.registry.database import Database
+from ragline.registry.rows import LOOK_MINE, UPDATE, get_row, mine, tell
+from ragline.registry.tables import documents
+from ragline.types import Document, Namespace, State
+
+_TREE = select(func.count(), func.coalesce(func.sum(documents.c.size), 0)).where(
+    documents.c.root == bindparam("of_root"),
+    documents.c.state != State.DELETED,
+    func.substr(documents.c.uri, 1, bindparam("length")) != bindparam("prefix"),
+)
+_DIRECT = select(documents.c.id).where(documents.c.parent == bindparam("of"), documents.c.state != State.DELETED)
+
+
+class Members:
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def accept(
+        self, namespace: Namespace, parent: Document, members: Sequence[Incoming]
+    ) -> tuple[dict[str, str], list[str]] | None:
+        """Give each a row, or find that it has one: by its fingerprint, so that doing it again changes nothing.
+
+        Returns uri → the blob that its document reads, and what could not be taken, in words. None: superseded.
+        """
+
+        def work(connection: Connection) -> tuple[dict[str, str], list[str]] | None:
+            row = connection.execute(LOOK_MINE, mine(parent)).first()
+            if row is None or row.state == State.DELETED:
+                return None
+            tie = Tie(row.id, row.root or row.id, row.depth + 1, row.content)
+            taken, refused, now = dict[str, str](), list[str](), self._clock.now()
+            for one in members:
+                try:
+                    own = Incoming(
+                        one.uri, None, None, one.size, one.sha256, one.fingerprint, one.blob,
+                        groups=frozenset(row.groups), metadata=row.metadata,
+                    )  # fmt: skip
+                    taken[one.uri] = accept(connection, now, namespace, own, tie).document.blob or ""
+                except Conflict as conflict:
+                    refused.append(conflict.message)
+            if taken:  # at once, so that a delete or a change of readers of the parent meets them
+                connection.execute(UPDATE, {"which": row.id, "members": max(row.members, len(taken))})
+            return taken, refused
+
+        return await self._database.write(work)
+
+    async def keep_only(self, parent: Document, uris: Collection[str], *, told: str) -> bool:
+        """Delete what lay in the document before and does not any more, and write down how many files it holds.
+
+        False: superseded.
+        """
+
+        def work(connection: Connection) -> bool:
+            row = connection.execute(LOOK_MINE, mine(parent)).first()
+            if row is None or row.state == State.DELETED:
+                return False
+            now, gone = self._clock.now(), []
+            for (id,) in connection.execute(_DIRECT, {"of": row.id}).all():
+                member = get_row(connection, id)
+                if member.uri not in uris:
+                    gone += [member, *inside(connection, member)]
+            if gone:
+                bury(connection, now, gone, detail="not in the document any more that it lay in")
+            connection.execute(UPDATE, {"which": row.id, "members": len(uris)})
+            tell(connection, row.id, now, row.revision, row.attempt, "opened", told)
+            return True
+
+        return await self._database.write(work)
+
+    async def elsewhere(self, document: Document) -> tuple[int, int]:
+        """How many files, and bytes, lie in the outermost document around this one, those inside this one left out."""
+        prefix = document.uri + INSIDE
+        given = {"of_root": document.root or document.id, "prefix": prefix, "length": len(prefix)}
+        row = await self._database.read(lambda connection: connection.execute(_TREE, given).one())
+        return int(row[0]), int(row[1])
