@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ragline import metrics
 from ragline.errors import EngineError, EngineUnavailable, InvalidRequest
@@ -22,7 +23,7 @@ from ragline.registry.guard import Guard, GuardRow, GuardView
 from ragline.settings import QuerySettings
 from ragline.singleflight import SingleFlight
 from ragline.snapshots import Snapshots
-from ragline.types import Epoch, Groups, Hit, LegName, Namespace, Passage, Retrieved, Scope, SearchRequest
+from ragline.types import Groups, Hit, LegName, Namespace, Passage, Retrieved, Scope, SearchRequest
 
 
 class Search:
@@ -68,9 +69,9 @@ class Search:
                 self._snapshots.forget(request.namespace)  # what was waited for may be in another epoch
                 namespace = await self._snapshots.get(request.namespace)
                 scope = Scope(request.groups, parse_filters(request.filters, namespace.epoch.fields))
-            rankings = await self._rankings(request, namespace.epoch, scope, timings, degraded)
+            rankings = await self._rankings(request, namespace, scope, timings, degraded)
             with metrics.stage(timings, "fuse", metrics.retrieval_latency_ms):
-                fused = fuse(rankings, namespace.settings.fusion, top_k=sum(map(len, rankings.values())) or 1)
+                fused = _fused(request, namespace, rankings)
             with metrics.stage(timings, "guard", metrics.retrieval_latency_ms):
                 hits, settled = await self._readable(namespace, request, fused, degraded)
             passages = tuple(Passage(n, hit) for n, hit in enumerate(hits, start=1))
@@ -88,10 +89,11 @@ class Search:
             degraded.append("not_yet_visible")
 
     async def _rankings(
-        self, request: SearchRequest, epoch: Epoch, scope: Scope, timings: dict[str, float], degraded: list[str]
+        self, request: SearchRequest, namespace: Namespace, scope: Scope, timings: dict[str, float], degraded: list[str]
     ) -> Mapping[LegName, Sequence[Hit]]:
         """Run the asked-for legs side by side. Once one is in, the other gets only the grace."""
-        fetch = max(self._settings.candidates, 2 * request.top_k)
+        epoch = namespace.epoch
+        fetch = max(namespace.settings.candidates or self._settings.candidates, 2 * request.top_k)
 
         async def keyword() -> list[Hit]:
             return await self._keywords.search(epoch.keywords, request.query, top_k=fetch, scope=scope)
@@ -172,6 +174,16 @@ class Search:
             if "guard" not in degraded:
                 degraded.append("guard")
             return GuardView(self._guard.last_seen(ids), namespace.visible, 0)
+
+
+def _fused(
+    request: SearchRequest, namespace: Namespace, rankings: Mapping[LegName, Sequence[Hit]]
+) -> Sequence[Hit]:  # fmt: skip
+    """One ranking. Where one leg was asked for there is nothing to fuse: it keeps its own scores."""
+    if len(request.legs) == 1:
+        (leg,) = request.legs
+        return [replace(hit, ranks={leg: rank}) for rank, hit in enumerate(rankings[leg], start=1)]
+    return fuse(rankings, namespace.settings.fusion, top_k=sum(map(len, rankings.values())) or 1)
 
 
 def _check(request: SearchRequest, settings: QuerySettings) -> None:

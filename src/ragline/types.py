@@ -108,13 +108,15 @@ class Fusion:
 class NamespaceSettings:
     """What an owner may choose for a namespace.
 
-    A change of `fusion` holds at once; of `fields`, from the next epoch (`ragline reindex`); of the chunk sizes, for what
-    is parsed from then on (`ragline reindex --reparse` for the rest).
-    Units: `chunk_tokens`, `overlap_tokens` in the embedder's own tokens.
+    A change of `fusion` or `candidates` holds at once; of `fields`, from the next epoch (`ragline reindex`); of the chunk
+    sizes, for what is parsed from then on (`ragline reindex --reparse` for the rest).
+    Units: `candidates` in hits a leg before fusion, None: as the process has it; `chunk_tokens`, `overlap_tokens` in the
+    embedder's own tokens.
     """
 
     fields: Mapping[str, FieldType] = field(default_factory=dict)
     fusion: Fusion = field(default_factory=Fusion)
+    candidates: int | None = None
     chunk_tokens: int = 200
     overlap_tokens: int = 32
     public: bool = False
