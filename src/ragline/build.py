@@ -14,6 +14,7 @@ from ragline.contents import Contents
 from ragline.epochs import Epochs
 from ragline.errors import ConfigurationError
 from ragline.ingest import Ingest
+from ragline.languages import known_to
 from ragline.protocols import Embedder, Generator, KeywordIndex, VectorStore
 from ragline.query import Search
 from ragline.registry.claims import Claims
@@ -67,9 +68,10 @@ async def build(settings: Settings) -> System:
         blobs = KeepingBlobs(open_blobs(settings.blobs or str(settings.data_dir.absolute() / "blobs")))
         contents = Contents(blobs)
         snapshots = Snapshots(namespaces, clock)
+        languages = known_to(embedder.space, settings.embedder.languages)
         ingest = Ingest(
             snapshots=snapshots, documents=documents, claims=claims, contents=contents, parser=parser,
-            embedder=embedder, vectors=vectors, keywords=keywords, settings=settings.ingest,
+            embedder=embedder, vectors=vectors, keywords=keywords, settings=settings.ingest, languages=languages,
         )  # fmt: skip
         epochs = Epochs(
             namespaces=namespaces, documents=documents, contents=contents, ingest=ingest, vectors=vectors,
@@ -78,13 +80,13 @@ async def build(settings: Settings) -> System:
         )  # fmt: skip
         search = Search(
             snapshots=snapshots, documents=documents, guard=Guard(database), embedder=embedder, vectors=vectors,
-            keywords=keywords, settings=settings.query,
+            keywords=keywords, settings=settings.query, languages=languages,
         )  # fmt: skip
         system = System(
             settings=settings, clock=clock, database=database, namespaces=namespaces, documents=documents,
             claims=claims, sources=Sources(database, clock), keys=Keys(database, clock), blobs=blobs, contents=contents,
-            snapshots=snapshots, embedder=embedder, vectors=vectors, keywords=keywords, ingest=ingest, epochs=epochs,
-            search=search,
+            snapshots=snapshots, embedder=embedder, languages=languages, vectors=vectors, keywords=keywords, ingest=ingest,
+            epochs=epochs, search=search,
             answers=Answers(search=search, generators=generators, embedder=embedder, settings=settings.query),
             ingest_worker=IngestWorker(ingest=ingest, claims=claims, database=database, settings=settings.ingest),
             housekeeper=Housekeeper(epochs=epochs, namespaces=namespaces), closers=tuple(reversed(closers)),

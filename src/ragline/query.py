@@ -16,6 +16,7 @@ from ragline import metrics
 from ragline.errors import EngineError, EngineUnavailable, InvalidRequest
 from ragline.filters import parse_filters
 from ragline.fusion import fuse
+from ragline.languages import of_query, weighed
 from ragline.leg import Leg
 from ragline.protocols import Embedder, KeywordIndex, VectorStore
 from ragline.registry.documents import Documents
@@ -23,14 +24,15 @@ from ragline.registry.guard import Guard, GuardRow, GuardView
 from ragline.settings import QuerySettings
 from ragline.singleflight import SingleFlight
 from ragline.snapshots import Snapshots
-from ragline.types import Groups, Hit, LegName, Namespace, Passage, Retrieved, Scope, SearchRequest
+from ragline.types import Fusion, Groups, Hit, LegName, Namespace, Passage, Retrieved, Scope, SearchRequest
 
 
 class Search:
     def __init__(
         self, *, snapshots: Snapshots, documents: Documents, guard: Guard, embedder: Embedder, vectors: VectorStore,
-        keywords: KeywordIndex, settings: QuerySettings,
+        keywords: KeywordIndex, settings: QuerySettings, languages: frozenset[str] | None = None,
     ) -> None:  # fmt: skip
+        """`languages`: that the embedder knows; None: all."""
         self._snapshots = snapshots
         self._documents = documents
         self._guard = guard
@@ -38,6 +40,7 @@ class Search:
         self._vectors = vectors
         self._keywords = keywords
         self._settings = settings
+        self._languages = languages
         self._flights: SingleFlight[Retrieved] = SingleFlight()
         many = settings.leg_concurrency
         self._legs: dict[LegName, Leg] = {
@@ -71,11 +74,19 @@ class Search:
                 scope = Scope(request.groups, parse_filters(request.filters, namespace.epoch.fields))
             rankings = await self._rankings(request, namespace, scope, timings, degraded)
             with metrics.stage(timings, "fuse", metrics.retrieval_latency_ms):
-                fused = _fused(request, namespace, rankings)
+                fused = _fused(request, await self._fusion(request, namespace), rankings)
             with metrics.stage(timings, "guard", metrics.retrieval_latency_ms):
                 hits, settled = await self._readable(namespace, request, fused, degraded)
             passages = tuple(Passage(n, hit) for n, hit in enumerate(hits, start=1))
         return Retrieved(passages, tuple(degraded), namespace.epoch.label, settled, timings)
+
+    async def _fusion(self, request: SearchRequest, namespace: Namespace) -> Fusion:
+        """The namespace's; where it holds documents that the embedder does not understand, for the query's language."""
+        fusion = namespace.settings.fusion
+        if self._languages is None or not namespace.foreign or len(request.legs) == 1:
+            return fusion
+        language = await asyncio.to_thread(of_query, request.query)
+        return fusion if language in self._languages else weighed(fusion)
 
     async def _wait(self, request: SearchRequest, degraded: list[str]) -> None:
         assert request.min_sequence is not None
@@ -177,13 +188,13 @@ class Search:
 
 
 def _fused(
-    request: SearchRequest, namespace: Namespace, rankings: Mapping[LegName, Sequence[Hit]]
+    request: SearchRequest, fusion: Fusion, rankings: Mapping[LegName, Sequence[Hit]]
 ) -> Sequence[Hit]:  # fmt: skip
     """One ranking. Where one leg was asked for there is nothing to fuse: it keeps its own scores."""
     if len(request.legs) == 1:
         (leg,) = request.legs
         return [replace(hit, ranks={leg: rank}) for rank, hit in enumerate(rankings[leg], start=1)]
-    return fuse(rankings, namespace.settings.fusion, top_k=sum(map(len, rankings.values())) or 1)
+    return fuse(rankings, fusion, top_k=sum(map(len, rankings.values())) or 1)
 
 
 def _check(request: SearchRequest, settings: QuerySettings) -> None:

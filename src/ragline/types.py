@@ -151,6 +151,8 @@ class Namespace:
     epoch: Epoch
     building: Epoch | None
     created_at: float
+    foreign: bool = False
+    """Whether it holds, or has held, documents in a language that the embedder does not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,7 @@ class Document:
     blob:     the folder of `content`: the bytes, the text and its chunks, the vectors.  `live_blob`: that of `live`.
     garbage:  folders of contents that were replaced.
     title:    `given_title`, else what the parser found, else the last part of the uri.
+    language: of its text (ISO 639-1), where that matters to the embedder and can be told.
     Units:    `size` in bytes, times in seconds since 1970.
     """
 
@@ -188,6 +191,7 @@ class Document:
     metadata: Metadata
     sha256: str
     chunks: int | None
+    language: str | None
     received_at: float
     updated_at: float
     verified_at: float

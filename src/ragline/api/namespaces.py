@@ -66,6 +66,8 @@ async def show_namespace(namespace: str, request: Request, _: Reader) -> dict[st
         "documents": {state.value: count for state, count in counts.items()},
         "chunks": await system.documents.chunks(namespace),
         "building": building,
+        "languages": await system.documents.languages(namespace) if found.foreign else {},
+        "embedder_languages": sorted(system.languages) if system.languages is not None else None,
         "candidates": found.settings.candidates or system.settings.query.candidates,
         "space": asdict(found.epoch.space) | {"id": found.epoch.space.id},
         "serving_fields": dict(found.epoch.fields),

@@ -197,6 +197,7 @@ def _facts(one: dict[str, Any]) -> list[tuple[str, object]]:
         ("reason", one["reason"]),
         ("served", served),
         ("chunks", one["chunks"]),
+        ("language", one["language"]),
         ("type", one["media_type"]),
         ("size", f"{one['size']} bytes"),
         ("groups", ", ".join(one["groups"]) or "everyone"),

@@ -131,6 +131,7 @@ def _show(screen: Screen, now: dict[str, Any]) -> None:
             ("epoch", now["epoch"]),
             ("building", f"{building['epoch']}: {building['done']} of {building['total']}" if building else None),
             ("space", now["space"]["id"]),
+            ("languages", ", ".join(f"{count} {name}" for name, count in now["languages"].items()) or None),
             ("fields", ", ".join(f"{name}={kind}" for name, kind in settings["fields"].items()) or "none"),
             ("fusion", f"{fusion['method']} ({weights}), {now['candidates']} candidates"),
             ("chunk tokens", f"{settings['chunk_tokens']}, {settings['overlap_tokens']} shared"),
