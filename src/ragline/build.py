@@ -16,6 +16,7 @@ from ragline.epochs import Epochs
 from ragline.errors import ConfigurationError
 from ragline.findings import Limits
 from ragline.ingest import Ingest
+from ragline.languages import known_to
 from ragline.members import Members
 from ragline.mending import Mending
 from ragline.protocols import Embedder, Generator, KeywordIndex, Parser, VectorStore
@@ -69,9 +70,10 @@ async def build(settings: Settings) -> System:
         contents = Contents(blobs)
         snapshots = Snapshots(namespaces, clock)
         members = Members(contents=contents, registry=MemberRows(database, clock), settings=settings.ingest)
+        languages = known_to(embedder.space, settings.embedder.languages)
         ingest = Ingest(
             snapshots=snapshots, documents=documents, claims=claims, contents=contents, members=members, parser=parser,
-            embedder=embedder, vectors=vectors, keywords=keywords, settings=settings.ingest, clock=clock,
+            embedder=embedder, vectors=vectors, keywords=keywords, settings=settings.ingest, clock=clock, languages=languages,
         )  # fmt: skip
         epochs = Epochs(
             namespaces=namespaces, documents=documents, contents=contents, ingest=ingest, vectors=vectors,
@@ -93,13 +95,13 @@ async def build(settings: Settings) -> System:
         )  # fmt: skip
         search = Search(
             snapshots=snapshots, documents=documents, guard=Guard(database), embedder=embedder, vectors=vectors,
-            keywords=keywords, settings=settings.query,
+            keywords=keywords, settings=settings.query, languages=languages,
         )  # fmt: skip
         system = System(
             settings=settings, clock=clock, database=database, namespaces=namespaces, documents=documents,
             claims=claims, sources=Sources(database, clock), keys=Keys(database, clock), blobs=blobs, contents=contents,
-            snapshots=snapshots, embedder=embedder, vectors=vectors, keywords=keywords, ingest=ingest, epochs=epochs,
-            audit=audit, mending=mending, upkeep=upkeep, search=search,
+            snapshots=snapshots, embedder=embedder, languages=languages, vectors=vectors, keywords=keywords, ingest=ingest,
+            epochs=epochs, audit=audit, mending=mending, upkeep=upkeep, search=search,
             answers=Answers(search=search, generators=generators, embedder=embedder, settings=settings.query),
             ingest_worker=IngestWorker(
                 ingest=ingest, claims=claims, database=database, clock=clock, limits=may_stand, settings=settings.ingest

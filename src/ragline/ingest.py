@@ -39,6 +39,7 @@ from ragline.errors import (
     TooLarge,
 )
 from ragline.filters import coerce_metadata
+from ragline.languages import of_document
 from ragline.members import Members
 from ragline.protocols import Embedder, KeywordIndex, Parser, Vectors, VectorStore
 from ragline.registry.acceptance import Accepted, Incoming, document_id, fingerprint
@@ -98,8 +99,9 @@ class Ingest:
     def __init__(
         self, *, snapshots: Snapshots, documents: Documents, claims: Claims, contents: Contents, members: Members,
         parser: Parser, embedder: Embedder, vectors: VectorStore, keywords: KeywordIndex, settings: IngestSettings,
-        clock: Clock,
+        clock: Clock, languages: frozenset[str] | None = None,
     ) -> None:  # fmt: skip
+        """`languages`: that the embedder knows; None: all."""
         self.in_work: dict[str, InWork] = {}
         """Document → how far it is, of those that this process is at."""
         self._clock = clock
@@ -113,6 +115,7 @@ class Ingest:
         self._vectors = vectors
         self._keywords = keywords
         self._settings = settings
+        self._languages = languages
         self._coming = 0
         paced = partial(
             Coalescer[_Write, None], most=MOST_RECORDS, weigh=_records_of, enough=ENOUGH_RECORDS, pace_s=self._pace_s
@@ -214,8 +217,12 @@ class Ingest:
         await self._contents.put(namespace, document, content)
         took_s = time.perf_counter() - start
         metrics.ingest_latency_ms.labels("parse").observe(took_s * 1000)
-        title = _title(document, content)
-        if not await self._claims.mark_chunked(document, chunks=len(spans), title=title, took_s=took_s):
+        language = await asyncio.to_thread(of_document, parsed.text) if self._languages is not None else None
+        warning = _warning(language, self._languages)
+        if not await self._claims.mark_chunked(
+            document, chunks=len(spans), title=_title(document, content), took_s=took_s, language=language,
+            warning=warning,
+        ):  # fmt: skip
             raise _Superseded
         return content
 
@@ -433,6 +440,16 @@ def _rows(writes: Sequence[_Write]) -> list[Record]:
 
 def _title(document: Document, content: Content) -> str:
     return document.given_title or content.title or document.uri.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _warning(language: str | None, known: frozenset[str] | None) -> str:
+    """Empty: there is nothing to warn of."""
+    if known is None or language is None or language in known:
+        return ""
+    return (
+        f"The text is in {language!r}, the embedder knows {', '.join(sorted(known))}: it is found by its words, hardly by "
+        "its meaning. Set an embedder for it (embedder.url), then `ragline reindex`."
+    )
 
 
 def _check_metadata(upload: Upload, limit_bytes: int) -> None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ragline import metrics
 from ragline.errors import EngineError, EngineUnavailable, InvalidRequest
 from ragline.filters import parse_filters
 from ragline.fusion import fuse
+from ragline.languages import of_query, weighed
 from ragline.leg import Leg
 from ragline.protocols import Embedder, KeywordIndex, VectorStore
 from ragline.registry.documents import Documents
@@ -22,14 +24,15 @@ from ragline.registry.guard import Guard, GuardRow, GuardView
 from ragline.settings import QuerySettings
 from ragline.singleflight import SingleFlight
 from ragline.snapshots import Snapshots
-from ragline.types import Epoch, Groups, Hit, LegName, Namespace, Passage, Retrieved, Scope, SearchRequest
+from ragline.types import Fusion, Groups, Hit, LegName, Namespace, Passage, Retrieved, Scope, SearchRequest
 
 
 class Search:
     def __init__(
         self, *, snapshots: Snapshots, documents: Documents, guard: Guard, embedder: Embedder, vectors: VectorStore,
-        keywords: KeywordIndex, settings: QuerySettings,
+        keywords: KeywordIndex, settings: QuerySettings, languages: frozenset[str] | None = None,
     ) -> None:  # fmt: skip
+        """`languages`: that the embedder knows; None: all."""
         self._snapshots = snapshots
         self._documents = documents
         self._guard = guard
@@ -37,6 +40,7 @@ class Search:
         self._vectors = vectors
         self._keywords = keywords
         self._settings = settings
+        self._languages = languages
         self._flights: SingleFlight[Retrieved] = SingleFlight()
         many = settings.leg_concurrency
         self._legs: dict[LegName, Leg] = {
@@ -68,13 +72,21 @@ class Search:
                 self._snapshots.forget(request.namespace)  # what was waited for may be in another epoch
                 namespace = await self._snapshots.get(request.namespace)
                 scope = Scope(request.groups, parse_filters(request.filters, namespace.epoch.fields))
-            rankings = await self._rankings(request, namespace.epoch, scope, timings, degraded)
+            rankings = await self._rankings(request, namespace, scope, timings, degraded)
             with metrics.stage(timings, "fuse", metrics.retrieval_latency_ms):
-                fused = fuse(rankings, namespace.settings.fusion, top_k=sum(map(len, rankings.values())) or 1)
+                fused = _fused(request, await self._fusion(request, namespace), rankings)
             with metrics.stage(timings, "guard", metrics.retrieval_latency_ms):
                 hits, settled = await self._readable(namespace, request, fused, degraded)
             passages = tuple(Passage(n, hit) for n, hit in enumerate(hits, start=1))
         return Retrieved(passages, tuple(degraded), namespace.epoch.label, settled, timings)
+
+    async def _fusion(self, request: SearchRequest, namespace: Namespace) -> Fusion:
+        """The namespace's; where it holds documents that the embedder does not understand, for the query's language."""
+        fusion = namespace.settings.fusion
+        if self._languages is None or not namespace.foreign or len(request.legs) == 1:
+            return fusion
+        language = await asyncio.to_thread(of_query, request.query)
+        return fusion if language in self._languages else weighed(fusion)
 
     async def _wait(self, request: SearchRequest, degraded: list[str]) -> None:
         assert request.min_sequence is not None
@@ -88,10 +100,11 @@ class Search:
             degraded.append("not_yet_visible")
 
     async def _rankings(
-        self, request: SearchRequest, epoch: Epoch, scope: Scope, timings: dict[str, float], degraded: list[str]
+        self, request: SearchRequest, namespace: Namespace, scope: Scope, timings: dict[str, float], degraded: list[str]
     ) -> Mapping[LegName, Sequence[Hit]]:
         """Run the asked-for legs side by side. Once one is in, the other gets only the grace."""
-        fetch = max(self._settings.candidates, 2 * request.top_k)
+        epoch = namespace.epoch
+        fetch = max(namespace.settings.candidates or self._settings.candidates, 2 * request.top_k)
 
         async def keyword() -> list[Hit]:
             return await self._keywords.search(epoch.keywords, request.query, top_k=fetch, scope=scope)
@@ -172,6 +185,16 @@ class Search:
             if "guard" not in degraded:
                 degraded.append("guard")
             return GuardView(self._guard.last_seen(ids), namespace.visible, 0)
+
+
+def _fused(
+    request: SearchRequest, fusion: Fusion, rankings: Mapping[LegName, Sequence[Hit]]
+) -> Sequence[Hit]:  # fmt: skip
+    """One ranking. Where one leg was asked for there is nothing to fuse: it keeps its own scores."""
+    if len(request.legs) == 1:
+        (leg,) = request.legs
+        return [replace(hit, ranks={leg: rank}) for rank, hit in enumerate(rankings[leg], start=1)]
+    return fuse(rankings, fusion, top_k=sum(map(len, rankings.values())) or 1)
 
 
 def _check(request: SearchRequest, settings: QuerySettings) -> None:

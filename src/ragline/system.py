@@ -42,6 +42,8 @@ class System:
     contents: Contents
     snapshots: Snapshots
     embedder: Embedder
+    languages: frozenset[str] | None
+    """That the embedder knows; None: all."""
     vectors: VectorStore
     keywords: KeywordIndex
     ingest: Ingest

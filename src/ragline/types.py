@@ -108,13 +108,15 @@ class Fusion:
 class NamespaceSettings:
     """What an owner may choose for a namespace.
 
-    A change of `fusion` holds at once; of `fields`, from the next epoch (`ragline reindex`); of the chunk sizes, for what
-    is parsed from then on (`ragline reindex --reparse` for the rest).
-    Units: `chunk_tokens`, `overlap_tokens` in the embedder's own tokens.
+    A change of `fusion` or `candidates` holds at once; of `fields`, from the next epoch (`ragline reindex`); of the chunk
+    sizes, for what is parsed from then on (`ragline reindex --reparse` for the rest).
+    Units: `candidates` in hits a leg before fusion, None: as the process has it; `chunk_tokens`, `overlap_tokens` in the
+    embedder's own tokens.
     """
 
     fields: Mapping[str, FieldType] = field(default_factory=dict)
     fusion: Fusion = field(default_factory=Fusion)
+    candidates: int | None = None
     chunk_tokens: int = 200
     overlap_tokens: int = 32
     public: bool = False
@@ -149,6 +151,8 @@ class Namespace:
     epoch: Epoch
     building: Epoch | None
     created_at: float
+    foreign: bool = False
+    """Whether it holds, or has held, documents in a language that the embedder does not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +167,7 @@ class Document:
     parent:   the document that this file lies in, an archive or a mail; `root` is the outermost one, `depth` counts from
               0.  `members`: how many files lie in this one, each a document of its own.
     title:    `given_title`, else what the parser found, else the last part of the uri.
+    language: of its text (ISO 639-1), where that matters to the embedder and can be told.
     Units:    `size` in bytes, times in seconds since 1970.
     """
 
@@ -188,6 +193,7 @@ class Document:
     metadata: Metadata
     sha256: str
     chunks: int | None
+    language: str | None
     received_at: float
     updated_at: float
     verified_at: float

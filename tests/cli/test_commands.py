@@ -190,3 +190,12 @@ def test_keys_open_what_they_should(shell: Shell) -> None:
         shell("namespaces", "list", key=token)
     assert "is revoked" in shell("keys", "revoke", board["id"]).out
     assert "revoked" in shell("namespaces", "list", key=fresh, code=1).err
+
+
+def test_a_language_that_the_embedder_does_not_know_is_said(shell: Shell) -> None:
+    text = "Der Hafenmeister schreibt jedes Schiff auf, das einläuft, seine Ladung und die Stunde der Abfahrt."
+    done = shell("ingest", "-", "--uri", "hafen.txt", "-n", "deutsch", stdin=text.encode())
+    assert "The embedder does not know the language of 1 of them (1 in de)" in done.err
+    assert "language  de" in shell("documents", "show", "hafen.txt", "-n", "deutsch").out
+    assert "hardly by its meaning" in shell("documents", "why", "hafen.txt", "-n", "deutsch").out
+    assert "languages     1 de" in shell("namespaces", "show", "deutsch").out

@@ -50,6 +50,7 @@ class NamespaceBody(Strict):
 
     fields: dict[str, FieldType] | None = Field(None, description="Filterable metadata; holds from the next re-index.")
     fusion: FusionBody | None = None
+    candidates: int | None = Field(None, ge=1, le=1000, description="Hits a leg before fusion; holds at once.")
     chunk_tokens: int | None = Field(None, ge=32, le=2048, description="Largest chunk, in the embedder's tokens.")
     overlap_tokens: int | None = Field(None, ge=0, le=512)
 

@@ -66,6 +66,9 @@ async def show_namespace(namespace: str, request: Request, _: Reader) -> dict[st
         "documents": {state.value: count for state, count in counts.items()},
         "chunks": await system.documents.chunks(namespace),
         "building": building,
+        "languages": await system.documents.languages(namespace) if found.foreign else {},
+        "embedder_languages": sorted(system.languages) if system.languages is not None else None,
+        "candidates": found.settings.candidates or system.settings.query.candidates,
         "space": asdict(found.epoch.space) | {"id": found.epoch.space.id},
         "serving_fields": dict(found.epoch.fields),
     }
@@ -126,6 +129,8 @@ def _settings(old: NamespaceSettings, body: NamespaceBody, system: System) -> Na
             )
         weights = {"keyword": 0.0, "dense": 0.0, **body.fusion.weights}
         new = replace(new, fusion=Fusion(body.fusion.method, weights))
+    if body.candidates is not None:
+        new = replace(new, candidates=body.candidates)
     if body.chunk_tokens is not None:
         new = replace(new, chunk_tokens=body.chunk_tokens)
     if body.overlap_tokens is not None:

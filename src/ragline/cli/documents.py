@@ -199,6 +199,7 @@ def _facts(one: dict[str, Any]) -> list[tuple[str, object]]:
         ("served", served),
         ("chunks", one["chunks"]),
         ("progress", _progress(one.get("progress"))),
+        ("language", one["language"]),
         ("type", one["media_type"]),
         ("size", f"{one['size']} bytes"),
         ("groups", ", ".join(one["groups"]) or "everyone"),

@@ -45,23 +45,29 @@ async def evaluate(
     ] = False,
 ) -> None:
     """Measure the ranking on a collection with judgments: keyword, dense and hybrid, with 95 % bootstrap intervals."""
-    from ragline.evaluation import load_judged, load_questions, spread
-
     judged = (folder / "queries.jsonl").exists()
     if judged and answers:
         raise InvalidRequest(
             f"{folder} has judged documents, not answers.", next_step="Leave --answers out.", field="folder"
         )
-    queries = spread(load_judged(folder) if judged else load_questions(folder / "questions.jsonl"), limit)
-    name = namespace or _namespace(folder)
-    troubles = await _ingest(session, folder / "corpus.jsonl", name)
+    queries = questions_of(folder, limit)
+    name = namespace or namespace_of(folder)
+    troubles = await ingest_corpus(session, folder / "corpus.jsonl", name)
     scores = await _search(session, name, queries, judged=judged)
     if answers:
         scores["answers"] = await _answer(session, name, queries)
     _show(session, name, queries, scores, troubles)
 
 
-async def _ingest(session: Session, corpus: Path, namespace: str) -> list[Trouble]:
+def questions_of(folder: Path, limit: int | None) -> list[Query]:
+    """Those of a BEIR folder, or of `questions.jsonl`. Raises InvalidRequest."""
+    from ragline.evaluation import load_judged, load_questions, spread
+
+    judged = (folder / "queries.jsonl").exists()
+    return spread(load_judged(folder) if judged else load_questions(folder / "questions.jsonl"), limit)
+
+
+async def ingest_corpus(session: Session, corpus: Path, namespace: str) -> list[Trouble]:
     """Upload what the namespace does not hold with the same bytes, and wait until all is settled."""
     from ragline.cli.upload import Tally, Uploader
     from ragline.cli.watch import listed, settle
@@ -131,38 +137,38 @@ def _show(
     if screen.as_json:
         return screen.data(
             {
-                "namespace": namespace, "queries": len(queries), "legs": _plain(found), "answers": _plain(answers),
-                "gains": {"of": first, "over": _plain(gains)}, "failed": [asdict(trouble) for trouble in troubles],
+                "namespace": namespace, "queries": len(queries), "legs": plain(found), "answers": plain(answers),
+                "gains": {"of": first, "over": plain(gains)}, "failed": [asdict(trouble) for trouble in troubles],
             }
         )  # fmt: skip
     screen.line(f"{len(queries)} queries on namespace {namespace}; means with 95 % bootstrap intervals.")
     columns = list(found["hybrid"])
-    screen.table(("", *columns), [(leg, *(_written(by.get(name)) for name in columns)) for leg, by in found.items()])
+    screen.table(("", *columns), [(leg, *(written(by.get(name)) for name in columns)) for leg, by in found.items()])
     for leg, gain in gains.items():
-        screen.line(f"hybrid − {leg}, {first}: {_written(gain, signed=True)}")
+        screen.line(f"hybrid − {leg}, {first}: {written(gain, signed=True)}")
     if answers:
         screen.line()
-        screen.table(("answers", "", "of"), [(name, _written(one), one.n) for name, one in answers.items()])
+        screen.table(("answers", "", "of"), [(name, written(one), one.n) for name, one in answers.items()])
     if troubles:
         examples = ", ".join(f"{trouble.uri}: {trouble.reason}" for trouble in troubles[:3])
         screen.note(f"{len(troubles)} documents are not in the index: {examples}")
     return None
 
 
-def _written(interval: Interval | None, *, signed: bool = False) -> str:
+def written(interval: Interval | None, *, signed: bool = False) -> str:
     if interval is None:
         return "–"
     form = "+.3f" if signed else ".3f"
     return f"{interval.mean:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Intervals as JSON objects, at any depth."""
     if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
+        return {name: plain(one) for name, one in value.items()}
     return {name: round(one, 5) for name, one in asdict(value).items()}
 
 
-def _namespace(folder: Path) -> str:
+def namespace_of(folder: Path) -> str:
     """A valid name: lower-case letters, digits, - and _."""
     return ("eval-" + re.sub(r"[^a-z0-9_-]+", "-", folder.resolve().name.lower()))[:63]

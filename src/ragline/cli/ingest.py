@@ -182,7 +182,7 @@ def _summary(
                 "namespace": now["name"], "created": created, "indexed" if wait else "accepted": done,
                 "unchanged": unchanged, **more, "failed": [asdict(trouble) for trouble in failed],
                 "sequence": tally.sequence or now["sequence"], "documents": now["documents"],
-                "chunks": now.get("chunks"), "took_s": round(took_s, 3),
+                "chunks": now.get("chunks"), "took_s": round(took_s, 3), "unknown_languages": _unknown(now),
             }
         )  # fmt: skip
     verb = "Indexed" if wait else "Accepted"
@@ -197,6 +197,12 @@ def _summary(
     screen.line(
         f"Namespace {now['name']} holds {held} documents, {now.get('chunks')} chunks; its sequence is {now['sequence']}."
     )
+    if unknown := _unknown(now):
+        names = ", ".join(f"{count} in {name}" for name, count in unknown.items())
+        screen.note(
+            f"The embedder does not know the language of {sum(unknown.values())} of them ({names}): they are found by their "
+            "words, hardly by their meaning. Set an embedder that knows it (embedder.url), then `ragline reindex`."
+        )
     if not wait and session.server.local:
         screen.note("They are indexed once `ragline up` runs, or by the next command that works on this folder.")
     if not failed:
@@ -208,3 +214,9 @@ def _summary(
     if lost:
         screen.note(f"Their whole story: ragline documents why DOCUMENT --namespace {now['name']}")
     return None
+
+
+def _unknown(now: dict[str, Any]) -> dict[str, int]:
+    """Language → documents, of those that the embedder does not know."""
+    known = now.get("embedder_languages")
+    return {name: count for name, count in now.get("languages", {}).items() if known is not None and name not in known}

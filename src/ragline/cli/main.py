@@ -19,6 +19,7 @@ from ragline.cli.namespaces import namespaces
 from ragline.cli.options import Json
 from ragline.cli.reindex import reindex
 from ragline.cli.screen import Screen
+from ragline.cli.tune import tune
 from ragline.cli.up import serve, up
 
 app = typer.Typer(
@@ -40,7 +41,7 @@ def version(as_json: Json = False) -> None:
     return screen.line(f"ragline {__version__} (Python {platform.python_version()})")
 
 
-for _command in (up, ingest, ask, search, evaluate, reindex, backup, restore, doctor, serve):
+for _command in (up, ingest, ask, search, evaluate, tune, reindex, backup, restore, doctor, serve):
     app.command()(_command)
 for _group in (documents, namespaces, keys):
     app.add_typer(_group)

@@ -30,6 +30,7 @@ Fields = Annotated[
 ]
 Fuse = Annotated[Method | None, typer.Option("--fusion", help="How the two rankings become one.")]
 Weights = Annotated[str | None, typer.Option("--weights", help='JSON: {"keyword": 1.0, "dense": 1.0}.')]
+Candidates = Annotated[int | None, typer.Option("--candidates", help="Hits a leg before fusion.")]
 Chunk = Annotated[int | None, typer.Option("--chunk-tokens", help="Largest chunk, in the embedder's tokens.")]
 Overlap = Annotated[int | None, typer.Option("--overlap-tokens", help="What neighbouring chunks share.")]
 
@@ -56,10 +57,10 @@ async def show(session: Session, name: Name) -> None:
 @command(makes_folder=True, warm=False)
 async def create(
     session: Session, name: Name, field: Fields = None, fusion: Fuse = None, weights: Weights = None,
-    chunk_tokens: Chunk = None, overlap_tokens: Overlap = None,
+    candidates: Candidates = None, chunk_tokens: Chunk = None, overlap_tokens: Overlap = None,
 ) -> None:  # fmt: skip
     """Make a namespace; when it is there already, set what is named here."""
-    body = _body(field, fusion, weights, chunk_tokens, overlap_tokens)
+    body = _body(field, fusion, weights, candidates, chunk_tokens, overlap_tokens)
     await session.server.put("v1", "namespaces", name, body=body)
     return _show(session.screen, await session.server.get("v1", "namespaces", name))
 
@@ -68,10 +69,10 @@ async def create(
 @command(warm=False)
 async def set_namespace(
     session: Session, name: Name, field: Fields = None, fusion: Fuse = None, weights: Weights = None,
-    chunk_tokens: Chunk = None, overlap_tokens: Overlap = None,
+    candidates: Candidates = None, chunk_tokens: Chunk = None, overlap_tokens: Overlap = None,
 ) -> None:  # fmt: skip
     """Change settings: fusion holds at once, fields from the next `reindex`, chunk sizes from `reindex --reparse`."""
-    body = _body(field, fusion, weights, chunk_tokens, overlap_tokens)
+    body = _body(field, fusion, weights, candidates, chunk_tokens, overlap_tokens)
     if not body:
         raise WrongUsage("Nothing to set.", next_step="Name a setting, such as --chunk-tokens 150.")
     if "fusion" in body and "method" not in body["fusion"]:
@@ -97,10 +98,12 @@ async def delete(
 
 
 def _body(
-    fields: list[str] | None, fusion: Method | None, weights: str | None, chunk_tokens: int | None,
-    overlap_tokens: int | None,
+    fields: list[str] | None, fusion: Method | None, weights: str | None, candidates: int | None,
+    chunk_tokens: int | None, overlap_tokens: int | None,
 ) -> dict[str, Any]:  # fmt: skip
-    body: dict[str, Any] = {"chunk_tokens": chunk_tokens, "overlap_tokens": overlap_tokens}
+    body: dict[str, Any] = {
+        "candidates": candidates, "chunk_tokens": chunk_tokens, "overlap_tokens": overlap_tokens,
+    }  # fmt: skip
     if fields:
         pairs = [field.partition("=") for field in fields]
         if not all(name and kind for name, _, kind in pairs):
@@ -128,8 +131,9 @@ def _show(screen: Screen, now: dict[str, Any]) -> None:
             ("epoch", now["epoch"]),
             ("building", f"{building['epoch']}: {building['done']} of {building['total']}" if building else None),
             ("space", now["space"]["id"]),
+            ("languages", ", ".join(f"{count} {name}" for name, count in now["languages"].items()) or None),
             ("fields", ", ".join(f"{name}={kind}" for name, kind in settings["fields"].items()) or "none"),
-            ("fusion", f"{fusion['method']} ({weights})"),
+            ("fusion", f"{fusion['method']} ({weights}), {now['candidates']} candidates"),
             ("chunk tokens", f"{settings['chunk_tokens']}, {settings['overlap_tokens']} shared"),
         ]
     )

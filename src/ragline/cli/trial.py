@@ -15,6 +15,7 @@ from ragline.cli.connection import Connection
 from ragline.cli.failures import NotReachable, Refused
 from ragline.cli.progress import Show
 from ragline.evaluation import Interval, Query, bootstrap, hit, holds, ndcg, recall, reciprocal_rank
+from ragline.types import Chunk, Hit, LegName
 
 LEGS: Mapping[str, Sequence[str]] = {"keyword": ["keyword"], "dense": ["dense"], "hybrid": ["keyword", "dense"]}
 
@@ -91,6 +92,24 @@ async def search_all(
     batches = [queries[start : start + QUERIES_A_REQUEST] for start in range(0, len(queries), QUERIES_A_REQUEST)]
     found = await _in_turns(batches, ask, lambda done: show(done * QUERIES_A_REQUEST, len(queries), leg))
     return [one for batch in found for one in batch]
+
+
+async def rank_all(
+    server: Connection, namespace: str, queries: Sequence[Query], leg: LegName, depth: int, show: Show
+) -> list[list[Hit]]:
+    """The `depth` best chunks of one leg for every query, with the leg's own scores. Raises Refused, NotReachable."""
+
+    async def ask(query: Query) -> list[Hit]:
+        body = {"query": query.text, "namespace": namespace, "top_k": depth, "legs": [leg]}
+        result = await _until_whole(query, lambda: server.post("v1", "search", body=body))
+        return [_hit(passage, leg) for passage in result["passages"]]
+
+    return await _in_turns(queries, ask, lambda done: show(done, len(queries), leg))
+
+
+def _hit(passage: Mapping[str, Any], leg: str) -> Hit:
+    chunk = Chunk(passage["chunk"], passage["document"], 0, 0, "", passage["start"], passage["end"])
+    return Hit(chunk, passage["uri"], passage["title"], passage["score"], leg)
 
 
 async def answer_all(server: Connection, namespace: str, queries: Sequence[Query], show: Show) -> list[Answered]:

@@ -16,6 +16,7 @@ from ragline.registry.rows import (
     END_LEASES,
     END_LEASES_BEYOND,
     EPOCHS,
+    FOREIGN,
     INTERRUPTED,
     IS_DUE,
     LEASED,
@@ -62,14 +63,20 @@ class Claims:
 
         return sorted(await self._database.write(work), key=lambda document: document.revision)
 
-    async def mark_chunked(self, document: Document, *, chunks: int, title: str, took_s: float) -> bool:
-        """False: superseded; the caller drops the document."""
+    async def mark_chunked(
+        self, document: Document, *, chunks: int, title: str, took_s: float, language: str | None = None,
+        warning: str = "",
+    ) -> bool:  # fmt: skip
+        """False: superseded; the caller drops the document. `warning`: the embedder does not know its `language`."""
 
         def work(connection: Connection) -> bool:
-            values = {"state": State.CHUNKED, "chunks": chunks, "title": title}
+            values = {"state": State.CHUNKED, "chunks": chunks, "title": title, "language": language}
             changed = connection.execute(UPDATE_MINE, mine(document) | values).rowcount
             if changed:
                 self._event(connection, document, "parsed", f"{chunks} chunks", took_s)
+            if changed and warning:
+                connection.execute(FOREIGN, {"which": document.namespace})
+                self._event(connection, document, "warning", warning, None)
             return bool(changed)
 
         return await self._database.write(work)

@@ -143,6 +143,15 @@ class Documents:
         query = query.where(documents.c.namespace == namespace, documents.c.state == State.INDEXED)
         return await self._database.read(lambda connection: int(connection.execute(query).scalar_one()))
 
+    async def languages(self, namespace: str) -> dict[str, int]:
+        """Language → how many documents, of those where it was told."""
+        query = select(documents.c.language, func.count()).where(
+            documents.c.namespace == namespace, documents.c.language.is_not(None), documents.c.state != State.DELETED
+        )
+        query = query.group_by(documents.c.language).order_by(documents.c.language)
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return {language: int(count) for language, count in rows}
+
     async def waiting(self) -> int:
         """Documents with a change that is not settled, over all namespaces."""
         query = select(func.count()).where(documents.c.settled < documents.c.revision)

@@ -194,6 +194,7 @@ def _namespace(by_label: Mapping[str, Mapping[str, Any]]) -> Namespace:
         epoch=_epoch(serving),
         building=_epoch(building) if building else None,
         created_at=row["namespaces_created_at"],
+        foreign=bool(row["namespaces_foreign"]),
     )
 
 

@@ -42,6 +42,7 @@ NEXT_SEQUENCE = (
 MOVE_VISIBLE = (
     update(namespaces).where(namespaces.c.name == bindparam("which")).values(visible=namespaces.c.visible + 1)
 )
+FOREIGN = update(namespaces).where(namespaces.c.name == bindparam("which")).values(foreign=1)
 EPOCHS = select(namespaces.c.epoch, namespaces.c.building).where(namespaces.c.name == bindparam("which"))
 END_LEASES = update(documents).where(DUE).values(lease_until=0.0)
 END_LEASES_BEYOND = (

@@ -30,6 +30,7 @@ namespaces = Table(
     Column("settings", JSON, nullable=False),
     Column("epoch", String(32), nullable=False),
     Column("building", String(32)),
+    Column("foreign", Integer, nullable=False, server_default="0"),
     Column("created_at", Float, nullable=False),
 )
 
@@ -74,6 +75,7 @@ documents = Table(
     Column("groups", JSON, nullable=False),
     Column("metadata", JSON, nullable=False),
     Column("chunks", Integer),
+    Column("language", String(8)),
     Column("received_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),
     Column("verified_at", Float, nullable=False),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ragline.errors import ConfigurationError
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest revision in `versions/`; a test compares it with what Alembic finds there."""
 
 
