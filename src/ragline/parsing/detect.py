@@ -66,11 +66,10 @@ def detect(data: bytes, *, name: str, media_type: str | None, formats: Sequence[
         return next(f for f in formats if "text/plain" in f.media_types)
     if claimed is not None and claimed.binary and (known is None or (claimed.streams and data.startswith(_OLE))):
         return claimed  # a broken file of that kind: its own parser says what is left of it
-    supported = ", ".join(f.name for f in formats if f.endings)
     raise DocumentRejected(
         Reason.UNSUPPORTED,
         f"The document looks like {known or 'binary data'}, which cannot be read.",
-        next_step=f"Convert it to one of: {supported}.",
+        next_step="Convert it to PDF, DOCX, HTML or text; the documentation's page on formats lists all that are read.",
     )
 
 
