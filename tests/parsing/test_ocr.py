@@ -109,6 +109,9 @@ def test_a_font_that_maps_to_no_letters_is_read_by_its_looks(parse: ParseHere) -
     whole = scanned(WORDS).replace(b"/BaseFont /Helvetica", b"/BaseFont /Helvetica /ToUnicode 6 0 R")
     broken = whole.replace(b"trailer", stream + b"trailer")
     assert parse(broken, "a.pdf").text.split() == " ".join(WORDS).split()
+    with pytest.raises(DocumentRejected) as caught:
+        parse(broken, "a.pdf", tools=Tools(ocr=False))
+    assert caught.value.reason is Reason.NO_TEXT
 
 
 @needs_tesseract
@@ -141,7 +144,7 @@ async def test_through_the_pool_in_a_lane_of_its_own(tmp_path: Path, picture: tu
         assert parsed.text.split() == " ".join(WORDS).split()
     finally:
         await pool.aclose()
-    assert not any(os.scandir(tmp_path / "scratch"))
+    assert not os.listdir(tmp_path)  # noqa: PTH208
 
 
 def test_what_takes_long_is_postponed_outside_the_slow_lane(
