@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ragline.parsing.formats import FORMATS
 from scripts.settings_docs import PAGE, page
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +44,11 @@ def test_links_lead_somewhere(path: Path) -> None:
         if not found.exists() or (anchor and found.suffix == ".md" and anchor not in _anchors(found)):
             broken.append(target)
     assert not broken
+
+
+def test_the_page_on_formats_lists_every_ending_that_is_read() -> None:
+    words = set(re.findall(r"\w+", (ROOT / "docs" / "formats.md").read_text("utf-8")))
+    assert {ending for one in FORMATS for ending in one.endings} - words == set()
 
 
 def test_every_page_below_docs_is_on_its_map() -> None:

@@ -87,7 +87,7 @@ class IngestSettings(_Section):
     parse_memory_bytes: int = Field(1 << 30, gt=0, description="Address space a parse may add to its process.")
     max_text_chars: int = Field(20_000_000, gt=0, description="Most text one document may yield.")
     max_members: int = Field(2_000, gt=0, description="Most files in an archive or mail, those inside it included.")
-    max_members_bytes: int = Field(256 << 20, gt=0, description="Most bytes in these files together, unpacked.")
+    max_members_bytes: int = Field(128 << 20, gt=0, description="Most bytes in these files together, unpacked.")
     max_members_depth: int = Field(5, ge=0, description="How deep archives and mails may stand in each other.")
     ocr: bool = Field(True, description="Read scans and images by Tesseract, where it is installed.")
     ocr_languages: str = Field("eng", description="Languages of scans, as Tesseract names them: `eng+deu`.")

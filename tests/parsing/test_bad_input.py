@@ -54,6 +54,14 @@ def test_content_tells_a_pdf_not_its_name(parse: ParseHere, make_pdf: Callable[.
     assert parse(make_pdf([["True self."]]), name).text == "True self."
 
 
+@pytest.mark.parametrize("name", ["a.pdf", "a.txt", "a.png", "a"])
+def test_content_tells_an_archive_not_its_name(
+    parse: ParseHere, make_zip: Callable[[dict[str, bytes]], bytes], name: str
+) -> None:
+    members = parse(make_zip({"word/notes.txt": b"Words.", "b.pdf": b"%PDF-1.4"}), name).members
+    assert [member.name for member in members] == ["word/notes.txt", "b.pdf"]
+
+
 def test_content_tells_html_and_text(parse: ParseHere) -> None:
     assert parse(b"<!DOCTYPE html><title>T</title><p>Hello</p>", "a.pdf").text == "Hello"
     assert parse(b'<?xml version="1.0"?>\n<!-- c --><html><body>Hi</body></html>', "a.xml").text == "Hi"

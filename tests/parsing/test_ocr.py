@@ -99,6 +99,22 @@ def test_pages_that_are_scans_are_read_and_the_others_keep_their_text(
 
 
 @needs_tesseract
+def test_a_font_that_maps_to_no_letters_is_read_by_its_looks(parse: ParseHere) -> None:
+    """As broken exports have it: every character is mapped to a private one, so that copying gives nothing."""
+    cmap = (
+        b"/CIDInit /ProcSet findresource begin begincmap 1 begincodespacerange <00> <FF> endcodespacerange"
+        b" 1 beginbfrange <20> <7E> <E020> endbfrange endcmap end"
+    )
+    stream = f"6 0 obj << /Length {len(cmap)} >>\nstream\n".encode() + cmap + b"\nendstream endobj\n"
+    whole = scanned(WORDS).replace(b"/BaseFont /Helvetica", b"/BaseFont /Helvetica /ToUnicode 6 0 R")
+    broken = whole.replace(b"trailer", stream + b"trailer")
+    assert parse(broken, "a.pdf").text.split() == " ".join(WORDS).split()
+    with pytest.raises(DocumentRejected) as caught:
+        parse(broken, "a.pdf", tools=Tools(ocr=False))
+    assert caught.value.reason is Reason.NO_TEXT
+
+
+@needs_tesseract
 def test_pictures_without_words_and_broken_ones(parse: ParseHere, make_pdf: MakePdf) -> None:
     blank = pixels(make_pdf([[]]))
     for data, reason in (
@@ -128,7 +144,7 @@ async def test_through_the_pool_in_a_lane_of_its_own(tmp_path: Path, picture: tu
         assert parsed.text.split() == " ".join(WORDS).split()
     finally:
         await pool.aclose()
-    assert not any(os.scandir(tmp_path / "scratch"))
+    assert not os.listdir(tmp_path)  # noqa: PTH208
 
 
 def test_what_takes_long_is_postponed_outside_the_slow_lane(

@@ -55,8 +55,14 @@ def detect(data: bytes, *, name: str, media_type: str | None, formats: Sequence[
         )
     claimed = _claimed(name, declared, formats)
     found = _by_content(data, formats)
-    if found is not None and found.container and claimed is not None and claimed.binary and data.startswith(b"PK"):
-        return claimed  # a zip in name of that kind: its own parser says what is wrong with it
+    if (
+        found is not None
+        and found.container
+        and claimed is not None
+        and _is_package(claimed)
+        and data.startswith(b"PK")
+    ):
+        return claimed  # its own parser says what is wrong with it
     if found is not None:
         return found
     known = _looks_like(data)
@@ -66,11 +72,10 @@ def detect(data: bytes, *, name: str, media_type: str | None, formats: Sequence[
         return next(f for f in formats if "text/plain" in f.media_types)
     if claimed is not None and claimed.binary and (known is None or (claimed.streams and data.startswith(_OLE))):
         return claimed  # a broken file of that kind: its own parser says what is left of it
-    supported = ", ".join(f.name for f in formats if f.endings)
     raise DocumentRejected(
         Reason.UNSUPPORTED,
         f"The document looks like {known or 'binary data'}, which cannot be read.",
-        next_step=f"Convert it to one of: {supported}.",
+        next_step="Convert it to PDF, DOCX, HTML or text; the documentation's page on formats lists all that are read.",
     )
 
 
@@ -147,6 +152,11 @@ def _claimed(name: str, declared: str, formats: Sequence[Format]) -> Format | No
             if ending in f.endings:
                 return f
     return next((f for f in formats if declared in f.media_types), None)
+
+
+def _is_package(format: Format) -> bool:
+    """Whether files of this format are zips."""
+    return bool(format.member) or format.magic.startswith(b"PK")
 
 
 def _pieces_of_pdf(data: bytes, claimed: Format) -> bool:

@@ -29,6 +29,6 @@ class Limits:
     memory_bytes: int = 1 << 30
     max_text_chars: int = 20_000_000
     max_members: int = 2_000
-    max_members_bytes: int = 256 << 20
+    max_members_bytes: int = 128 << 20
     max_member_bytes: int = 100 << 20
     tools: Tools = field(default_factory=Tools)

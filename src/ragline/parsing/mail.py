@@ -1,4 +1,4 @@
-"""EML (and mailboxes saved as one): head lines, the body as text, attachments as members.
+"""EML: head lines, the body as text, attachments as members.
 
 The body is the HTML alternative, for its tables and headings, unless the plain one says more. A mail inside a mail is an
 attachment.
@@ -92,9 +92,11 @@ def _head(message: Message, name: str) -> str:
 
 
 def _is_decoration(part: Message) -> bool:
-    """Pictures that the HTML body shows (logos, trackers), signatures, and receipts."""
-    shown = part.get("Content-ID") is not None and part.get_content_disposition() != "attachment"
-    return (shown and part.get_content_maintype() == "image") or part.get_content_subtype().endswith("signature")
+    """What the HTML body is shown with: pictures, and the parts of a saved page (MHTML). And signatures."""
+    kind, attached = part.get_content_maintype(), part.get_content_disposition() == "attachment"
+    picture = kind == "image" and part.get("Content-ID") is not None
+    saved = part.get("Content-Location") is not None
+    return (not attached and (picture or saved)) or part.get_content_subtype().endswith("signature")
 
 
 def _bytes(part: Message) -> bytes:

@@ -86,6 +86,7 @@ def _read_scans(document: pypdfium2.PdfDocument, texts: list[str], out: Outline)
     missing = ocr.why_not(out) if pages else None
     if missing is not None:
         for index in pages:
+            texts[index] = ""  # of a broken font: nobody searches for what it gave
             out.leave_out(f"page {index + 1}", f"a scan, and {missing[0]}")
     elif pages:
         for index, words in scans.read(document, pages, out).items():

@@ -66,7 +66,7 @@ class ParserPool:
         self._slow = asyncio.Semaphore(1)
         self._timeout_s = timeout_s
         self._limits = limits
-        self._scratch = scratch or Path(tempfile.gettempdir()) / f"ragline-parsing-{os.getpid()}"
+        self._scratch = scratch or Path(tempfile.gettempdir()) / f"ragline-{secrets.token_hex(8)}"
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._formats = formats
         self._idle: list[_Child] = []
@@ -126,6 +126,8 @@ class ParserPool:
         self._idle.clear()
         while self._burials:
             await asyncio.gather(*self._burials)
+        with contextlib.suppress(OSError):  # never made, or not empty, or gone by an earlier call
+            self._scratch.rmdir()
 
     @property
     def pids(self) -> frozenset[int]:

@@ -198,6 +198,7 @@ def _reword(connection: Connection, now: float, row: Row[Any], payload: dict[str
         values = {**words, **_words_due(member), "revision": sequence, "updated_at": now}
         connection.execute(UPDATE, {"which": member.id, **values})
         tell(connection, member.id, now, sequence, 0, "payload", "as the document that it lies in")
+    move_visible(connection, row.namespace)
     return sequence
 
 

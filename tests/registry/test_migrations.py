@@ -1,0 +1,62 @@
+"""The schema: what the migrations make is what the tables say, and an older file is brought forward with what it holds."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine
+
+import ragline.registry.migrations as migrations
+from ragline.clock import SystemClock
+from ragline.registry.database import Database, sqlite_url
+from ragline.registry.documents import Documents
+from ragline.registry.tables import metadata
+from ragline.types import State
+
+_OLD = """INSERT INTO documents (id, namespace, uri, title, size, sha256, fingerprint, revision, content, settled, garbage, sweep,
+state, attempt, lease_until, groups, metadata, received_at, updated_at, verified_at)
+VALUES ('d1', 'n', 'a.txt', 'A', 1, 'x', 'x', 1, 1, 1, '[]', 0, 'indexed', 0, 0, '["hr"]', '{}', 1, 1, 1)"""
+
+
+async def test_the_migrations_make_what_the_tables_say(tmp_path: Path) -> None:
+    url = sqlite_url(tmp_path / "registry.sqlite")
+    await (await Database.open(url)).aclose()
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": False})
+        assert compare_metadata(context, metadata) == []
+    engine.dispose()
+
+
+def test_head_is_the_newest_revision() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    assert ScriptDirectory.from_config(config).get_current_head() == migrations.HEAD
+
+
+async def test_a_file_of_the_first_version_is_brought_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "registry.sqlite"
+    with monkeypatch.context() as first:
+        first.setattr(migrations, "HEAD", "0001")
+        migrations.upgrade(sqlite_url(path), None)
+    with sqlite3.connect(path) as connection:
+        connection.execute(_OLD)
+    connection.close()
+    database = await Database.open(sqlite_url(path))
+    try:
+        found = await Documents(database, SystemClock()).get("n", "d1")
+    finally:
+        await database.aclose()
+    assert (found.state, found.groups, found.parent, found.depth, found.members) == (
+        State.INDEXED,
+        frozenset({"hr"}),
+        None,
+        0,
+        0,
+    )
