@@ -17,6 +17,7 @@ from ragline.registry.rows import (
     END_LEASES_BEYOND,
     EPOCHS,
     INTERRUPTED,
+    IS_BEYOND,
     IS_DUE,
     LEASED,
     LOOK_MINE,
@@ -166,8 +167,11 @@ class Claims:
         wait for a day. A worker that is still at it is fenced off by the next attempt.
         """
 
+        beyond = {"beyond": self._clock.now() + longest_s}
+        if await self._database.read(lambda c: c.execute(IS_BEYOND, beyond).first()) is None:
+            return 0
+
         def work(connection: Connection) -> int:
-            beyond = {"beyond": self._clock.now() + longest_s}
             ids = [id for (id,) in connection.execute(END_LEASES_BEYOND, beyond)]
             for id in ids:
                 row = get_row(connection, id)
