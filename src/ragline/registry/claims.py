@@ -202,6 +202,8 @@ class Claims:
             if old.settled >= old.revision:
                 values = {"sweep": SWEEP_NOW, "lease_until": 0.0, "attempt": 0}
                 connection.execute(UPDATE, {"which": id, **values})
+                words = "what it does not serve is to be removed once more"
+                tell(connection, id, self._clock.now(), old.revision, 0, "driven again", words)
             return True
 
         return await self._database.write(work)
