@@ -153,8 +153,14 @@ async def test_rows_of_an_older_content_are_swept(house: House, monkeypatch: Any
     monkeypatch.setattr(house.system.ingest, "_delete_rows", nothing)
     document = await house.indexed(text="Herons fly.")
     monkeypatch.undo()
-    assert await house.found() == [(Kind.STALE_CHUNKS, "a.txt")] * 2
-    assert (await house.mended()).findings == []
+    report = await house.system.audit.look()
+    assert [(one.kind, one.uri) for one in report.findings] == [(Kind.STALE_CHUNKS, "a.txt")] * 2
+    await house.sql("UPDATE history SET at = at - 86400")
+    await house.system.mending.mend(report.findings)
+    assert await house.found() == [], "it is due since now, not since yesterday"
+    await house.work()
+    assert await house.found() == []
+    assert await house.system.vectors.contents((await house.collections())[0]) == {(document.id, document.live): 1}
     assert (await house.look(document.id)).live == document.live
 
 

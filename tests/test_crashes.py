@@ -20,6 +20,7 @@ PLACES = (
 )  # fmt: skip
 
 
+@pytest.mark.timeout(1200)  # nine starts: half a minute on two idle cores, and no judgement on a busy machine
 async def test_killed_at_any_moment_nothing_is_lost_doubled_stuck_or_leaked(tmp_path: Path) -> None:
     harness = Harness(tmp_path / "data", documents=60, at_first=24, new=12, changes=60, seed=4, searched=12)
     outcome = await harness.run(len(PLACES), PLACES)

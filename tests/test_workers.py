@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ragline.build import build
-from ragline.settings import Settings
+from ragline.settings import IngestSettings, Settings
 from ragline.system import System
 from ragline.types import NamespaceSettings, Upload
 
@@ -78,3 +79,24 @@ async def test_a_namespace_that_cannot_be_filled_holds_up_no_other(system: Syste
     monkeypatch.setattr(system.epochs, "fill", fill)
     await system.housekeeper._fill_all()
     assert filled == ["whole"]
+
+
+async def test_the_housekeeper_collects_orphans_and_purges_tombstones_by_itself(tmp_path: Path) -> None:
+    often = IngestSettings(upkeep_s=0.05, orphan_grace_s=0.001, tombstone_retention_s=0.001, lease_s=0.001)
+    system = await build(Settings(data_dir=tmp_path, ingest=often))
+    try:
+        namespace = await system.namespaces.get("default")
+        gone = (await system.ingest.accept(namespace, Upload("a.txt", b"Herons wade."))).document
+        await system.documents.delete("default", gone.id)
+        (sweeping,) = await system.claims.claim(most=1, lease_s=3600.0)
+        await system.ingest.process(sweeping)
+        await system.contents.put_original(namespace, "0" * 24, "feedfeed", b"an upload that was killed")
+        keeping = asyncio.create_task(system.housekeeper.run())
+        async with asyncio.timeout(60.0):
+            while await system.contents.kept(namespace) or await system.documents.look(gone.id):
+                await asyncio.sleep(0.01)
+        keeping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await keeping
+    finally:
+        await system.aclose()

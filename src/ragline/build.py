@@ -15,6 +15,7 @@ from ragline.contents import Contents
 from ragline.epochs import Epochs
 from ragline.errors import ConfigurationError
 from ragline.findings import Limits
+from ragline.housekeeper import Housekeeper
 from ragline.ingest import Ingest
 from ragline.languages import known_to
 from ragline.members import Members
@@ -35,7 +36,7 @@ from ragline.settings import GeneratorSettings, Settings
 from ragline.snapshots import Snapshots
 from ragline.system import System
 from ragline.types import NamespaceSettings
-from ragline.workers import Housekeeper, IngestWorker
+from ragline.workers import IngestWorker
 
 DEFAULT_NAMESPACE = "default"
 

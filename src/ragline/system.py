@@ -12,6 +12,7 @@ from ragline.blobs import KeepingBlobs
 from ragline.clock import Clock
 from ragline.contents import Contents
 from ragline.epochs import Epochs
+from ragline.housekeeper import Housekeeper
 from ragline.ingest import Ingest
 from ragline.mending import Mending
 from ragline.protocols import Embedder, KeywordIndex, VectorStore
@@ -25,7 +26,7 @@ from ragline.registry.sources import Sources
 from ragline.registry.upkeep import Upkeep
 from ragline.settings import Settings
 from ragline.snapshots import Snapshots
-from ragline.workers import Housekeeper, IngestWorker
+from ragline.workers import IngestWorker
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
-"""The loops that do what is due: documents, building epochs, retired collections.
+"""The loop that does what is due on documents; `housekeeper` does the rest.
 
-A loop never dies of one piece of work: a document fails or is tried again with its reason, anything else is logged and
-taken up at the next round.
+It never dies of one piece of work: a document fails or is tried again with its reason.
 """
 
 from __future__ import annotations
@@ -17,15 +16,11 @@ import structlog
 
 from ragline import metrics
 from ragline.clock import Clock
-from ragline.epochs import Epochs
 from ragline.errors import DocumentRejected, EngineError, RaglineError, Reason
 from ragline.findings import Limits
 from ragline.ingest import Ingest
-from ragline.mending import Mending
 from ragline.registry.claims import Claims
 from ragline.registry.database import Database
-from ragline.registry.namespaces import Namespaces
-from ragline.registry.upkeep import Upkeep
 from ragline.settings import IngestSettings
 from ragline.types import Document, State
 
@@ -34,14 +29,10 @@ log = structlog.get_logger()
 IDLE_S = 1.0
 """How long an idle loop waits before it looks for what another process has left; our own commits wake it at once."""
 
-HOUSEKEEPING_S = 30.0
-"""Between two looks for retired collections and epochs to be filled."""
-
 MOST_BACKOFF_S = 60.0
 
 WATCH_S = 10.0
 """Between two looks for what makes no step; deadlines are far longer."""
-
 
 ALONE_AFTER = 3
 """Processes that ended while they were at a document, after which it is processed with nothing else beside it: what it does
@@ -98,30 +89,36 @@ class IngestWorker:
             claimed = await asyncio.shield(self._claiming)
             self._claiming = None
         for document in claimed:
-            await self._begin(document)
+            task = asyncio.create_task(self._begin(document))
+            self._working[task] = document
+            task.add_done_callback(self._ended)
         if not free:
             await asyncio.wait(self._working, return_when=asyncio.FIRST_COMPLETED)
         elif not claimed:
             await self._database.next_commit(since=seen, within_s=IDLE_S)
 
-    async def _begin(self, document: Document) -> None:
-        """Take it into work. One that may be what kills the process is begun alone, the others like it wait unclaimed: were
-        they held, its next kill would be counted against them."""
-        deaths = await self._claims.deaths(document) if document.attempt > ALONE_AFTER else 0
-        suspect = deaths >= ALONE_AFTER
-        if suspect and self._suspect is not None:
-            return await self._claims.release(document, after_s=0.0)
-        task = asyncio.create_task(self._alone(document, deaths) if suspect else self._one(document))
-        self._working[task] = document
-        task.add_done_callback(self._ended)
-        if suspect:
-            self._suspect = task
-        return None
-
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._working.pop(task, None)
+        self._stalled.pop(task, None)
         if self._suspect is task:
             self._suspect = None
+
+    async def _begin(self, document: Document) -> None:
+        """One that may be what kills the process is done alone; another like it waits unclaimed meanwhile: were it held, the
+        next kill would be counted against it."""
+        deaths = await self._deaths(document) if document.attempt > ALONE_AFTER else 0
+        if deaths < ALONE_AFTER:
+            return await self._one(document)
+        if self._suspect is not None:
+            return await self._say(partial(self._claims.release, document, after_s=0.0))
+        self._suspect = asyncio.current_task()
+        return await self._alone(document, deaths)
+
+    async def _deaths(self, document: Document) -> int:
+        try:
+            return await self._claims.deaths(document)
+        except EngineError:
+            return 0
 
     async def _alone(self, document: Document, deaths: int) -> None:
         """After all others, while nothing new is claimed: a document that kills the process costs the others some restarts,
@@ -263,64 +260,3 @@ class IngestWorker:
 def _unsettled(document: Document) -> bool:
     """Whether it can end `failed`: what is only swept cannot."""
     return document.settled < document.revision and document.state is not State.DELETED
-
-
-class Housekeeper:
-    """Fills building epochs and drops retired collections; every `upkeep_s` collects, trims and purges."""
-
-    def __init__(
-        self, *, epochs: Epochs, namespaces: Namespaces, mending: Mending, upkeep: Upkeep, clock: Clock,
-        settings: IngestSettings,
-    ) -> None:  # fmt: skip
-        self._epochs = epochs
-        self._namespaces = namespaces
-        self._mending = mending
-        self._upkeep = upkeep
-        self._clock = clock
-        self._settings = settings
-        self._wake = asyncio.Event()
-
-    def wake(self) -> None:
-        """Look now: an epoch was begun, or a namespace deleted, in this process."""
-        self._wake.set()
-
-    async def run(self) -> None:
-        next_upkeep = self._clock.monotonic() + min(HOUSEKEEPING_S, self._settings.upkeep_s)  # a start is busy enough
-        while True:
-            await self._each(self._epochs.drop_retired)
-            await self._each(self._fill_all)
-            if self._clock.monotonic() >= next_upkeep:
-                for work in (self._collect, self._trim, self._purge):
-                    await self._each(work)
-                next_upkeep = self._clock.monotonic() + self._settings.upkeep_s
-            try:
-                async with asyncio.timeout(min(HOUSEKEEPING_S, self._settings.upkeep_s)):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-            self._wake.clear()
-
-    async def _fill_all(self) -> None:
-        for namespace in await self._namespaces.all():
-            if namespace.building:
-                await self._each(partial(self._epochs.fill, namespace.name))
-
-    async def _collect(self) -> None:
-        if collected := await self._mending.collect():
-            log.info("orphan blobs collected", folders_and_files=collected)
-
-    async def _trim(self) -> None:
-        await self._upkeep.trim_histories()
-
-    async def _purge(self) -> None:
-        purged = await self._upkeep.purge_tombstones(older_than_s=self._settings.tombstone_retention_s)
-        metrics.tombstones_purged_total.inc(purged)
-
-    async def _each(self, work: Callable[[], Awaitable[None]]) -> None:
-        """One piece of housekeeping; what goes wrong with it is logged, and stops no other piece."""
-        try:
-            await work()
-        except RaglineError as error:
-            log.warning("housekeeping interrupted, taken up again", error=str(error))
-        except Exception:
-            log.exception("defect in housekeeping")

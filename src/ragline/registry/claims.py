@@ -18,6 +18,7 @@ from ragline.registry.rows import (
     EPOCHS,
     FOREIGN,
     INTERRUPTED,
+    IS_BEYOND,
     IS_DUE,
     LEASED,
     LOOK_MINE,
@@ -173,8 +174,11 @@ class Claims:
         wait for a day. A worker that is still at it is fenced off by the next attempt.
         """
 
+        beyond = {"beyond": self._clock.now() + longest_s}
+        if await self._database.read(lambda c: c.execute(IS_BEYOND, beyond).first()) is None:
+            return 0
+
         def work(connection: Connection) -> int:
-            beyond = {"beyond": self._clock.now() + longest_s}
             ids = [id for (id,) in connection.execute(END_LEASES_BEYOND, beyond)]
             for id in ids:
                 row = get_row(connection, id)
@@ -205,6 +209,8 @@ class Claims:
             if old.settled >= old.revision:
                 values = {"sweep": SWEEP_NOW, "lease_until": 0.0, "attempt": 0}
                 connection.execute(UPDATE, {"which": id, **values})
+                words = "what it does not serve is to be removed once more"
+                tell(connection, id, self._clock.now(), old.revision, 0, "driven again", words)
             return True
 
         return await self._database.write(work)
