@@ -22,6 +22,9 @@ from bench.crashes.load import DOCUMENTS, TIMEOUT_S, name
 A_BATCH = 64
 """Searches in one request: what the API takes."""
 
+BY_BOTH_LEGS = 8
+"""Searches a reader that use the dense leg too: each embeds its query."""
+
 TOKEN = re.compile(r"\bd\d+e\d+\b")
 
 KINDS = {
@@ -134,8 +137,11 @@ class Books:
             old = list(editions_before(entry.known, entry.editions))
             wanted += [(entry, word, False) for word in old[-2:]]
         for key, groups in self._readers:
-            for start in range(0, len(wanted), A_BATCH):
-                part = wanted[start : start + A_BATCH]
+            starts = (0, *range(BY_BOTH_LEGS, len(wanted), A_BATCH))
+            for start, end in zip(starts, (*starts[1:], len(wanted)), strict=True):
+                part = wanted[start:end]
+                if not part:
+                    continue
                 legs = ["keyword"] if start else ["keyword", "dense"]
                 results = await _search(http, key, [word for _, word, _ in part], legs)
                 verdict.searches += len(part)

@@ -53,8 +53,11 @@ VARIABLES = {
     "RAGLINE_INGEST__LEASE_S": "30",
     "RAGLINE_INGEST__TOMBSTONE_RETENTION_S": "30",
     "RAGLINE_QUERY__DEADLINE_MS": "1000",
-    "RAGLINE_QUERY__KEYWORD_DEADLINE_MS": "1000",
+    **dict.fromkeys(
+        ("RAGLINE_QUERY__KEYWORD_DEADLINE_MS", "RAGLINE_QUERY__DENSE_DEADLINE_MS", "RAGLINE_QUERY__GRACE_MS"), "20000"
+    ),
 }
+"""Retired collections go early (twice the deadline of a search), legs may be late: a busy machine is no fault here."""
 
 
 @dataclass(frozen=True, slots=True)

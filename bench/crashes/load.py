@@ -19,7 +19,7 @@ CLIENTS = 6
 NEW_AT_ONCE = 8
 """New documents in one request."""
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 300.0
 
 
 class Load:

@@ -114,7 +114,7 @@ class Audit:
         report = Report()
         kept = await self._contents.kept(namespace)
         books = await self._books(namespace, report)
-        lying = by_document(kept)
+        lying = await asyncio.to_thread(by_document, kept)  # long enough to be felt by the event loop
         report.blobs = len(kept)
         report.chunks = sum(sum(counts.values()) for one in books if one.serving for counts in one.vectors.values())
         unseen = set(lying).union(*({*one.vectors, *one.keywords} for one in books))
@@ -142,7 +142,7 @@ class Audit:
             if not suspects:
                 return
             await asyncio.sleep(LOOK_AGAIN_S)
-            lying = by_document(await self._kept_of(namespace, suspects))
+            lying = await asyncio.to_thread(by_document, await self._kept_of(namespace, suspects))
             books = await self._books(namespace, None)
             busy = await self._upkeep.busy()
             rows = await self._upkeep.rows(list(suspects))
@@ -188,7 +188,8 @@ class Audit:
                     )
                 continue
             serving = epoch is namespace.epoch
-            books.append(Books(epoch, serving, _by_content(vectors), _by_content(keywords)))
+            grouped = [await asyncio.to_thread(_by_content, held) for held in (vectors, keywords)]
+            books.append(Books(epoch, serving, *grouped))
         return books
 
     async def _building(self, namespace: Namespace, report: Report) -> None:

@@ -143,7 +143,7 @@ class Contents:
         """Everything that lies in the blob store for `namespace`, or for one document of it."""
         top = f"{namespace.name}-{namespace.uid}"
         entries = await self._blobs.entries(top if document is None else f"{top}/{document}")
-        return [_kept(entry) for entry in entries]
+        return await asyncio.to_thread(lambda: [_kept(entry) for entry in entries])
 
     async def namespaces(self) -> set[str]:
         """The folders of namespaces that there are, as ``name-uid``."""

@@ -8,6 +8,7 @@ touched: after a restore they may be somebody's documents.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -86,7 +87,7 @@ class Mending:
         """
         collected = 0
         for namespace in await self._namespaces.all():
-            lying = by_document(await self._contents.kept(namespace))
+            lying = await asyncio.to_thread(by_document, await self._contents.kept(namespace))
             unseen, now = set(lying), self._clock.now()
             found: list[Finding] = []
             async for page in self._upkeep.pages(namespace.name):

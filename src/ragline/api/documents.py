@@ -82,7 +82,7 @@ async def list_documents(
         after = page[-1].id
     shown = found[:limit]
     return {
-        "documents": [_full(document) for document in shown],
+        "documents": [_full(system, document) for document in shown],
         "next": shown[-1].id if len(found) > limit else None,
     }
 
@@ -127,8 +127,7 @@ async def show_document(namespace: str, document: str, request: Request, caller:
 
     Progress is kept in the memory of the process that works; where workers run elsewhere it is null here.
     """
-    found = await _get(request, namespace, document, caller)
-    return {**_full(found), "progress": _progress(request, found)}
+    return _full(request.app.state.system, await _get(request, namespace, document, caller))
 
 
 @router.get("/{document}/original")
@@ -170,7 +169,7 @@ async def why(namespace: str, document: str, request: Request, caller: Reader) -
     story = await system.documents.history(found.id)
     step = await next_step(system, found)
     return {
-        **_full(found), "progress": _progress(request, found), "next": step.words, "next_at": step.at,
+        **_full(system, found), "next": step.words, "next_at": step.at,
         "history": [asdict(entry) for entry in story],
     }  # fmt: skip
 
@@ -179,7 +178,7 @@ async def why(namespace: str, document: str, request: Request, caller: Reader) -
 async def retry(namespace: str, document: str, request: Request, _: Writer) -> dict[str, Any]:
     """Parse the same bytes again, as a new content."""
     system: System = request.app.state.system
-    return _full(await system.documents.retry(namespace, document))
+    return _full(system, await system.documents.retry(namespace, document))
 
 
 @router.delete("/{document}")
@@ -237,8 +236,7 @@ async def _accept(system: System, namespace: Namespace, file: UploadFile, item: 
         return error
 
 
-def _progress(request: Request, document: Document) -> dict[str, Any] | None:
-    system: System = request.app.state.system
+def _progress(system: System, document: Document) -> dict[str, Any] | None:
     work = system.ingest.in_work.get(document.id)
     if work is None:
         return None
@@ -253,7 +251,7 @@ def _brief(document: Document, outcome: str) -> DocumentBrief:
     )  # fmt: skip
 
 
-def _full(document: Document) -> dict[str, Any]:
+def _full(system: System, document: Document) -> dict[str, Any]:
     hidden = ("blob", "live_blob", "garbage", "sweep", "given_title", "root")
     shown = {name: value for name, value in asdict(document).items() if name not in hidden}
-    return {**shown, "groups": sorted(document.groups)}
+    return {**shown, "groups": sorted(document.groups), "progress": _progress(system, document)}

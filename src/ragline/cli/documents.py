@@ -174,7 +174,7 @@ async def _find(server: Connection, namespace: str, name: str) -> dict[str, Any]
             missing = refused
     page = await server.get(*path, uri=name)
     if page["documents"]:
-        return dict(await server.get(*path, page["documents"][0]["id"]))  # a list does not tell the progress
+        return dict(page["documents"][0])
     detail = f"There is no document {name!r} in namespace {namespace!r}."
     next_step = f"`ragline documents list --namespace {namespace}` shows what there is."
     raise missing or Refused(

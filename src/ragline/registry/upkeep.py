@@ -122,25 +122,25 @@ class Upkeep:
         """
 
         before = self._clock.now() - older_than_s
-        gone = (
-            select(documents.c.id)
-            .where(
-                documents.c.state == State.DELETED, documents.c.settled >= documents.c.revision,
-                documents.c.sweep == SWEPT, documents.c.updated_at < before, documents.c.lease_until < before,
-            )
-            .limit(PAGE)
+        over = (
+            documents.c.state == State.DELETED, documents.c.settled >= documents.c.revision,
+            documents.c.sweep == SWEPT, documents.c.updated_at < before, documents.c.lease_until < before,
         )  # fmt: skip
+        gone = select(documents.c.id).where(*over).limit(PAGE)
 
-        def work(connection: Connection) -> int:
-            ids = [id for (id,) in connection.execute(gone)]
-            if ids:
-                connection.execute(delete(history).where(history.c.document.in_(ids)))
-                connection.execute(delete(documents).where(documents.c.id.in_(ids)))
-            return len(ids)
+        def work(connection: Connection, ids: Sequence[str]) -> int:
+            still = connection.execute(
+                delete(documents).where(documents.c.id.in_(ids), *over).returning(documents.c.id)
+            )
+            purged = [id for (id,) in still]
+            connection.execute(delete(history).where(history.c.document.in_(purged)))
+            return len(purged)
 
         total = 0
-        while purged := await self._database.write(work):
-            total += purged
+        while ids := await self._database.read(
+            lambda c: [id for (id,) in c.execute(gone)]
+        ):  # a long look stops no writer
+            total += await self._database.write(lambda c, ids=ids: work(c, ids))  # type: ignore[misc]
         return total
 
     async def trim_histories(self) -> int:
