@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
 import pytest
 
-from ragline.blobs import FsspecBlobs, open_blobs
+from ragline.blobs import FsspecBlobs, KeepingBlobs, open_blobs
 from ragline.errors import ConfigurationError, EngineUnavailable, NotFound
 from ragline.protocols import Blobs
 
@@ -72,3 +73,18 @@ def test_an_unknown_scheme_is_refused() -> None:
 
 def test_a_known_scheme_is_served_by_fsspec() -> None:
     assert isinstance(open_blobs("memory://x"), FsspecBlobs)
+
+
+async def test_nothing_is_deleted_while_it_is_kept(blobs: Blobs) -> None:
+    keeping = KeepingBlobs(blobs)
+    for path in ("n/d/1", "n/d/2", "n/d/3"):
+        await keeping.put(path, b"x")
+    async with keeping.keeping():
+        await keeping.delete("n/d/1")
+        async with keeping.keeping():
+            await keeping.delete("n/d/2")
+        assert await keeping.paths("") == ["n/d/1", "n/d/2", "n/d/3"], "one that began later may still need them"
+    while await keeping.paths("") != ["n/d/3"]:  # made up for beside whoever kept them
+        await asyncio.sleep(0)
+    await keeping.delete("n/d/3")
+    assert await keeping.paths("") == []

@@ -36,6 +36,10 @@ MOST_DELETED = 500
 """Documents deleted in a request."""
 
 
+MOST_LEFT_OUT = 10_000
+"""Documents that one call can leave out of those that count as fresh; with more of them none does."""
+
+
 @dataclass(frozen=True, slots=True)
 class Following:
     """What one sync follows, and how. `yes`: delete without a question, however many."""
@@ -63,13 +67,17 @@ class Held:
 
 @dataclass(slots=True)
 class Plan:
-    """What is to be done. `unchanged`: nothing; `failed`: of those, what failed, and will again; `unseen`: cannot be told."""
+    """What is to be done, of what was `known`.
+
+    `unchanged`: nothing; `failed`: of those, what failed, and will again; `unseen`: cannot be told.
+    """
 
     send: list[Found] = field(default_factory=list)
     unchanged: int = 0
     failed: list[Trouble] = field(default_factory=list)
     vanished: list[Held] = field(default_factory=list)
     unseen: list[Held] = field(default_factory=list)
+    known: Mapping[str, Held] = field(default_factory=dict)
     of: int = 0
 
 
@@ -118,14 +126,14 @@ async def sync(session: Session, what: Following, *, ask: bool = True) -> Synced
     tally.troubles.extend(plan.failed)
     if not done.kept:
         done.deleted = await _delete(server, what, plan.vanished, tally)
-    body = {"source": what.source.name, "leave_out": [one.id for one in plan.unseen]}
-    await server.post("v1", "namespaces", what.namespace, "sources", "verified", body=body)
+    await _verify(server, what, plan, tally, kept=done.kept > 0)
     return done
 
 
 def compare(found: Sequence[Found], held: Sequence[Held], troubles: Sequence[Trouble], source: Source) -> Plan:
     """What to send, what to leave, what to delete. What lies where something could not be read has not vanished."""
-    plan, known = Plan(of=len(held)), {one.uri: one for one in held}
+    known = {one.uri: one for one in held}
+    plan = Plan(known=dict(known), of=len(held))
     for file in found:
         one = known.pop(clean(file.uri), None)
         if one is None or not one.version or one.version != source.version(file.version) or not one.current:
@@ -153,6 +161,17 @@ async def _held(server: Connection, what: Following) -> list[Held]:
         held += (Held(**one) for one in page["documents"])
         cursor = page["next"]
     return held
+
+
+async def _verify(server: Connection, what: Following, plan: Plan, tally: Tally, *, kept: bool) -> None:
+    """Note that the rest is as the source has it: all but what was not seen, not taken, or is gone and kept."""
+    refused = {clean(trouble.uri) for trouble in tally.troubles if trouble.id is None}
+    left = {one.id for one in (*plan.unseen, *(plan.vanished if kept else ()))} | {
+        one.id for uri, one in plan.known.items() if uri in refused
+    }
+    if len(left) <= MOST_LEFT_OUT:
+        body = {"source": what.source.name, "leave_out": sorted(left)}
+        await server.post("v1", "namespaces", what.namespace, "sources", "verified", body=body)
 
 
 async def _delete(server: Connection, what: Following, gone: Sequence[Held], tally: Tally) -> int:

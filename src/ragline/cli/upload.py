@@ -32,6 +32,10 @@ OWN_FAULT = {409, 413, 415, 422}
 """Answers that may be one item's fault alone."""
 
 
+SHARED = ("groups", "namespace", "source")
+"""Fields that all items of a request share: what is wrong with one of them is wrong with every request."""
+
+
 @dataclass(slots=True)
 class Tally:
     """What has become of the items so far. `accepted`: document id → (uri, revision). Units: `sent_bytes` in bytes."""
@@ -97,7 +101,7 @@ class Uploader:
         except OSError as error:
             answer = await self._halved(batch, f"cannot be read: {error.strerror or error}")
         except Refused as refused:
-            if refused.http_status not in OWN_FAULT or refused.problem.get("field") in ("groups", "namespace"):
+            if refused.http_status not in OWN_FAULT or refused.problem.get("field") in SHARED:
                 raise
             answer = await self._halved(batch, f"refused: {refused}")
         for document in answer["documents"]:
