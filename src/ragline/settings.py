@@ -92,6 +92,7 @@ class IngestSettings(_Section):
     ocr: bool = Field(True, description="Read scans and images by Tesseract, where it is installed.")
     ocr_languages: str = Field("eng", description="Languages of scans, as Tesseract names them: `eng+deu`.")
     office: bool = Field(True, description="Read DOC and PPT by LibreOffice, where it is installed.")
+    tool_processes: int = Field(1, gt=0, description="Documents that Tesseract or LibreOffice read at a time.")
     tool_timeout_s: float = Field(600.0, gt=0, description="Limit for Tesseract or LibreOffice over one document.")
     tool_memory_bytes: int = Field(2 << 30, gt=0, description="Address space of one such program.")
     concurrency: int = Field(128, gt=0, description="Documents in work at once in one process.")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,35 @@ async def test_the_same_bytes_again_change_nothing_and_new_bytes_replace(api: Ap
     found = await api.search("capital of Ruritania", min_sequence=changed["sequence"], top_k=50)
     texts = [p["text"] for p in found["passages"] if p["uri"] == "capital.txt"]
     assert texts == ["The capital of Ruritania is now Zenda."]
+
+
+async def test_an_archive_is_waited_for_whole_and_its_files_are_documents(api: Api) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("ponds/grebes.md", "# Grebes\n\nGrebes build floating nests.")
+        archive.writestr("noise.bin", bytes(range(256)) * 64)
+    accepted = await api.upload(("birds.zip", packed.getvalue()), metadata={"year": 2026})
+    (outer,) = accepted["documents"]
+    assert outer["state"] == "indexed"
+    inner = (await api.call("GET", PATH, params={"uri": "birds.zip!/ponds/grebes.md"}))["documents"][0]
+    noise = (await api.call("GET", PATH, params={"uri": "birds.zip!/noise.bin"}))["documents"][0]
+    assert (inner["parent"], inner["depth"], inner["state"], inner["metadata"]) == (
+        outer["id"],
+        1,
+        "indexed",
+        {"year": 2026},
+    )
+    assert (noise["state"], noise["reason"].split(":")[0]) == ("failed", "unsupported")
+    assert (await api.call("GET", f"{PATH}/{outer['id']}"))["members"] == 2
+    found = await api.search("floating nests")
+    assert found["passages"][0]["uri"] == "birds.zip!/ponds/grebes.md"
+    original = await api.call("GET", f"{PATH}/{inner['id']}/original")
+    assert original.content.decode().startswith("# Grebes")
+    refused = await api.upload(("x", "Mine."), uri="birds.zip!/ponds/grebes.md", status=409)
+    assert "inside another document" in refused["detail"]
+    await api.call("DELETE", f"{PATH}/{outer['id']}")
+    await api.call("GET", f"{PATH}/{inner['id']}", status=404)
+    assert all("grebes" not in passage["uri"] for passage in (await api.search("floating nests"))["passages"])
 
 
 async def test_many_files_at_once_each_end_for_themselves(api: Api) -> None:

@@ -45,8 +45,8 @@ class _ChildDied(Exception):
 class ParserPool:
     """`protocols.Parser` over at most `processes` children (0: one per core).
 
-    A document that needs a slow program (OCR, LibreOffice) is sent again in a lane of its own, one at a time, so that no
-    other waits for it.
+    A document that needs a slow program (OCR, LibreOffice) is sent again in a lane of its own, `slow_processes` at a time,
+    so that no other waits for it.
 
     Units:   `timeout_s` for one document from the moment a child has it.
     scratch: folder for what those programs write; its contents are removed when the pool is made.
@@ -59,11 +59,12 @@ class ParserPool:
         processes: int,
         timeout_s: float,
         limits: Limits,
+        slow_processes: int = 1,
         scratch: Path | None = None,
         formats: str = "ragline.parsing.formats",
     ) -> None:
         self._slots = asyncio.Semaphore(processes or _cores())
-        self._slow = asyncio.Semaphore(1)
+        self._slow = asyncio.Semaphore(slow_processes)
         self._timeout_s = timeout_s
         self._limits = limits
         self._scratch = scratch or Path(tempfile.gettempdir()) / f"ragline-{secrets.token_hex(8)}"
