@@ -22,6 +22,7 @@ from ragline.settings import Settings
 from ragline.types import State
 
 from .conftest import Result, Shell, ragline, up
+from .test_sync import rest, until
 
 QUESTIONS = ["vault number 3", "the lighthouse of red stone", "which locker opens at noon", "tide table"]
 
@@ -155,13 +156,31 @@ def test_a_backup_under_load_loses_nothing_that_was_accepted_before(shell: Shell
 
 
 def settled(shell: Shell, namespace: str) -> None:
-    from .test_sync import until
-
     def done() -> bool:
         counts = shell("namespaces", "show", namespace, "--json").json["documents"]
         return not counts.get("received") and not counts.get("chunked")
 
     until(done)
+
+
+def test_a_sync_finds_out_what_a_restored_service_lacks(shell: Shell, tmp_path: Path) -> None:
+    """Nothing outside the service remembers what was synced, so nothing is out of step with one from a backup."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(8):
+        (source / f"{number}.md").write_text(f"The lantern number {number} is lit.")
+    rest(source)
+    shell("ingest", "--sync", str(source), "-n", "lanterns")
+    shell("backup", str(tmp_path / "b.tar"))
+    (source / "8.md").write_text("The lantern number 8 is lit.")
+    (source / "0.md").write_text("The lantern number 0 went out.")
+    rest(source)
+    assert shell("ingest", "--sync", str(source), "-n", "lanterns", "--json").json["indexed"] == 2
+    with restored(tmp_path / "new", tmp_path / "b.tar") as there:
+        done = there("ingest", "--sync", str(source), "-n", "lanterns", "--json").json
+        assert (done["indexed"], done["unchanged"], done["deleted"]) == (2, 7, 0)
+        found = there("search", "lantern number 0 went out", "-n", "lanterns", "--json").json["passages"]
+        assert found[0]["uri"] == "0.md"
 
 
 def test_one_that_was_killed_before_the_stores_were_filled_is_finished_by_reindex(
