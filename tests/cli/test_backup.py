@@ -103,7 +103,7 @@ def test_a_backup_under_load_loses_nothing_that_was_accepted_before(shell: Shell
     """Documents are added, replaced and deleted all the while; what stood before the backup began stands in it."""
     source = tmp_path / "stand"
     source.mkdir()
-    for number in range(40):
+    for number in range(16):
         (source / f"stays-{number:02}.md").write_text(f"The stone number {number} stays.\n" * 20)
         (source / f"turns-{number:02}.md").write_text(f"The wheel number {number} turns, version 0.\n" * 20)
     shell("ingest", str(source), "-n", "load")
@@ -114,7 +114,7 @@ def test_a_backup_under_load_loses_nothing_that_was_accepted_before(shell: Shell
         try:
             while not stop.is_set():
                 version += 1
-                for number in range(40):
+                for number in range(16):
                     (source / f"turns-{number:02}.md").write_text(
                         f"The wheel {number} turns, version {version}.\n" * 20
                     )
@@ -142,17 +142,18 @@ def test_a_backup_under_load_loses_nothing_that_was_accepted_before(shell: Shell
         stop.set()
         writer.join()
     assert failures == []
-    for number in (0, 1):
-        folder = tmp_path / f"restored-{number}"
-        with restored(folder, files[number]) as there:
-            settled(there, "load")
-            listed = there("documents", "list", "-n", "load", "--limit", "9000", "--json").json["documents"]
-            uris = {one["uri"] for one in listed}
-            assert {f"{kind}-{n:02}.md" for kind in ("stays", "turns") for n in range(40)} <= uris
-            assert {f"mark-{n}.md" for n in range(number + 1)} <= uris
-            assert [one["uri"] for one in listed if one["state"] != "indexed"] == []
-        pages = asyncio.run(books(folder))["load"]
-        assert all(one.live == one.content for one in pages if one.state is State.INDEXED)
+    stood = {f"{kind}-{n:02}.md" for kind in ("stays", "turns") for n in range(16)}
+    for number, file in enumerate(files):
+        held = check(file).documents
+        assert held >= len(stood) + number + 1
+    folder = tmp_path / "restored"
+    with restored(folder, files[-1]) as there:
+        settled(there, "load")
+        listed = there("documents", "list", "-n", "load", "--limit", "9000", "--json").json["documents"]
+        assert stood | {"mark-0.md", "mark-1.md"} <= {one["uri"] for one in listed}
+        assert [one["uri"] for one in listed if one["state"] != "indexed"] == []
+    pages = asyncio.run(books(folder))["load"]
+    assert all(one.live == one.content for one in pages if one.state is State.INDEXED)
 
 
 def settled(shell: Shell, namespace: str) -> None:
