@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from ragline.build import build
+from ragline.build import build, open_embedder
 from ragline.errors import DocumentRejected, EngineUnavailable, NotFound, RaglineError
 from ragline.ingest import _Superseded
+from ragline.protocols import Embedder, Purpose, Vectors
 from ragline.settings import Settings
 from ragline.system import System
 from ragline.types import Document, NamespaceSettings, SearchRequest, State, Upload
-from tests.house import House
+from tests.house import NOBODY, House
 
 
 class _Crash(BaseException):
@@ -243,9 +247,9 @@ async def test_a_reindex_leaves_no_rows_of_what_changed_while_it_copied(
     await house.system.epochs.begin("default")
     write = house.system.ingest.write
 
-    async def overtaken(epoch: Any, rows: Any, vectors: Any) -> None:
+    async def overtaken(epoch: Any, rows: Any, *rest: Any) -> None:
         if rows[0].chunk.document != document.id:
-            return await write(epoch, rows, vectors)
+            return await write(epoch, rows, *rest)
         monkeypatch.undo()
         if change == "bytes":
             await house.accept("a.txt", "The second version tells of otters.")
@@ -254,7 +258,7 @@ async def test_a_reindex_leaves_no_rows_of_what_changed_while_it_copied(
         await house.work()
         if change == "delete and purge":
             assert await house.system.upkeep.purge_tombstones(older_than_s=-7200.0) == 1
-        await write(epoch, rows, vectors)
+        await write(epoch, rows, *rest)
         if killed:
             raise _Crash
         return None
@@ -383,3 +387,58 @@ async def test_one_document_that_a_store_cannot_hold_does_not_fail_those_written
     await asyncio.gather(*(house.system.ingest_worker._one(document) for document in await house.claim()))
     assert [(await house.look(document)).state for document in good] == [State.INDEXED] * 5
     assert (await house.look(bad)).state is State.FAILED
+
+
+class _Shorter:
+    """Another embedder: the first 256 components of the real one, a space of its own."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+        self.space = replace(embedder.space, model="shorter", dim=256)
+
+    async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Vectors:
+        cut = (await self._embedder.embed(texts, purpose=purpose))[:, :256]
+        unit: Vectors = cut / np.linalg.norm(cut, axis=1, keepdims=True)
+        return unit
+
+    def token_spans(self, text: str) -> Sequence[tuple[int, int]]:
+        return self._embedder.token_spans(text)
+
+    async def aclose(self) -> None:
+        await self._embedder.aclose()
+
+
+async def test_another_embedder_never_writes_into_a_space_that_is_not_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await build(Settings(data_dir=tmp_path))
+    old = await House(first).accept("old.txt", "Badgers dig.")
+    await House(first).work()
+    waiting = await House(first).accept("waiting.txt", "Otters swim.")
+    await first.aclose()
+
+    async def shorter(settings: Settings) -> Embedder:
+        return _Shorter(await open_embedder(settings))
+
+    monkeypatch.setattr("ragline.build.open_embedder", shorter)
+    system = await build(Settings(data_dir=tmp_path))
+    house = House(system)
+    await house.work_as_workers_do()
+    found = await house.look(waiting)
+    assert (found.state, found.live) == (State.INDEXED, waiting.content)
+    epoch = (await system.namespaces.get("default")).epoch
+    assert set(await system.vectors.contents(epoch.vectors)) == {(old.id, old.content)}
+    retrieved = await system.search.search(SearchRequest("Otters", "default", NOBODY))
+    assert [passage.hit.uri for passage in retrieved.passages] == ["waiting.txt"]
+    assert retrieved.degraded == ("dense",)
+    assert "reindex" in [entry.detail for entry in await system.documents.history(waiting.id)][-1]
+
+    await system.epochs.begin("default")
+    beside = await house.accept("beside.txt", "Herons wade.")
+    await house.work_as_workers_do()
+    await system.epochs.fill("default")
+    system.snapshots.forget("default")
+    everything = {(one.id, one.content): 1 for one in (old, waiting, beside)}
+    assert await house.held() == everything
+    assert (await system.search.search(SearchRequest("Otters", "default", NOBODY))).degraded == ()
+    await system.aclose()

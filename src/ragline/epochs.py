@@ -157,7 +157,7 @@ class Epochs:
                 return
             vectors = await self._vectors_of(namespace, epoch, before, content)
             rows = records(before, content, now.live, before.title, epoch)
-            await self._ingest.write(epoch, rows, vectors)
+            await self._ingest.write(epoch, rows, vectors, epoch.space)
             now = await self._documents.look(before.id)
             if now is not None and (now.live, now.revision) == (before.live, before.revision):
                 if before is not document or not clean:
@@ -179,6 +179,12 @@ class Epochs:
         )
         if found is not None:
             return found
+        if epoch.space != self._space:
+            raise EngineUnavailable(
+                f"{document.uri} has no vectors of {epoch.space.id}, and the embedder is {self._space.id}.",
+                next_step=f"Run `ragline reindex --namespace {namespace.name}`, or set the embedder back.",
+                engine="embedder",
+            )
         texts = [
             search_text(document.title, span.headings, content.text[span.start : span.end]) for span in content.spans
         ]

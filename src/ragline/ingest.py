@@ -47,7 +47,7 @@ from ragline.registry.claims import Claims
 from ragline.registry.documents import Documents
 from ragline.settings import IngestSettings
 from ragline.snapshots import Snapshots
-from ragline.types import Document, Epoch, Metadata, Namespace, Record, State, Upload
+from ragline.types import Document, Epoch, Metadata, Namespace, Record, Space, State, Upload
 from ragline.uris import clean
 
 log = structlog.get_logger()
@@ -267,7 +267,8 @@ class Ingest:
             title = _title(now, content)
             try:
                 for epoch in epochs:
-                    await self.write(epoch, records(now, content, document.content, title, epoch), vectors)
+                    rows = records(now, content, document.content, title, epoch)
+                    await self.write(epoch, rows, vectors, self._embedder.space)
             except EngineRejected:
                 if await self._epochs_of(document.namespace) == labels:
                     raise
@@ -275,7 +276,7 @@ class Ingest:
             took_s = time.perf_counter() - start
             if await self._claims.mark_live(
                 replace(now, attempt=document.attempt), title=title, epochs=labels, event="indexed",
-                detail=f"{len(content.spans)} chunks live", took_s=took_s,
+                detail=f"{len(content.spans)} chunks live{self._unless_dense(namespace.epoch)}", took_s=took_s,
             ):  # fmt: skip
                 metrics.ingest_latency_ms.labels("index").observe(took_s * 1000)
                 metrics.documents_total.labels("indexed").inc()
@@ -284,6 +285,11 @@ class Ingest:
             self._snapshots.forget(document.namespace)  # refused: the epochs may be others by now
             if not await self._claims.renew(document, lease_s=self._settings.lease_s):
                 raise _Superseded
+
+    def _unless_dense(self, epoch: Epoch) -> str:
+        if epoch.space == self._embedder.space:
+            return ""
+        return f", for the keyword leg: the vectors served are of {epoch.space.id}; run `ragline reindex`"
 
     async def _epochs_of(self, name: str) -> frozenset[str]:
         self._snapshots.forget(name)
@@ -324,18 +330,19 @@ class Ingest:
 
     # ── writing to stores ────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def write(self, epoch: Epoch, rows: Sequence[Record], vectors: Vectors) -> None:
+    async def write(self, epoch: Epoch, rows: Sequence[Record], vectors: Vectors, space: Space) -> None:
         """Upsert into both stores of `epoch`, together with whatever other documents are being written.
 
+        `space` is that of `vectors`: an epoch of another one, which awaits its re-index, gets the words alone.
         When one store fails the other is waited for all the same: nothing may land after its document was given up.
         """
         if not rows:  # an archive: its words are those of what lies in it
             return
-        results = await asyncio.gather(
-            self._write_vectors(_Write(epoch.vectors, rows, vectors)),
-            self._write_keywords(_Write(epoch.keywords, rows, vectors)),
-            return_exceptions=True,
-        )
+        write = _Write(epoch.keywords, rows, vectors)
+        writes = [self._write_keywords(write)]
+        if epoch.space == space:
+            writes.append(self._write_vectors(replace(write, collection=epoch.vectors)))
+        results = await asyncio.gather(*writes, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
