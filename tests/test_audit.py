@@ -218,6 +218,39 @@ async def test_bytes_that_are_gone_are_told_and_cannot_be_mended(house: House) -
     assert (await house.look(document.id)).live is not None
 
 
+@pytest.mark.parametrize("torn", [False, True])
+@pytest.mark.parametrize("groups", [frozenset(), frozenset({"staff"})], ids=["unchanged", "other readers"])
+async def test_bytes_that_are_gone_or_torn_are_there_again_once_they_are_uploaded_again(
+    house: House, torn: bool, groups: frozenset[str]
+) -> None:
+    document = await house.indexed()
+    (original,) = (await house.folder()).rglob("original")
+    original.write_bytes(b"Her") if torn else original.unlink()
+    assert await house.found() == [(Kind.MISSING_BYTES, "a.txt")]
+    again = await house.accept("a.txt", "Herons wade.", groups=groups)
+    assert (again.blob, again.content) == (document.blob, document.content)
+    await house.work()
+    assert await house.found() == []
+    assert [path.read_bytes() for path in (await house.folder()).rglob("original")] == [b"Herons wade."]
+
+
+async def test_bytes_of_a_file_in_an_archive_are_there_again_once_the_archive_is_parsed_again(house: House) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("a.txt", "Herons wade.")
+    parent = await house.accept_bytes("a.zip", out.getvalue())
+    await house.work()
+    (original,) = (path for path in (await house.folder()).rglob("original") if parent.id not in path.parts)
+    original.unlink()
+    (finding,) = (await house.system.audit.look()).findings
+    assert (finding.kind, finding.uri) == (Kind.MISSING_BYTES, "a.zip!/a.txt")
+    assert f"documents retry {parent.id}" in finding.next_step
+    await house.system.documents.retry("default", parent.id)
+    await house.work()
+    assert await house.found() == []
+    assert original.read_bytes() == b"Herons wade."
+
+
 async def test_chunks_that_are_gone_from_the_blobs_are_made_again(house: House) -> None:
     await house.indexed()
     next((await house.folder()).rglob("chunks-*")).unlink()
