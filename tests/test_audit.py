@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import tarfile
 import time
 import zipfile
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from ragline.audit import Report
+from ragline.backup import check, written
 from ragline.build import build
 from ragline.findings import Kind
 from ragline.settings import IngestSettings, Settings
@@ -273,6 +275,27 @@ async def test_blobs_without_owner_are_orphans_once_they_are_old(house: House) -
     assert await house.found() == []
     left = {path.name for path in folder.rglob("*") if path.is_file()}
     assert left == {"original", "chunks-1", f"vectors-1-{house.system.embedder.space.id}"}
+
+
+async def test_what_is_kept_for_a_backup_is_in_it_and_no_orphan(house: House, tmp_path: Path) -> None:
+    system, before = house.system, await house.indexed()
+    file = tmp_path / "one.tar"
+    with file.open("wb") as out:
+        pieces = written(system.database, system.blobs, system.clock)
+        out.write(await anext(pieces))
+        after = await house.indexed(text="Herons fly.")
+        age(await house.folder())
+        report = await system.audit.look()
+        assert (report.findings, await system.mending.collect()) == ([], 0)
+        assert (await house.folder() / before.id / str(before.blob) / "original").exists()
+        async for piece in pieces:
+            out.write(piece)
+    check(file)
+    with tarfile.open(file) as tar:
+        owners = {name.split("/")[3] for name in tar.getnames() if name.endswith("/original")}
+    assert owners == {before.blob}
+    await system.blobs.aclose()
+    assert [path.name for path in (await house.folder() / before.id).iterdir()] == [after.blob]
 
 
 async def test_an_orphan_that_got_an_owner_is_not_deleted(house: House) -> None:

@@ -67,7 +67,7 @@ async def written(database: Database, blobs: KeepingBlobs, clock: Clock) -> Asyn
     Raises:  EngineError, and then the file has no end.
     """
     with tempfile.TemporaryDirectory(prefix="ragline-backup-") as folder:
-        async with blobs.keeping():  # until the last blob is copied: the next revision must not take it away
+        async with blobs.keeping() as kept:  # until the last blob is copied: the next revision must not take it away
             snapshot = await take(database, Path(folder) / REGISTRY)
             manifest = Manifest(
                 KIND, FORMAT, __version__, HEAD, clock.now(), snapshot.namespaces, snapshot.documents
@@ -77,10 +77,10 @@ async def written(database: Database, blobs: KeepingBlobs, clock: Clock) -> Asyn
                 yield piece
             async for piece in _registry(snapshot, sums):
                 yield piece
-            for path in await blobs.paths(""):
+            for path in await kept.paths(""):
                 owner = path.rpartition("/")[0]
                 if owner in snapshot.blobs and not PurePosixPath(path).name.startswith("."):  # else half written
-                    for piece in _member(BLOBS + path, await blobs.get(path), sums):
+                    for piece in _member(BLOBS + path, await kept.get(path), sums):
                         yield piece
         for piece in _member(END, json.dumps(sums).encode(), {}):
             yield piece
