@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import tarfile
 import time
 import zipfile
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from ragline.audit import Report
+from ragline.backup import check, written
 from ragline.build import build
 from ragline.findings import Kind
 from ragline.settings import IngestSettings, Settings
@@ -218,6 +220,39 @@ async def test_bytes_that_are_gone_are_told_and_cannot_be_mended(house: House) -
     assert (await house.look(document.id)).live is not None
 
 
+@pytest.mark.parametrize("torn", [False, True])
+@pytest.mark.parametrize("groups", [frozenset(), frozenset({"staff"})], ids=["unchanged", "other readers"])
+async def test_bytes_that_are_gone_or_torn_are_there_again_once_they_are_uploaded_again(
+    house: House, torn: bool, groups: frozenset[str]
+) -> None:
+    document = await house.indexed()
+    (original,) = (await house.folder()).rglob("original")
+    original.write_bytes(b"Her") if torn else original.unlink()
+    assert await house.found() == [(Kind.MISSING_BYTES, "a.txt")]
+    again = await house.accept("a.txt", "Herons wade.", groups=groups)
+    assert (again.blob, again.content) == (document.blob, document.content)
+    await house.work()
+    assert await house.found() == []
+    assert [path.read_bytes() for path in (await house.folder()).rglob("original")] == [b"Herons wade."]
+
+
+async def test_bytes_of_a_file_in_an_archive_are_there_again_once_the_archive_is_parsed_again(house: House) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("a.txt", "Herons wade.")
+    parent = await house.accept_bytes("a.zip", out.getvalue())
+    await house.work()
+    (original,) = (path for path in (await house.folder()).rglob("original") if parent.id not in path.parts)
+    original.unlink()
+    (finding,) = (await house.system.audit.look()).findings
+    assert (finding.kind, finding.uri) == (Kind.MISSING_BYTES, "a.zip!/a.txt")
+    assert f"documents retry {parent.id}" in finding.next_step
+    await house.system.documents.retry("default", parent.id)
+    await house.work()
+    assert await house.found() == []
+    assert original.read_bytes() == b"Herons wade."
+
+
 async def test_chunks_that_are_gone_from_the_blobs_are_made_again(house: House) -> None:
     await house.indexed()
     next((await house.folder()).rglob("chunks-*")).unlink()
@@ -240,6 +275,27 @@ async def test_blobs_without_owner_are_orphans_once_they_are_old(house: House) -
     assert await house.found() == []
     left = {path.name for path in folder.rglob("*") if path.is_file()}
     assert left == {"original", "chunks-1", f"vectors-1-{house.system.embedder.space.id}"}
+
+
+async def test_what_is_kept_for_a_backup_is_in_it_and_no_orphan(house: House, tmp_path: Path) -> None:
+    system, before = house.system, await house.indexed()
+    file = tmp_path / "one.tar"
+    with file.open("wb") as out:
+        pieces = written(system.database, system.blobs, system.clock)
+        out.write(await anext(pieces))
+        after = await house.indexed(text="Herons fly.")
+        age(await house.folder())
+        report = await system.audit.look()
+        assert (report.findings, await system.mending.collect()) == ([], 0)
+        assert (await house.folder() / before.id / str(before.blob) / "original").exists()
+        async for piece in pieces:
+            out.write(piece)
+    check(file)
+    with tarfile.open(file) as tar:
+        owners = {name.split("/")[3] for name in tar.getnames() if name.endswith("/original")}
+    assert owners == {before.blob}
+    await system.blobs.aclose()
+    assert [path.name for path in (await house.folder() / before.id).iterdir()] == [after.blob]
 
 
 async def test_an_orphan_that_got_an_owner_is_not_deleted(house: House) -> None:

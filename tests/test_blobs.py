@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from pathlib import Path
 
@@ -81,10 +82,90 @@ async def test_nothing_is_deleted_while_it_is_kept(blobs: Blobs) -> None:
         await keeping.put(path, b"x")
     async with keeping.keeping():
         await keeping.delete("n/d/1")
-        async with keeping.keeping():
+        async with keeping.keeping() as kept:
             await keeping.delete("n/d/2")
-        assert await keeping.paths("") == ["n/d/1", "n/d/2", "n/d/3"], "one that began later may still need them"
-    while await keeping.paths("") != ["n/d/3"]:  # made up for beside whoever kept them
-        await asyncio.sleep(0)
+        assert await kept.paths("") == ["n/d/1", "n/d/2", "n/d/3"], "one that began later may still need them"
+        assert await keeping.get("n/d/1") == b"x"
+    await keeping.aclose()
+    assert await blobs.paths("") == ["n/d/3"]
     await keeping.delete("n/d/3")
     assert await keeping.paths("") == []
+
+
+async def test_what_is_kept_is_deleted_for_whoever_lists(blobs: Blobs) -> None:
+    keeping = KeepingBlobs(blobs)
+    for path in ("m/d/1", "n/d/1/original", "n/d/1/chunks-1", "n/d/10/original", "n/e/1/original"):
+        await keeping.put(path, b"x")
+    async with keeping.keeping() as kept:
+        for prefix in ("m", "n/d/1", "n/e/1/original"):
+            await keeping.delete(prefix)
+        assert await keeping.folders() == ["n"]
+        assert await keeping.paths("") == await keeping.paths("n") == ["n/d/10/original"]
+        assert [entry.path for entry in await keeping.entries("n")] == ["n/d/10/original"]
+        assert (await kept.folders(), len(await kept.paths("")), len(await kept.entries("n"))) == (["m", "n"], 5, 4)
+    await keeping.aclose()
+    assert await blobs.paths("") == ["n/d/10/original"]
+
+
+async def test_what_was_kept_is_deleted_once_and_whatever_befalls_one_of_it(blobs: Blobs) -> None:
+    keeping, told = KeepingBlobs(blobs), list[str]()
+    inner = blobs.delete
+
+    async def delete(prefix: str) -> None:
+        told.append(prefix)
+        if prefix == "n/2":
+            raise EngineUnavailable("It says no.", next_step="Ask why.", engine="blobs")
+        await inner(prefix)
+
+    blobs.delete = delete  # type: ignore[method-assign]
+    for path in ("n/2", "n/3"):
+        await keeping.put(path, b"x")
+    async with keeping.keeping():
+        for prefix in ("n/1", "n/2", "n/1", "n/3", "n/2"):
+            await keeping.delete(prefix)
+    await keeping.aclose()
+    assert told == ["n/1", "n/2", "n/3"]
+    assert await keeping.paths("") == ["n/2"], "left to the audit, which sees it again"
+
+
+async def test_who_keeps_while_deferred_deletions_run_stops_them(blobs: Blobs) -> None:
+    keeping, reached, go_on = KeepingBlobs(blobs), asyncio.Event(), asyncio.Event()
+    inner = blobs.delete
+
+    async def delete(prefix: str) -> None:
+        reached.set()
+        await go_on.wait()
+        await inner(prefix)
+
+    blobs.delete = delete  # type: ignore[method-assign]
+    for path in ("n/1", "n/2"):
+        await keeping.put(path, b"x")
+    async with keeping.keeping():
+        await keeping.delete("n/1")
+        await keeping.delete("n/2")
+    await reached.wait()
+    async with keeping.keeping() as kept:
+        go_on.set()
+        await keeping.aclose()
+        assert await kept.paths("") == ["n/2"]
+        assert await keeping.paths("") == []
+    await keeping.aclose()
+    assert await kept.paths("") == []
+
+
+async def test_a_folder_that_another_is_deleting_as_well_goes_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs, remove = open_blobs(str(tmp_path)), shutil.rmtree
+    for name in "abc":
+        await blobs.put(f"n/{name}", b"x")
+
+    def rival(path: Path) -> None:
+        monkeypatch.undo()
+        (path / "a").unlink()
+        raise FileNotFoundError(2, "No such file or directory", "a")
+
+    monkeypatch.setattr("ragline.blobs.shutil.rmtree", rival)
+    await blobs.delete("n")
+    assert shutil.rmtree is remove
+    assert not (tmp_path / "n").exists()

@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from ragline import __version__
 from ragline.blobs import KeepingBlobs
 from ragline.clock import Clock
+from ragline.contents import off_loop
 from ragline.errors import InvalidRequest
 from ragline.registry.database import Database
 from ragline.registry.migrations import HEAD, known
@@ -67,28 +68,28 @@ async def written(database: Database, blobs: KeepingBlobs, clock: Clock) -> Asyn
     Raises:  EngineError, and then the file has no end.
     """
     with tempfile.TemporaryDirectory(prefix="ragline-backup-") as folder:
-        async with blobs.keeping():  # until the last blob is copied: the next revision must not take it away
+        async with blobs.keeping() as kept:  # until the last blob is copied: the next revision must not take it away
             snapshot = await take(database, Path(folder) / REGISTRY)
             manifest = Manifest(
                 KIND, FORMAT, __version__, HEAD, clock.now(), snapshot.namespaces, snapshot.documents
             )  # fmt: skip
             sums: dict[str, str] = {}
-            for piece in _member(MANIFEST, json.dumps(asdict(manifest)).encode(), sums):
+            async for piece in _member(MANIFEST, json.dumps(asdict(manifest)).encode(), sums):
                 yield piece
             async for piece in _registry(snapshot, sums):
                 yield piece
-            for path in await blobs.paths(""):
+            for path in await kept.paths(""):
                 owner = path.rpartition("/")[0]
                 if owner in snapshot.blobs and not PurePosixPath(path).name.startswith("."):  # else half written
-                    for piece in _member(BLOBS + path, await blobs.get(path), sums):
+                    async for piece in _member(BLOBS + path, await kept.get(path), sums):
                         yield piece
-        for piece in _member(END, json.dumps(sums).encode(), {}):
+        async for piece in _member(END, json.dumps(sums).encode(), {}):
             yield piece
         yield bytes(2 * tarfile.BLOCKSIZE)
 
 
-def _member(name: str, data: bytes, sums: dict[str, str]) -> Iterator[bytes]:
-    sums[name] = hashlib.sha256(data).hexdigest()
+async def _member(name: str, data: bytes, sums: dict[str, str]) -> AsyncIterator[bytes]:
+    sums[name] = await off_loop(_sha256, data)
     yield _header(name, len(data))
     yield data
     yield bytes(-len(data) % tarfile.BLOCKSIZE)
@@ -103,6 +104,10 @@ async def _registry(snapshot: Snapshot, sums: dict[str, str]) -> AsyncIterator[b
             yield data
     yield bytes(-size % tarfile.BLOCKSIZE)
     sums[REGISTRY] = total.hexdigest()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _header(name: str, size: int) -> bytes:

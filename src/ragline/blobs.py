@@ -10,11 +10,11 @@ import asyncio
 import os
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import fsspec
 import structlog
@@ -22,6 +22,8 @@ import structlog
 from ragline.errors import ConfigurationError, EngineUnavailable, MissingDependency, NotFound
 from ragline.protocols import Blobs
 from ragline.types import BlobEntry
+
+T = TypeVar("T")
 
 MODIFIED = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
 """What fsspec's file systems (local, S3, Azure, Google, SFTP, memory) call the time of the last write."""
@@ -89,10 +91,11 @@ class FolderBlobs:
     async def delete(self, prefix: str) -> None:
         def work() -> None:
             target = self._folder / prefix
-            if target.is_dir():
-                shutil.rmtree(target, ignore_errors=False)
-            else:
+            if not target.is_dir():
                 target.unlink(missing_ok=True)
+            while target.is_dir():
+                with suppress(FileNotFoundError):  # another deletes in there as well: go on with what is left
+                    shutil.rmtree(target)
 
         await self._call(work)
 
@@ -194,27 +197,37 @@ class KeepingBlobs:
     def __init__(self, inner: Blobs) -> None:
         self._inner = inner
         self._keepers = 0
-        self._due: list[str] = []
+        self._due: dict[str, None] = {}
+        """What is deleted for everybody but its keepers, in the order in which it goes."""
         self._deleting: asyncio.Task[None] | None = None
 
     @asynccontextmanager
-    async def keeping(self) -> AsyncIterator[None]:
-        """Until the block ends nothing is deleted; what was to be is deleted then. A crash leaves it to `doctor`."""
+    async def keeping(self) -> AsyncIterator[Blobs]:
+        """Until the block ends nothing is deleted; what was to be is deleted then. A crash leaves it to `doctor`.
+
+        Yields everything as it lies; whoever else lists the blobs does not see those that are to be deleted.
+        """
         self._keepers += 1
         try:
-            yield
+            yield self._inner
         finally:
             self._keepers -= 1
-            if not self._keepers:
-                due, self._due = self._due, []
-                self._deleting = asyncio.create_task(self._delete(due))  # whoever kept them may be cancelled by now
+            if not self._keepers and (self._deleting is None or self._deleting.done()):
+                self._deleting = asyncio.create_task(self._delete_due())  # whoever kept them may be cancelled by now
 
-    async def _delete(self, due: list[str]) -> None:
-        for prefix in due:
+    async def aclose(self) -> None:
+        """Wait until what was kept is deleted."""
+        if self._deleting is not None:
+            await self._deleting
+
+    async def _delete_due(self) -> None:
+        while self._due and not self._keepers:  # a new keeper ends it, and begins it again
+            prefix = next(iter(self._due))
             try:
                 await self._inner.delete(prefix)
-            except EngineUnavailable as error:
-                log.warning("blob left behind", blob=prefix, error=str(error))
+            except Exception as error:  # noqa: BLE001 (the others go all the same, and the audit finds this one)
+                log.warning("blob left behind", blob=prefix, error=repr(error))
+            self._due.pop(prefix)
 
     async def put(self, path: str, data: bytes, *, durable: bool = True) -> None:
         await self._inner.put(path, data, durable=durable)
@@ -223,19 +236,34 @@ class KeepingBlobs:
         return await self._inner.get(path)
 
     async def paths(self, prefix: str) -> list[str]:
-        return await self._inner.paths(prefix)
+        return await self._without_due(await self._inner.paths(prefix), str)
 
     async def entries(self, prefix: str) -> list[BlobEntry]:
-        return await self._inner.entries(prefix)
+        return await self._without_due(await self._inner.entries(prefix), lambda entry: entry.path)
 
     async def folders(self) -> list[str]:
-        return await self._inner.folders()
+        return await self._without_due(await self._inner.folders(), str)
 
     async def delete(self, prefix: str) -> None:
         if self._keepers:
-            self._due.append(prefix)
+            self._due[prefix] = None
         else:
             await self._inner.delete(prefix)
+
+    async def _without_due(self, found: list[T], path: Callable[[T], str]) -> list[T]:
+        if not self._due:
+            return found
+        due = frozenset(self._due)
+        return await asyncio.to_thread(lambda: [one for one in found if not _covered(path(one), due)])
+
+
+def _covered(path: str, prefixes: frozenset[str]) -> bool:
+    """Whether `path` or a folder that it lies in is one of `prefixes`."""
+    while path:
+        if path in prefixes:
+            return True
+        path = path.rpartition("/")[0]
+    return False
 
 
 def _modified(info: Mapping[str, object]) -> float | None:

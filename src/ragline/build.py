@@ -68,6 +68,7 @@ async def build(settings: Settings) -> System:
         if not settings.registry:
             await claims.end_all_leases()
         blobs = KeepingBlobs(open_blobs(settings.blobs or str(settings.data_dir.absolute() / "blobs")))
+        closers.append(blobs.aclose)
         contents = Contents(blobs)
         snapshots = Snapshots(namespaces, clock)
         members = Members(contents=contents, registry=MemberRows(database, clock), settings=settings.ingest)

@@ -83,6 +83,15 @@ class Contents:
     async def put_original(self, namespace: Namespace, document: str, blob: str, data: bytes) -> None:
         await self._blobs.put(f"{_folder(namespace, document, blob)}/original", data)
 
+    async def heal_original(self, namespace: Namespace, document: Document, data: bytes) -> None:
+        """Put the bytes of `document` where they were when they are gone, or torn; `data`: the same, uploaded again."""
+        if document.blob is None:  # deleted meanwhile
+            return
+        path = f"{_folder(namespace, document.id, document.blob)}/original"
+        entries = await self._blobs.entries(path.rpartition("/")[0])
+        if not any((entry.path, entry.size) == (path, len(data)) for entry in entries):
+            await self._blobs.put(path, data)
+
     async def original(self, namespace: Namespace, document: str, blob: str) -> bytes:
         """Raises NotFound."""
         return await self._blobs.get(f"{_folder(namespace, document, blob)}/original")

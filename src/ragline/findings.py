@@ -227,7 +227,8 @@ def _of_bytes(document: Document, kept: Sequence[Kept]) -> Iterator[Finding]:
     original = next((one for one in kept if one.blob == document.blob and one.part == "original"), None)
     if original is None or original.size != document.size:
         words = "are gone" if original is None else f"are {original.size} instead of {document.size}"
-        step = "Upload the document again; until then what is live goes on serving."
+        again = f"Run `ragline documents retry {document.parent} -n {document.namespace}`"  # what it lies in is parsed again
+        step = f"{again if document.parent else 'Upload the document again'}; until then what is live goes on serving."
         yield _finding(document, Kind.MISSING_BYTES, f"blob {document.blob}", f"Its bytes {words}.", Remedy.NONE, step)
 
 

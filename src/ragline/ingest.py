@@ -155,7 +155,8 @@ class Ingest:
         except Exception:
             await self._contents.sweep(namespace, document, [blob])
             raise
-        if accepted.document.blob != blob:
+        if accepted.document.blob != blob:  # the row keeps the bytes that it has, which are the same
+            await self._contents.heal_original(namespace, accepted.document, upload.data)
             await self._contents.sweep(namespace, document, [blob])
         return accepted
 

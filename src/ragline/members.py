@@ -60,9 +60,12 @@ class Members:
         """The uris that were taken, and why others were not. None: superseded."""
         incoming = await asyncio.gather(*(self._keep(namespace, document, member) for member in part))
         result = await self._registry.accept(namespace, document, [one for _, one in incoming])
-        read = result[0] if result is not None else {}
-        for id, one in incoming:
-            if read.get(one.uri) != one.blob:  # unchanged, refused, or all of it came too late
+        read = result[0] if result is not None else dict[str, Document]()
+        for (id, one), member in zip(incoming, part, strict=True):
+            row = read.get(one.uri)
+            if row is None or row.blob != one.blob:  # unchanged, refused, or all of it came too late
+                if row is not None:
+                    await self._contents.heal_original(namespace, row, member.data)
                 await self._contents.sweep(namespace, id, [one.blob])
         return (set(read), result[1]) if result is not None else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import json
 import sqlite3
@@ -15,8 +16,10 @@ from typing import Any
 
 import pytest
 
+from ragline import backup
 from ragline.backup import END, FORMAT, MANIFEST, check
 from ragline.build import build
+from ragline.contents import SHORT
 from ragline.errors import InvalidRequest
 from ragline.settings import Settings
 from ragline.types import State
@@ -313,3 +316,20 @@ def test_only_admins_of_everything_may_take_one(shell: Shell, tmp_path: Path) ->
         assert list(tmp_path.iterdir()) == []
     finally:
         shell("keys", "revoke", made["id"])
+
+
+async def test_a_large_blob_is_hashed_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, sha256 = set[threading.Thread](), backup._sha256
+
+    def noted(data: bytes) -> str:
+        threads.add(threading.current_thread())
+        return sha256(data)
+
+    monkeypatch.setattr(backup, "_sha256", noted)
+    data, sums = bytes(SHORT), dict[str, str]()
+    file = b"".join([piece async for piece in backup._member("blobs/one", data, sums)])
+    assert len(threads) == 1
+    assert threading.current_thread() not in threads
+    assert sums == {"blobs/one": hashlib.sha256(data).hexdigest()}
+    with tarfile.open(fileobj=io.BytesIO(file)) as tar:
+        assert [(one.name, one.size) for one in tar] == [("blobs/one", SHORT)]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine
+from sqlalchemy import Engine, create_engine, event
 
 import ragline.registry.migrations as migrations
 from ragline.clock import SystemClock
@@ -60,3 +63,61 @@ async def test_a_file_of_the_first_version_is_brought_forward(tmp_path: Path, mo
         0,
         0,
     )
+
+
+@pytest.mark.parametrize("start", [None, "0001"])
+def test_an_upgrade_that_ends_at_any_statement_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str | None
+) -> None:
+    fresh = tmp_path / "fresh.sqlite"
+    migrations.upgrade(sqlite_url(fresh), None)
+    number = 0
+    while True:
+        number += 1
+        path = tmp_path / f"{number}.sqlite"
+        if start:
+            with monkeypatch.context() as first:
+                first.setattr(migrations, "HEAD", start)
+                migrations.upgrade(sqlite_url(path), None)
+        before = schema(path)
+        try:
+            with ending_at(number):
+                migrations.upgrade(sqlite_url(path), start)
+        except _Ended:
+            assert schema(path) == before, f"statement {number} left half a schema"
+            migrations.upgrade(sqlite_url(path), start)
+            assert schema(path) == schema(fresh)
+        else:
+            break
+    assert number > 8, "the statements of three revisions were counted"
+    assert schema(path) == schema(fresh)
+
+
+class _Ended(Exception):
+    """As a killed process: nothing is said to the database any more."""
+
+
+@contextmanager
+def ending_at(number: int) -> Iterator[None]:
+    """Statement `number` of whatever runs in the block is not sent."""
+    left = number
+
+    def count(*_: Any) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise _Ended
+
+    event.listen(Engine, "before_cursor_execute", count)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "before_cursor_execute", count)
+
+
+def schema(path: Path) -> list[Any]:
+    with closing(sqlite3.connect(path)) as sql:
+        found: list[Any] = sql.execute("SELECT type, name, sql FROM sqlite_master ORDER BY name").fetchall()
+        if any(name == "alembic_version" for _, name, _ in found):
+            found += sql.execute("SELECT version_num FROM alembic_version").fetchall()
+        return found

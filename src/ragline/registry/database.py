@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import Connection, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import QueuePool
 
@@ -38,8 +38,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self._engine = create_engine(url, poolclass=QueuePool, pool_size=1, max_overflow=0)
-        event.listen(self._engine, "connect", _set_pragmas)
-        event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        begin_by_hand(self._engine)
         # Readers are in no transaction at all: each statement sees the newest commit, and nothing is reset between calls.
         self._reading = create_engine(
             url, poolclass=QueuePool, pool_size=READERS, max_overflow=0, pool_reset_on_return=None,
@@ -146,6 +145,15 @@ class Database:
         return results
 
 
+def begin_by_hand(engine: Engine) -> None:
+    """Make every transaction of `engine` one of the database from its first statement on, changes of the schema included.
+
+    Left to itself the driver begins before the first INSERT only, and commits each CREATE and ALTER by itself.
+    """
+    event.listen(engine, "connect", _set_pragmas)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+
+
 def sqlite_url(path: Path) -> str:
     return f"sqlite:///{path}"
 
@@ -158,7 +166,7 @@ def _refusable(connection: Connection, work: Work) -> Any:
 
 
 def _set_pragmas(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # the driver must not begin by itself; `_begin` does
+    connection.isolation_level = None  # the driver must not begin by itself; `begin_by_hand` does
     cursor = connection.cursor()
     for pragma in (
         "journal_mode = WAL",

@@ -33,25 +33,25 @@ class Members:
 
     async def accept(
         self, namespace: Namespace, parent: Document, members: Sequence[Incoming]
-    ) -> tuple[dict[str, str], list[str]] | None:
+    ) -> tuple[dict[str, Document], list[str]] | None:
         """Give each a row, or find that it has one: by its fingerprint, so that doing it again changes nothing.
 
-        Returns uri → the blob that its document reads, and what could not be taken, in words. None: superseded.
+        Returns uri → its document, and what could not be taken, in words. None: superseded.
         """
 
-        def work(connection: Connection) -> tuple[dict[str, str], list[str]] | None:
+        def work(connection: Connection) -> tuple[dict[str, Document], list[str]] | None:
             row = connection.execute(LOOK_MINE, mine(parent)).first()
             if row is None or row.state == State.DELETED:
                 return None
             tie = Tie(row.id, row.root or row.id, row.depth + 1, row.content)
-            taken, refused, now = dict[str, str](), list[str](), self._clock.now()
+            taken, refused, now = dict[str, Document](), list[str](), self._clock.now()
             for one in members:
                 try:
                     own = Incoming(
                         one.uri, None, None, one.size, one.sha256, one.fingerprint, one.blob,
                         groups=frozenset(row.groups), metadata=row.metadata,
                     )  # fmt: skip
-                    taken[one.uri] = accept(connection, now, namespace, own, tie).document.blob or ""
+                    taken[one.uri] = accept(connection, now, namespace, own, tie).document
                 except Conflict as conflict:
                     refused.append(conflict.message)
             if taken:  # at once, so that a delete or a change of readers of the parent meets them

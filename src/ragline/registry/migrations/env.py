@@ -1,4 +1,8 @@
-"""Alembic's entry: one connection, one transaction."""
+"""Alembic's entry: one connection, and one transaction from the revision that is found to HEAD.
+
+A process that is killed in the middle leaves the schema as it was. Alembic takes SQLite for a database that cannot do so,
+because its driver, left to itself, does not begin before a change of the schema.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,16 @@ from alembic import context
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
+from ragline.registry.database import begin_by_hand
 from ragline.registry.tables import metadata
 
 url = context.config.get_main_option("sqlalchemy.url")
 assert url is not None
-with create_engine(url, poolclass=NullPool).connect() as connection:
-    context.configure(connection=connection, target_metadata=metadata, render_as_batch=True)
+engine = create_engine(url, poolclass=NullPool)
+begin_by_hand(engine)
+with engine.connect() as connection:
+    context.configure(
+        connection=connection, target_metadata=metadata, render_as_batch=True, transactional_ddl=True
+    )  # fmt: skip
     with context.begin_transaction():
         context.run_migrations()
-    connection.commit()
