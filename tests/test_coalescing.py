@@ -120,6 +120,19 @@ async def test_when_the_call_itself_fails_all_of_its_batch_get_the_error_and_the
     assert second == 2
 
 
+@pytest.mark.parametrize("count", [0, 1, 3])
+async def test_a_wrong_number_of_results_is_an_error_of_the_whole_batch_and_the_next_batch_goes_on(count: int) -> None:
+    async def run(batch: list[int]) -> list[int]:
+        return [7] * count if len(batch) == 2 else batch
+
+    call: Coalescer[int, int] = Coalescer(run, most=2)
+    first, second, third = await asyncio.gather(call(1), call(2), call(3), return_exceptions=True)
+    for told in (first, second):
+        assert isinstance(told, RuntimeError)
+        assert str(told) == f"{count} results came back for 2 items."
+    assert third == 3
+
+
 async def test_a_caller_that_leaves_before_its_turn_takes_its_item_along_and_disturbs_nobody() -> None:
     gate = Gate()
     call: Coalescer[int, int] = Coalescer(gate.run, most=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import tarfile
 import zipfile
@@ -19,6 +20,8 @@ from ragline.types import Document, NamespaceSettings, State
 from tests.house import House
 
 BOARD, STAFF = frozenset({"board"}), frozenset({"staff"})
+
+CEILING_S = 60.0
 
 
 class _Crash(BaseException):
@@ -240,6 +243,34 @@ async def test_depth_and_count_hold_for_the_outermost_archive_as_a_whole(house: 
     states = [found[f"many.zip!/{name}"].state for name in ("a.zip", "b.zip", "c.txt")]
     assert sorted(states) == [State.FAILED, State.INDEXED, State.INDEXED]
     assert found["many.zip!/c.txt"].state is State.INDEXED
+
+
+async def test_the_count_holds_for_archives_in_one_that_are_parsed_at_once(house: House, monkeypatch: Any) -> None:
+    many = packed(**{f"{n}__txt": f"Number {n}." for n in range(3)})
+    await house.accept("many.zip", packed(a__zip=many, b__zip=many))
+    (outer,) = await house.claim()
+    await house.system.ingest.process(outer)
+    rows, both = house.system.ingest._members._registry, asyncio.Barrier(2)
+    look = rows.elsewhere
+
+    async def together(document: Document) -> tuple[int, int]:
+        seen = await look(document)
+        await both.wait()  # each has seen that there is room for it
+        return seen
+
+    monkeypatch.setattr(rows, "elsewhere", together)
+    claimed = await house.claim()
+    async with asyncio.timeout(CEILING_S):
+        await asyncio.gather(*(house.system.ingest_worker._one(document) for document in claimed))
+    monkeypatch.undo()
+    await house.work()
+    found = await standing(house)
+    states = {found[f"many.zip!/{name}"].state for name in ("a.zip", "b.zip")}
+    assert states == {State.FAILED, State.INDEXED}
+    assert len(found) == 1 + 2 + 3
+    namespace = await house.system.namespaces.get("default")
+    kept = {path.split("/")[1] for path in await house.system.contents._blobs.paths(f"default-{namespace.uid}")}
+    assert kept == {one.id for one in found.values()}
 
 
 async def test_an_archive_that_cannot_be_read_fails_and_what_served_before_serves_on(house: House) -> None:

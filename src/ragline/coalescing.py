@@ -21,7 +21,8 @@ class Coalescer(Generic[T, R]):
     """Calls `run` with everything that waits, one call at a time.
 
     Shapes:  `run` gets 1..n items in arrival order and returns as many results; a result that is an exception is raised
-             to its own caller only. When `run` itself raises, every caller of that batch gets the error.
+             to its own caller only. When `run` itself raises, or returns more or fewer, every caller of that batch gets
+             the error.
     Limits:  a batch stops before its weights exceed `most`, but never holds less than one item.
     Pace:    calls begin `pace_s()` seconds apart, or when `enough` weight waits, or at `hurry()`: where a call has a
              price of its own, such as a commit, a stream of single items is gathered. The first item after a rest still
@@ -74,6 +75,8 @@ class Coalescer(Generic[T, R]):
                 return
             try:
                 results = await self._run([item for item, _ in batch])
+                if len(results) != len(batch):
+                    raise RuntimeError(f"{len(results)} results came back for {len(batch)} items.")
             except BaseException as error:
                 for _, future in batch:
                     if not future.done():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ragline.contents import Contents
 from ragline.errors import DocumentRejected, Reason
@@ -19,7 +19,7 @@ from ragline.settings import IngestSettings
 from ragline.types import Document, Member, Namespace, Parsed
 
 AT_ONCE = 32
-"""Files whose bytes are written, and whose rows are, together."""
+"""Files whose bytes are written together; their rows too, but for an archive in another, whose rows are one write."""
 
 MOST_TOLD = 20
 """Files left out that a document's story names one by one."""
@@ -44,10 +44,13 @@ class Members:
                 raise _too_deep(self._settings.max_members_depth)
             left_out += [f"{member.name}: nested too deep" for member in held]
             held = ()
-        await self._check_tree(document, held)
+        check, step = None, AT_ONCE
+        if held and document.depth:  # those of the outermost one the parser has counted
+            check, step = self._check(held), len(held)  # all in one write: what is refused leaves nothing behind
+            check(*await self._registry.elsewhere(document))  # before bytes are written for nothing
         taken: set[str] = set()
-        for start in range(0, len(held), AT_ONCE):
-            result = await self._accept(namespace, document, held[start : start + AT_ONCE])
+        for start in range(0, len(held), step):
+            result = await self._accept(namespace, document, held[start : start + step], check)
             if result is None:
                 return False
             taken |= result[0]
@@ -55,19 +58,34 @@ class Members:
         return await self._registry.keep_only(document, taken, told=_told(len(taken), left_out))
 
     async def _accept(
-        self, namespace: Namespace, document: Document, part: Sequence[Member]
+        self, namespace: Namespace, document: Document, part: Sequence[Member], check: members.Check | None
     ) -> tuple[set[str], list[str]] | None:
-        """The uris that were taken, and why others were not. None: superseded."""
-        incoming = await asyncio.gather(*(self._keep(namespace, document, member) for member in part))
-        result = await self._registry.accept(namespace, document, [one for _, one in incoming])
+        """The uris that were taken, and why others were not. None: superseded. Raises DocumentRejected, by `check`."""
+        incoming: list[tuple[str, Incoming]] = []
+        for start in range(0, len(part), AT_ONCE):
+            some = part[start : start + AT_ONCE]
+            incoming += await asyncio.gather(*(self._keep(namespace, document, member) for member in some))
+        try:
+            result = await self._registry.accept(namespace, document, [one for _, one in incoming], check=check)
+        except DocumentRejected:
+            await self._sweep(namespace, incoming, {})
+            raise
         read = result[0] if result is not None else dict[str, Document]()
-        for (id, one), member in zip(incoming, part, strict=True):
+        for (_, one), member in zip(incoming, part, strict=True):
             row = read.get(one.uri)
-            if row is None or row.blob != one.blob:  # unchanged, refused, or all of it came too late
-                if row is not None:
-                    await self._contents.heal_original(namespace, row, member.data)
-                await self._contents.sweep(namespace, id, [one.blob])
+            if row is not None and row.blob != one.blob:  # unchanged: what it reads may be gone all the same
+                await self._contents.heal_original(namespace, row, member.data)
+        await self._sweep(namespace, incoming, read)
         return (set(read), result[1]) if result is not None else None
+
+    async def _sweep(
+        self, namespace: Namespace, incoming: Sequence[tuple[str, Incoming]], read: Mapping[str, Document]
+    ) -> None:
+        """Drop the bytes that no document reads: unchanged, refused, or all of it came too late."""
+        for id, one in incoming:
+            row = read.get(one.uri)
+            if row is None or row.blob != one.blob:
+                await self._contents.sweep(namespace, id, [one.blob])
 
     async def _keep(self, namespace: Namespace, document: Document, member: Member) -> tuple[str, Incoming]:
         """Write the bytes. Returns the member's id and what is to stand in its row; readers and words are its parent's."""
@@ -82,18 +100,20 @@ class Members:
         await self._contents.put_original(namespace, id, incoming.blob, member.data)
         return id, incoming
 
-    async def _check_tree(self, document: Document, held: Sequence[Member]) -> None:
+    def _check(self, held: Sequence[Member]) -> members.Check:
         """The limits hold for the outermost document as a whole: archives in archives are one."""
-        if not held or document.depth == 0:
-            return  # the parser has counted these
-        count, size = await self._registry.elsewhere(document)
         most, most_bytes = self._settings.max_members, self._settings.max_members_bytes
-        if count + len(held) > most or size + sum(len(member.data) for member in held) > most_bytes:
-            raise DocumentRejected(
-                Reason.TOO_LARGE,
-                f"With it, the outermost archive or mail holds more than {most:,} files, or {most_bytes >> 20} MiB.",
-                next_step="Split it, or raise RAGLINE_INGEST__MAX_MEMBERS and RAGLINE_INGEST__MAX_MEMBERS_BYTES.",
-            )
+        own = sum(len(member.data) for member in held)
+
+        def check(count: int, size: int) -> None:
+            if count + len(held) > most or size + own > most_bytes:
+                raise DocumentRejected(
+                    Reason.TOO_LARGE,
+                    f"With it, the outermost archive or mail holds more than {most:,} files, or {most_bytes >> 20} MiB.",
+                    next_step="Split it, or raise RAGLINE_INGEST__MAX_MEMBERS and RAGLINE_INGEST__MAX_MEMBERS_BYTES.",
+                )
+
+        return check
 
 
 def _too_deep(most: int) -> DocumentRejected:

@@ -65,7 +65,8 @@ async def test_an_archive_is_waited_for_whole_and_its_files_are_documents(api: A
     assert outer["state"] == "indexed"
     inner = (await api.call("GET", PATH, params={"uri": "birds.zip!/ponds/grebes.md"}))["documents"][0]
     noise = (await api.call("GET", PATH, params={"uri": "birds.zip!/noise.bin"}))["documents"][0]
-    assert (inner["parent"], inner["depth"], inner["state"], inner["metadata"]) == (
+    assert (inner["parent"], inner["root"], inner["depth"], inner["state"], inner["metadata"]) == (
+        outer["id"],
         outer["id"],
         1,
         "indexed",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +14,8 @@ import pytest
 from ragline.embedders.document_lane import DocumentLane
 from ragline.errors import EngineUnavailable
 from ragline.protocols import Vectors
+
+CEILING_S = 60.0
 
 
 class Model:
@@ -82,6 +87,73 @@ async def test_an_error_reaches_those_in_its_call_and_no_one_else() -> None:
     assert not isinstance(good, BaseException)
     assert good.tolist() == [[3]]
     assert (await documents.embed([text(4, 1)])).tolist() == [[4]]
+    await documents.aclose()
+
+
+def _exits(tokens: list[list[int]]) -> Vectors:
+    raise SystemExit("enough")
+
+
+def _refuses(tokens: list[list[int]]) -> Vectors:
+    raise ValueError("no")
+
+
+BAD: dict[str, tuple[Callable[[list[list[int]]], Any], type[Exception], str]] = {
+    "too few": (lambda tokens: np.zeros((len(tokens) - 1, 1), np.float32), EngineUnavailable, r"shape \(1, 1\)"),
+    "too wide": (lambda tokens: np.zeros((len(tokens), 2), np.float32), EngineUnavailable, r"shape \(2, 2\)"),
+    "flat": (lambda tokens: np.zeros(len(tokens), np.float32), EngineUnavailable, r"shape \(2,\)"),
+    "nothing": (lambda tokens: None, AttributeError, "shape"),
+    "error": (_refuses, ValueError, "no"),
+    "exit": (_exits, EngineUnavailable, "broken off: SystemExit enough"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_after_as_many_bad_calls_as_there_are_threads_the_next_good_call_works(name: str) -> None:
+    bad, told, words = BAD[name]
+
+    def encode(tokens: list[list[int]]) -> Vectors:
+        if tokens[0][0] < 0:
+            rows: Vectors = bad(tokens)
+            return rows
+        return np.asarray([[text[0]] for text in tokens], np.float32)
+
+    documents = DocumentLane(encode, dim=1, threads=2, tokens_a_call=6)
+    async with asyncio.timeout(CEILING_S):
+        for _ in range(2):
+            with pytest.raises(told, match=words):
+                await documents.embed([text(-1, 2), text(-2, 2)])
+        assert (await documents.embed([text(4, 1), text(5, 2)])).tolist() == [[4], [5]]
+    await documents.aclose()
+
+
+async def test_a_thread_that_may_not_lower_its_priority_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "setpriority", forbidden)
+    model = Model()
+    model.open.set()
+    documents = lane(model)
+    assert (await documents.embed([text(1, 2)])).tolist() == [[1]]
+    await documents.aclose()
+
+
+async def test_a_thread_that_cannot_be_started_is_not_counted_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model()
+    model.open.set()
+    documents = lane(model)
+
+    def full(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(documents._pool, "submit", full)
+        with pytest.raises(RuntimeError, match="new thread"):
+            await documents.embed([text(1, 2)])
+    async with asyncio.timeout(CEILING_S):
+        assert (await documents.embed([text(2, 2)])).tolist() == [[2]]
+    assert model.calls == [[2]]
     await documents.aclose()
 
 

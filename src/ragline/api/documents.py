@@ -252,6 +252,6 @@ def _brief(document: Document, outcome: str) -> DocumentBrief:
 
 
 def _full(system: System, document: Document) -> dict[str, Any]:
-    hidden = ("blob", "live_blob", "garbage", "sweep", "given_title", "root")
+    hidden = ("blob", "live_blob", "garbage", "sweep", "given_title")
     shown = {name: value for name, value in asdict(document).items() if name not in hidden}
     return {**shown, "groups": sorted(document.groups), "progress": _progress(system, document)}

@@ -112,7 +112,8 @@ async def retry(
         told = [{"id": trouble.id, "uri": trouble.uri, "reason": trouble.reason} for trouble in troubles]
         session.screen.data({"retried": list(ours), "failed": told})
     else:
-        session.screen.line(f"{len(ours) - len(troubles)} of {len(ours)} {'indexed' if wait else 'accepted'}.")
+        lost = sum(trouble.id in ours for trouble in troubles)  # others lie inside one of them
+        session.screen.line(f"{len(ours) - lost} of {len(ours)} {'indexed' if wait else 'accepted'}.")
         if troubles:
             session.screen.table(("document", "why"), [(trouble.uri, trouble.reason) for trouble in troubles])
     if troubles:

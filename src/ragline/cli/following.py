@@ -103,5 +103,5 @@ def _add(total: Synced, done: Synced) -> None:
     total.tally.accepted.update(done.tally.accepted)
     total.tally.sequence = max(total.tally.sequence, done.tally.sequence)
     total.tally.troubles = done.tally.troubles  # each sync names all that fails now
-    total.unchanged, total.kept = done.unchanged, done.kept
+    total.unchanged, total.failed, total.kept = done.unchanged, done.failed, done.kept
     total.deleted += done.deleted

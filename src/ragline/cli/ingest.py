@@ -188,7 +188,7 @@ def _summary(
     verb = "Indexed" if wait else "Accepted"
     known = f", {tally.unchanged} of them unchanged," if tally.unchanged else ""
     if synced:
-        same, gone = synced.unchanged - len(failed) + lost, synced.deleted
+        same, gone = synced.unchanged - synced.failed, synced.deleted
         words = f"{verb} {done} new or changed document{'s' * (done != 1)}{known}; {same} unchanged, {gone} deleted"
         screen.line(f"{words}; in {took_s:.1f} s.")
     else:
@@ -211,7 +211,7 @@ def _summary(
     screen.table(("document", "why"), [(trouble.uri, trouble.reason) for trouble in failed[:MOST_SHOWN]])
     if len(failed) > MOST_SHOWN:
         screen.line(f"… and {len(failed) - MOST_SHOWN} more; --json lists them all.")
-    if lost:
+    if any(trouble.id for trouble in failed):
         screen.note(f"Their whole story: ragline documents why DOCUMENT --namespace {now['name']}")
     return None
 

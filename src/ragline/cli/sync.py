@@ -83,10 +83,14 @@ class Plan:
 
 @dataclass(slots=True)
 class Synced:
-    """What one sync has done. `kept`: vanished, but too many to be deleted without a question."""
+    """What one sync has done.
+
+    `failed`: of the unchanged, what failed before; `kept`: vanished, but too many to be deleted without a question.
+    """
 
     tally: Tally
     unchanged: int
+    failed: int = 0
     deleted: int = 0
     kept: int = 0
 
@@ -117,7 +121,7 @@ async def sync(session: Session, what: Following, *, ask: bool = True) -> Synced
             f"{plan.vanished[0].uri}. Delete them from {what.namespace}?",
             yes=False,
         )
-    done = Synced(tally, plan.unchanged, kept=len(plan.vanished) if many and not ask else 0)
+    done = Synced(tally, plan.unchanged, len(plan.failed), kept=len(plan.vanished) if many and not ask else 0)
     if plan.send:
         uploader = Uploader(server, what.namespace, what.groups, tally, source=what.source)
         items = from_files(plan.send, what.metadata)

@@ -13,13 +13,22 @@ from ragline.cli.sources import Trouble
 
 WAITING = ("received", "chunked")
 
-FEW = 2000
-"""Waiting documents of a namespace that are looked at one by one; while there are more, they are only counted."""
+PAGE = 1000
+"""Documents in an answer."""
+
+FEW = PAGE
+"""Waiting documents of a namespace that are looked at one by one; while there are more, they are only counted.
+
+No more than a page of each state: an archive that is parsed between two pages would be missed, and its members too.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """`waiting`: of ours, still to be done. `chunks`, `failed`: of the whole namespace."""
+    """`waiting`: of ours, still to be done, what lies inside them included; at most as many as are ours.
+
+    `chunks`, `failed`: of the whole namespace.
+    """
 
     waiting: int
     chunks: int
@@ -35,12 +44,12 @@ async def look(server: Connection, namespace: str, ours: Mapping[str, tuple[str,
         waiting = 0
         for state in WAITING:
             async for document in listed(server, namespace, state=state):
-                waiting += document["id"] in ours
+                waiting += _is_ours(document, ours)
     return Standing(min(waiting, len(ours)), now.get("chunks") or 0, counts.get("failed", 0))
 
 
 async def settle(server: Connection, namespace: str, ours: Mapping[str, tuple[str, int]], show: Show) -> list[Trouble]:
-    """Wait until all of `ours` are settled; returns those that failed."""
+    """Wait until all of `ours`, and all that lies inside them, is settled; returns what failed of it."""
     wait_s = LOOK_S[0]
     while (standing := await look(server, namespace, ours)).waiting:
         show(len(ours) - standing.waiting, len(ours), "")
@@ -53,8 +62,13 @@ async def failures(server: Connection, namespace: str, ours: Mapping[str, tuple[
     return [
         Trouble(document["uri"], document["reason"] or "failed", document["id"])
         async for document in listed(server, namespace, state="failed")
-        if document["id"] in ours
+        if _is_ours(document, ours)
     ]
+
+
+def _is_ours(document: Mapping[str, Any], ours: Mapping[str, tuple[str, int]]) -> bool:
+    """Also where it lies, at whatever depth, inside one of ours: members are written before their archive is done."""
+    return document["id"] in ours or document["root"] in ours
 
 
 async def listed(
@@ -63,7 +77,7 @@ async def listed(
     """Documents by id, page by page."""
     cursor, given = "", 0
     while cursor is not None:
-        limit = 1000 if most is None else min(1000, most - given)
+        limit = PAGE if most is None else min(PAGE, most - given)
         if limit <= 0:
             return
         page = await server.get(

@@ -13,6 +13,7 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -74,10 +75,12 @@ class DocumentLane:
                 text = _Text(request, position, one)
                 self._arrived.append(text)
                 self._of_length[len(one)].append(text)
-            more = min(self._threads - self._working, len(tokens))
-            self._working += more
-            for _ in range(more):
-                self._pool.submit(self._work)
+            try:
+                for _ in range(min(self._threads - self._working, len(tokens))):
+                    self._begin()
+            except BaseException:
+                request.future.cancel()  # so that its texts are passed over
+                raise
         return await request.future
 
     async def aclose(self) -> None:
@@ -91,18 +94,43 @@ class DocumentLane:
             self._tell(request, closed())
         await asyncio.to_thread(self._pool.shutdown)
 
+    def _begin(self) -> None:
+        """One thread more. Called with the lock held."""
+        self._working += 1
+        try:
+            self._pool.submit(self._work)
+        except BaseException:
+            self._working -= 1
+            raise
+
     def _work(self) -> None:
-        while call := self._next():
-            try:
-                rows = self._encode([text.tokens for text in call])
-            except Exception as error:  # noqa: BLE001 (raised to those who wait for it)
-                for request in {text.request for text in call}:
-                    self._tell(request, error)
-                continue
+        """Where it ends in order, `_next` has counted this thread out: under the lock in which it found nothing to do.
+
+        Counted out any later, it would be counted on by a request that comes in between.
+        """
+        try:
+            while call := self._next():
+                self._serve(call)
+        except BaseException:
+            with self._lock:
+                self._working -= 1
+            raise
+
+    def _serve(self, call: Sequence[_Text]) -> None:
+        """Whatever `encode` does, each who waits for this call is told, and the thread goes on."""
+        try:
+            rows = self._encode([text.tokens for text in call])
+            if rows.shape != (len(call), self._dim):
+                raise _misshapen(rows.shape, (len(call), self._dim))
             for text, row in zip(call, rows, strict=True):
                 text.request.vectors[text.position] = row
-            for request in self._finished(call):
-                self._tell(request, None)
+        except BaseException as error:  # noqa: BLE001 (raised to those who wait for it)
+            told = error if isinstance(error, Exception) else _broken_off(error)
+            for request in {text.request for text in call}:
+                self._tell(request, told)
+            return
+        for request in self._finished(call):
+            self._tell(request, None)
 
     def _next(self) -> list[_Text]:
         """The next call; none: this thread's work is over, and the next request starts it again."""
@@ -144,7 +172,24 @@ class DocumentLane:
             else:
                 request.future.set_exception(error)
 
-        request.future.get_loop().call_soon_threadsafe(settle)
+        with suppress(RuntimeError):  # its loop is closed: nobody waits any more
+            request.future.get_loop().call_soon_threadsafe(settle)
+
+
+def _misshapen(shape: tuple[int, ...], expected: tuple[int, ...]) -> EngineUnavailable:
+    return EngineUnavailable(
+        f"The embedder gave vectors of shape {shape}, not {expected}.",
+        next_step="Retry; if it stays so, the model is not the one that the space names.",
+        engine="embedder:local",
+    )
+
+
+def _broken_off(error: BaseException) -> EngineUnavailable:
+    return EngineUnavailable(
+        f"The embedder was broken off: {type(error).__name__} {error}".rstrip(),
+        next_step="Retry.",
+        engine="embedder:local",
+    )
 
 
 def closed() -> EngineUnavailable:
@@ -155,4 +200,5 @@ def lower_priority() -> None:
     """Of the calling thread; elsewhere than on Linux a thread has no priority of its own."""
     if sys.platform == "linux":
         thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + INGEST_NICENESS))
+        with suppress(OSError):  # forbidden here: at normal priority it is still right, and a pool would be broken
+            os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + INGEST_NICENESS))

@@ -6,7 +6,7 @@ was overtaken changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from sqlalchemy import Connection, bindparam, func, select
 
@@ -25,6 +25,9 @@ _TREE = select(func.count(), func.coalesce(func.sum(documents.c.size), 0)).where
 )
 _DIRECT = select(documents.c.id).where(documents.c.parent == bindparam("of"), documents.c.state != State.DELETED)
 
+Check = Callable[[int, int], None]
+"""Gets a number of files and their bytes, and raises an error of our tree where that is too much."""
+
 
 class Members:
     def __init__(self, database: Database, clock: Clock) -> None:
@@ -32,17 +35,21 @@ class Members:
         self._clock = clock
 
     async def accept(
-        self, namespace: Namespace, parent: Document, members: Sequence[Incoming]
+        self, namespace: Namespace, parent: Document, members: Sequence[Incoming], *, check: Check | None = None
     ) -> tuple[dict[str, Document], list[str]] | None:
         """Give each a row, or find that it has one: by its fingerprint, so that doing it again changes nothing.
 
         Returns uri → its document, and what could not be taken, in words. None: superseded.
+        `check` gets what `elsewhere` tells, inside the write: of two archives in one, one is counted before the other.
+        Raises what `check` raises; then nothing is written.
         """
 
         def work(connection: Connection) -> tuple[dict[str, Document], list[str]] | None:
             row = connection.execute(LOOK_MINE, mine(parent)).first()
             if row is None or row.state == State.DELETED:
                 return None
+            if check is not None:
+                check(*_elsewhere(connection, parent))
             tie = Tie(row.id, row.root or row.id, row.depth + 1, row.content)
             taken, refused, now = dict[str, Document](), list[str](), self._clock.now()
             for one in members:
@@ -85,7 +92,11 @@ class Members:
 
     async def elsewhere(self, document: Document) -> tuple[int, int]:
         """How many files, and bytes, lie in the outermost document around this one, those inside this one left out."""
-        prefix = document.uri + INSIDE
-        given = {"of_root": document.root or document.id, "prefix": prefix, "length": len(prefix)}
-        row = await self._database.read(lambda connection: connection.execute(_TREE, given).one())
-        return int(row[0]), int(row[1])
+        return await self._database.read(lambda connection: _elsewhere(connection, document))
+
+
+def _elsewhere(connection: Connection, document: Document) -> tuple[int, int]:
+    prefix = document.uri + INSIDE
+    given = {"of_root": document.root or document.id, "prefix": prefix, "length": len(prefix)}
+    row = connection.execute(_TREE, given).one()
+    return int(row[0]), int(row[1])
