@@ -81,7 +81,7 @@ def test_content_tells_html_and_text(parse: ParseHere) -> None:
         (bytes(2000), "binary data"),
     ],
 )
-@pytest.mark.parametrize("name", ["a.txt", "a.html", "a", "a.xyz"])
+@pytest.mark.parametrize("name", ["a.txt", "a.html", "a", "a.xyz", "a.doc", "a.ppt", "a.xls"])
 def test_noise_is_unsupported_and_named(parse: ParseHere, data: bytes, looks: str, name: str) -> None:
     error = refused(parse, data, name)
     assert error.reason is Reason.UNSUPPORTED

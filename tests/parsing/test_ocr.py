@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import struct
@@ -13,7 +14,9 @@ import pypdfium2
 import pytest
 
 from ragline.errors import DocumentRejected, Reason
+from ragline.parsing import scans
 from ragline.parsing.limits import Limits, Tools
+from ragline.parsing.ocr import Reader
 from ragline.parsing.outline import Outline, Postponed
 from ragline.parsing.pdf import parse as parse_pdf
 from ragline.parsing.pool import ParserPool
@@ -125,6 +128,61 @@ def test_pictures_without_words_and_broken_ones(parse: ParseHere, make_pdf: Make
         with pytest.raises(DocumentRejected) as caught:
             parse(data, "a")
         assert caught.value.reason is reason
+
+
+@needs_tesseract
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif", "gif", "bmp", "webp", "pnm", "jp2"])
+def test_a_list_of_names_opens_no_file_of_the_server(
+    parse: ParseHere, picture: tuple[int, int, bytes], tmp_path: Path, ending: str
+) -> None:
+    """Tesseract takes what it does not know for such a list, and a file that only begins like an image is none."""
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(png(*picture))
+    for start in (b"", b"\x89PNG\n", b"\0\0\0\x0cjP\n", b"\xff\xd8\n"):
+        with pytest.raises(DocumentRejected) as caught:
+            parse(start + f"{secret}\n".encode() + bytes(999), f"x.{ending}")
+        assert caught.value.reason is Reason.DAMAGED
+
+
+SIGNATURES = (
+    b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"GIF87a", b"GIF89a", b"BM", b"RIFF....WEBP",
+    b"\0\0\0\x0cjP  \r\n\x87\n", b"P1\n", b"P2\n", b"P3\n", b"P4\n", b"P5\n", b"P6\n",
+)  # fmt: skip
+
+
+@needs_tesseract
+@pytest.mark.parametrize("signature", SIGNATURES)
+def test_tesseract_itself_takes_none_of_the_signatures_that_are_let_through_for_a_list(
+    picture: tuple[int, int, bytes], tmp_path: Path, signature: bytes
+) -> None:
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(png(*picture))
+    reader = Reader(Outline(Limits(), slow=True), tmp_path)
+    with contextlib.suppress(DocumentRejected):  # a broken TIFF has no pages
+        assert reader.pages(signature + f"\n{secret}\n".encode() * 2) == [""]
+    assert (tmp_path / "output").read_bytes() == b""
+
+
+def test_what_is_no_image_never_reaches_tesseract(
+    picture: tuple[int, int, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[bytes] = []
+
+    def run(*_: object, **words: bytes) -> tuple[int, bytes, str]:
+        given.append(words["given"])
+        return 0, b"", ""
+
+    monkeypatch.setattr("ragline.parsing.programs.run", run)
+    reader = Reader(Outline(Limits(), slow=True), tmp_path)
+    for data in (b"", b"/etc/a.png\n", b" \x89PNG\r\n\x1a\n", b"P7\n", b"P5/a.png\n", *(s[:-1] for s in SIGNATURES)):
+        with pytest.raises(DocumentRejected):
+            reader.pages(data)
+    assert given == []
+    document = pypdfium2.PdfDocument(scanned(picture))
+    scans.read(document, [0], Outline(Limits(), slow=True, scratch=tmp_path))
+    document.close()
+    (drawn,) = given
+    assert drawn.startswith(b"P5 2550 3301 255\n")  # the page as we have drawn it, whatever lay in the PDF
 
 
 @needs_tesseract

@@ -70,7 +70,7 @@ def detect(data: bytes, *, name: str, media_type: str | None, formats: Sequence[
         if claimed is not None and not (claimed.binary and not _pieces_of_pdf(data, claimed)):
             return claimed
         return next(f for f in formats if "text/plain" in f.media_types)
-    if claimed is not None and claimed.binary and (known is None or (claimed.streams and data.startswith(_OLE))):
+    if claimed is not None and claimed.binary and (data.startswith(_OLE) if claimed.streams else known is None):
         return claimed  # a broken file of that kind: its own parser says what is left of it
     raise DocumentRejected(
         Reason.UNSUPPORTED,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,13 @@ INSTALL = (
 ALLOW = "Set RAGLINE_INGEST__OCR=true, then `ragline documents retry ID`."
 PAGE_BREAK = "\f"
 """What Tesseract writes behind each page."""
+
+_IMAGE = re.compile(
+    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|II\*\0|MM\0\*|GIF8[79]a|BM|RIFF.{4}WEBP|\0\0\0\x0cjP  \r\n\x87\n|P[1-6]\s",
+    re.DOTALL,
+)
+"""How the images begin that Tesseract knows. Whatever else it is given it takes for a list of names, and reads each of
+these files, which are the server's: nothing without one of these signatures may reach it."""
 
 
 def why_not(out: Outline) -> tuple[str, str] | None:
@@ -47,6 +55,8 @@ class Reader:
 
         Raises DocumentRejected: DAMAGED, it cannot be opened; TIMEOUT; UNSUPPORTED, a language is missing.
         """
+        if _IMAGE.match(picture) is None:
+            raise _damaged()
         languages = self._out.limits.tools.ocr_languages
         command = (self._program, "stdin", "stdout", "-l", languages)
         code, words, said = programs.run(command, self._out, self._clock, home=self._home, given=picture)
@@ -57,10 +67,14 @@ class Reader:
                 next_step=languages_step(languages.split("+")),
             )
         if code != 0:
-            raise DocumentRejected(
-                Reason.DAMAGED,
-                "The image cannot be opened: it is damaged, or of a kind that Tesseract does not know.",
-                next_step="Save it again as PNG, JPEG or TIFF, and upload that copy.",
-            )
+            raise _damaged()
         pages = words.decode("utf-8", "replace").removesuffix(PAGE_BREAK).split(PAGE_BREAK)
         return [clean(page) for page in pages]
+
+
+def _damaged() -> DocumentRejected:
+    return DocumentRejected(
+        Reason.DAMAGED,
+        "The image cannot be opened: it is damaged, or of a kind that Tesseract does not know.",
+        next_step="Save it again as PNG, JPEG or TIFF, and upload that copy.",
+    )

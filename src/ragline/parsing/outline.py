@@ -90,7 +90,9 @@ def too_many_members(limits: Limits) -> DocumentRejected:
 def _only_a_name(path: str, taken: Container[str] = ()) -> str:
     """`path` as a relative one that leads nowhere else, different from those that are `taken`."""
     parts = [one_line(part)[:MAX_NAME_CHARS] for part in path.replace("\\", "/").split("/")]
-    name = "/".join(part for part in parts if part not in ("", ".", ".."))[-MAX_NAME_CHARS:].lstrip("/") or "unnamed"
+    joined = "/".join(part for part in parts if part not in ("", ".", ".."))
+    escaped = joined.replace("!/", "%21/")  # else `b.zip!/c.txt` would be what lies in a `b.zip` beside it
+    name = escaped[-MAX_NAME_CHARS:].lstrip("/") or "unnamed"
     if name not in taken:
         return name
     stem, dot, ending = name.rpartition(".")
