@@ -335,3 +335,17 @@ async def test_reindex_counts_a_document_without_words_as_whole(house: House) ->
     await house.system.epochs.fill("default")
     house.system.snapshots.forget("default")
     assert await house.found("otters") == ["Otters swim."]
+
+
+async def test_a_name_cannot_look_like_a_file_inside_another(house: House) -> None:
+    """Else what lies in `b.zip` and a file that is only called so would be one document, and go together."""
+    inner = packed(c__txt="Herons wade.")
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("b.zip", inner)
+        archive.writestr("b.zip!/c.txt", "Otters swim.")
+    await house.accept("a.zip", out.getvalue())
+    await house.work()
+    texts = {"a.zip!/b.zip!/c.txt": "Herons wade.", "a.zip!/b.zip%21/c.txt": "Otters swim."}
+    assert set(await standing(house)) == {"a.zip", "a.zip!/b.zip", *texts}
+    assert sorted(await house.found("herons otters")) == sorted(texts.values())

@@ -116,6 +116,10 @@ def _header(name: str, size: int) -> bytes:
     return info.tobuf(tarfile.PAX_FORMAT)
 
 
+CUT = ("unexpected end", "subsequent header")
+"""What tarfile says where a file ends inside a member, and between the two headers of one with a long name."""
+
+
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -159,7 +163,7 @@ def members(path: Path) -> Iterator[Member]:
                     raise _foreign(path)
                 yield Member(info.name, _pieces(path, tar, info))
     except tarfile.ReadError as error:
-        if "unexpected end" in str(error):
+        if any(words in str(error) for words in CUT):
             raise _cut_short(path) from error
         raise _foreign(path) from error
     except OSError as error:

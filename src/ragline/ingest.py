@@ -225,6 +225,8 @@ class Ingest:
             warning=warning,
         ):  # fmt: skip
             raise _Superseded
+        if warning and not namespace.foreign:
+            self._snapshots.forget(document.namespace)  # the namespace has its first such document: queries must know
         return content
 
     async def embed(self, namespace: Namespace, document: Document, content: Content) -> Vectors:
