@@ -116,10 +116,6 @@ def _header(name: str, size: int) -> bytes:
     return info.tobuf(tarfile.PAX_FORMAT)
 
 
-CUT = ("unexpected end", "subsequent header")
-"""What tarfile says where a file ends inside a member, and between the two headers of one with a long name."""
-
-
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -156,16 +152,17 @@ def check(path: Path) -> Manifest:
 
 def members(path: Path) -> Iterator[Member]:
     """In order; names are relative and stay below where they are put. Raises InvalidRequest, as `check`."""
+    begun = False
     try:
         with tarfile.open(path, "r:") as tar:
             for info in tar:
                 if not _is_ours(info):
                     raise _foreign(path)
+                begun = True
                 yield Member(info.name, _pieces(path, tar, info))
     except tarfile.ReadError as error:
-        if any(words in str(error) for words in CUT):
-            raise _cut_short(path) from error
-        raise _foreign(path) from error
+        # tarfile has many words for a file that ends in a header, and none of its own for them
+        raise (_cut_short if begun else _foreign)(path) from error
     except OSError as error:
         raise InvalidRequest(
             f"{path} cannot be read: {error.strerror or error}.", next_step="Name the file that `ragline backup` made."

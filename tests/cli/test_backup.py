@@ -233,6 +233,19 @@ def test_nothing_is_overwritten(shell: Shell, saved: Path, tmp_path: Path) -> No
     assert ragline("documents", "show", "a.md", "--data-dir", str(folder), cwd=tmp_path).code == 0
 
 
+def test_one_that_is_cut_short_anywhere(saved: Path, tmp_path: Path) -> None:
+    """In a member, in its header, in the header of a long name: never taken for whole, nor for something else."""
+    short = tmp_path / "short.tar"
+    data = saved.read_bytes()
+    with tarfile.open(saved) as tar:
+        later = tar.getmembers()[1:8]
+    assert any(one.offset_data - one.offset > 512 for one in later), "one has a long name"
+    for size in {at for one in later for at in (one.offset, one.offset + 200, one.offset + 700, one.offset_data - 200)}:
+        short.write_bytes(data[:size])
+        with pytest.raises(InvalidRequest, match="is cut short"):
+            check(short)
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
 def test_one_that_is_cut_short(saved: Path, tmp_path: Path, share: float) -> None:
     short = tmp_path / "short.tar"
