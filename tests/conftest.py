@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from ragline.embedders.local import LocalEmbedder
+
+# Whoever runs us in the background may have SIGINT ignored, and the commands under test would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test asserts on time, so neither does Hypothesis: a busy machine is not a failure.
 settings.register_profile("ragline", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -236,16 +236,16 @@ async def test_a_document_that_kills_its_process_each_time_fails_and_those_besid
 
     async def process(document: Document) -> None:
         beside.append(len(system.ingest.in_work))
-        if document.id == ids[1]:
+        if document.id == ids[0]:
             reached.set()
             await asyncio.Event().wait()
         await real(document)
 
     monkeypatch.setattr(system.ingest, "process", process)
-    while (await _look(system, ids[1])).state is not State.FAILED:
+    while (await _look(system, ids[0])).state is not State.FAILED:
         reached = asyncio.Event()
         async with _working(system):
-            done = [asyncio.create_task(reached.wait()), asyncio.create_task(_until(lambda: _failed(system, ids[1])))]
+            done = [asyncio.create_task(reached.wait()), asyncio.create_task(_until(lambda: _failed(system, ids[0])))]
             await asyncio.wait(done, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.cancel()
@@ -255,10 +255,10 @@ async def test_a_document_that_kills_its_process_each_time_fails_and_those_besid
             await _killed(system, at_work=1)
     await _settle(system)
     assert set(beside) == {0}, "each was alone"
-    reason = (await _look(system, ids[1])).reason
+    reason = (await _look(system, ids[0])).reason
     assert reason
     assert reason.startswith(f"crashed: {BLAMED_AFTER} times the process that was at it ended")
-    assert [(await _look(system, id)).state for id in (ids[0], ids[2])] == [State.INDEXED] * 2
+    assert [(await _look(system, id)).state for id in (ids[1], ids[2])] == [State.INDEXED] * 2
 
 
 async def _held(system: System, count: int) -> bool:
