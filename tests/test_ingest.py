@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +86,41 @@ async def test_a_worker_that_is_overtaken_while_it_writes_takes_its_rows_back(ho
     await house.system.ingest.process(late)
     assert await house.held() == {(newer[0].id, newer[0].content): 1}
     assert await house.found("version tells of") == ["The second version tells of otters."]
+
+
+@pytest.mark.parametrize("change", ["deleted", "updated", "retried"])
+async def test_what_a_late_worker_wrote_before_it_was_killed_is_swept_as_well(
+    house: House, monkeypatch: Any, change: str
+) -> None:
+    document = await house.accept("a.txt", "The first version tells of badgers.")
+    (late,) = await house.claim()
+    clock = house.system.claims._clock
+    write = house.system.ingest.write
+
+    async def overtaken_and_killed(*args: Any) -> None:
+        monkeypatch.undo()
+        if change == "deleted":
+            await house.system.documents.delete("default", document.id)
+        elif change == "updated":
+            await house.accept("a.txt", "The second version tells of otters.")
+        else:
+            await house.system.documents.retry("default", document.id)
+        await house.work()
+        await write(*args)
+        raise _Crash
+
+    monkeypatch.setattr(house.system.ingest, "write", overtaken_and_killed)
+    with pytest.raises(_Crash):
+        await house.system.ingest.process(late)
+    now = await house.look(document)
+    served = {(now.id, now.live): 1} if now.live else {}
+    assert (now.settled, await house.held()) == (now.revision, served | {(late.id, late.content): 1})
+    await house.work()
+    assert (late.id, late.content) in await house.held(), "the lease of the late worker has not ended"
+    monkeypatch.setattr(clock, "now", lambda: time.time() + 3601.0)
+    await house.work()
+    assert await house.held() == served
+    assert await house.claim() == []
 
 
 async def test_a_create_that_arrives_after_its_delete_stays_deleted(house: House) -> None:

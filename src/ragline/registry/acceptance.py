@@ -27,6 +27,7 @@ from ragline.registry.rows import (
     get_row,
     move_visible,
     next_sequence,
+    superseded,
     tell,
 )  # fmt: skip
 from ragline.registry.tables import documents
@@ -124,15 +125,17 @@ def accept(connection: Connection, now: float, holder: Namespace, incoming: Inco
         values |= {
             "title": title, "media_type": incoming.media_type, "size": incoming.size, "sha256": incoming.sha256,
             "fingerprint": incoming.fingerprint, "content": sequence, "blob": incoming.blob, "reason": None,
-            "state": State.RECEIVED, "attempt": 0, "lease_until": 0.0, "chunks": None, "received_at": now,
+            "state": State.RECEIVED, "chunks": None, "received_at": now,
             "sweep": SWEEP_ONCE_LIVE,
             "parent": tie.parent if tie else None, "root": tie.root if tie else None, "depth": tie.depth if tie else 0,
         }  # fmt: skip
         if old is None:
             values |= {"id": id, "namespace": namespace, "uri": incoming.uri, "live": None, "live_blob": None,
-                       "garbage": [], "sweep": SWEPT, "settled": 0, "members": 0}  # fmt: skip
+                       "garbage": [], "sweep": SWEPT, "settled": 0, "members": 0, "attempt": 0,
+                       "lease_until": 0.0}  # fmt: skip
             connection.execute(INSERT, values)
         else:
+            values |= superseded(old)
             values["garbage"] = garbage_of(old, keep=(incoming.blob, old.live_blob))
             connection.execute(UPDATE, {"which": id, **values})
     if old is not None and old.live is not None and (old.groups != payload["groups"] or same_bytes):
@@ -150,9 +153,10 @@ def bury(connection: Connection, now: float, rows: Sequence[Row[Any]], *, detail
     for row in rows:
         sequence += 1
         values = {
-            "revision": sequence, "content": sequence, "reason": None, "attempt": 0, "lease_until": 0.0, "live": None,
-            "blob": None, "live_blob": None, "garbage": garbage_of(row, keep=()), "state": State.DELETED,
+            "revision": sequence, "content": sequence, "reason": None, "live": None, "blob": None, "live_blob": None,
+            "garbage": garbage_of(row, keep=()), "state": State.DELETED,
             "sweep": SWEEP_NOW, "updated_at": now, "members": 0,
+            **superseded(row),
         }  # fmt: skip
         connection.execute(UPDATE, {"which": row.id, **values})
         sources.forget(connection, row.id)

@@ -113,7 +113,10 @@ class Claims:
         return await self._database.write(work)
 
     async def mark_swept(self, document: Document) -> bool:
-        """Rows of older contents and the blobs in `document.garbage` are gone; a tombstone is settled by this."""
+        """Rows of older contents and the blobs in `document.garbage` are gone; a tombstone is settled by this.
+
+        Where a worker that lost its claim may still be writing, it is due once more when that cannot be any longer.
+        """
 
         def work(connection: Connection) -> bool:
             old = connection.execute(LOOK_MINE, mine(document)).first()
@@ -121,8 +124,10 @@ class Claims:
                 return False
             left = [blob for blob in old.garbage if blob not in document.garbage]
             settled = document.revision if old.state == State.DELETED else old.settled
-            values = {"garbage": left, "sweep": SWEEP_NOW if left else SWEPT, "settled": settled}
-            connection.execute(UPDATE, {"which": document.id, "lease_until": 0.0, "attempt": 0, **values})
+            late = old.late_until > self._clock.now()
+            values = {"garbage": left, "sweep": SWEEP_NOW if left or late else SWEPT, "settled": settled}
+            until = 0.0 if left or not late else old.late_until
+            connection.execute(UPDATE, {"which": document.id, "lease_until": until, "attempt": 0, **values})
             return True
 
         return await self._database.write(work)

@@ -27,6 +27,7 @@ from ragline.registry.rows import (
     document_of,
     get_row,
     next_sequence,
+    superseded,
     tell,
     unknown_document,
 )  # fmt: skip
@@ -84,11 +85,11 @@ class Documents:
         """Parse the same bytes again, as a new content: after a failure, or with other chunk settings. Raises NotFound."""
 
         def work(connection: Connection) -> Document:
-            self._standing(connection, namespace, id)
+            old = self._standing(connection, namespace, id)
             now, sequence = self._clock.now(), next_sequence(connection, namespace, 1)
             values = {
-                "revision": sequence, "content": sequence, "reason": None, "attempt": 0, "lease_until": 0.0,
-                "state": State.RECEIVED, "chunks": None, "sweep": SWEEP_ONCE_LIVE, "updated_at": now,
+                "revision": sequence, "content": sequence, "reason": None, "state": State.RECEIVED,
+                "chunks": None, "sweep": SWEEP_ONCE_LIVE, "updated_at": now, **superseded(old),
             }  # fmt: skip
             connection.execute(UPDATE, {"which": id, **values})
             tell(connection, id, now, sequence, 0, "retried", "to be parsed again")

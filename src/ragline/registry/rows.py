@@ -44,7 +44,7 @@ MOVE_VISIBLE = (
 )
 FOREIGN = update(namespaces).where(namespaces.c.name == bindparam("which")).values(foreign=1)
 EPOCHS = select(namespaces.c.epoch, namespaces.c.building).where(namespaces.c.name == bindparam("which"))
-END_LEASES = update(documents).where(DUE).values(lease_until=0.0)
+END_LEASES = update(documents).where(DUE).values(lease_until=0.0, late_until=0.0)
 IS_BEYOND = select(literal(1)).where(DUE, documents.c.lease_until > bindparam("beyond")).limit(1)
 END_LEASES_BEYOND = (
     update(documents)
@@ -126,6 +126,16 @@ def next_sequence(connection: Connection, namespace: str, step: int, *, uid: str
     if moved is None:
         raise unknown_namespace(namespace)
     return int(moved)
+
+
+def superseded(old: Row[Any]) -> dict[str, Any]:
+    """The claim on `old` holds no more. Whoever has it may be writing rows now, and is killed before it takes them back:
+    until its lease would have ended, they are swept once more."""
+    return {
+        "attempt": 0,
+        "lease_until": 0.0,
+        "late_until": max(old.late_until, old.lease_until if old.attempt else 0.0),
+    }
 
 
 def move_visible(connection: Connection, namespace: str) -> None:

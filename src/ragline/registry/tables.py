@@ -72,6 +72,7 @@ documents = Table(
     Column("reason", Text),
     Column("attempt", Integer, nullable=False),
     Column("lease_until", Float, nullable=False),
+    Column("late_until", Float, nullable=False, server_default="0"),
     Column("groups", JSON, nullable=False),
     Column("metadata", JSON, nullable=False),
     Column("chunks", Integer),

@@ -97,7 +97,8 @@ class Upkeep:
 
     async def busy(self) -> bool:
         """Whether workers hold documents now."""
-        query = select(documents.c.id).where(DUE, documents.c.lease_until > self._clock.now()).limit(1)
+        held = documents.c.attempt > 0, documents.c.lease_until > self._clock.now()
+        query = select(documents.c.id).where(DUE, *held).limit(1)
         return await self._database.read(lambda c: c.execute(query).first() is not None)
 
     async def ahead_of(self, document: Document) -> int:
