@@ -84,11 +84,24 @@ def show(results: Mapping[str, Sequence[Figure]], skipped: Mapping[str, str]) ->
 
 
 def write(path: Path, results: Mapping[str, Sequence[Figure]], skipped: Mapping[str, str]) -> None:
-    machine = {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count(),
-               "python": platform.python_version(), "load": round(os.getloadavg()[0], 2)}  # fmt: skip
     figures = {name: [asdict(one) | {"met": one.met} for one in found] for name, found in results.items()}
-    document = {"machine": machine, "results": figures, "skipped": dict(skipped)}
+    document = {"machine": machine(), "results": figures, "skipped": dict(skipped)}
     path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def machine() -> dict[str, str | int | float | None]:
+    """What the figures were taken on."""
+    return {
+        "system": platform.system(), "processor": _processor(), "cores": os.cpu_count(), "vnni": "vnni" in _flags(),
+        "python": platform.python_version(), "load": round(os.getloadavg()[0], 2),
+    }  # fmt: skip
+
+
+def _flags() -> str:
+    try:
+        return next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+    except (OSError, StopIteration):
+        return ""
 
 
 def _processor() -> str:

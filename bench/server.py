@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,16 +24,20 @@ class Server:
 
     url: str
     ready_s: float
+    pid: int
 
 
 @contextmanager
-def up(folder: Path) -> Iterator[Server]:
-    """A server on `folder` and a free port, ended when the block ends. Raises RuntimeError: it does not start."""
+def up(folder: Path, *, program: Sequence[str] = RAGLINE) -> Iterator[Server]:
+    """A server on `folder` and a free port, ended when the block ends. `program`: what is run as `ragline`.
+
+    Raises RuntimeError: it does not start.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder.with_name(f"{folder.name}.log")
     start = time.perf_counter()
     with log.open("w") as errors:
-        command = (*RAGLINE, "up", "--data-dir", str(folder), "--port", "0", "--json")
+        command = (*program, "up", "--data-dir", str(folder), "--port", "0", "--json")
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
     try:
         assert process.stdout
@@ -42,7 +46,7 @@ def up(folder: Path) -> Iterator[Server]:
             raise RuntimeError(f"`ragline up` ended at once: {log.read_text()[-500:]}")
         url = str(json.loads(line)["url"])
         _wait_until_ready(url)
-        yield Server(url, time.perf_counter() - start)
+        yield Server(url, time.perf_counter() - start, process.pid)
     finally:
         process.terminate()
         process.wait()

@@ -9,8 +9,9 @@ hit whose content is not what its document serves, and one that the caller may n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from ragline import metrics
 from ragline.errors import EngineError, EngineUnavailable, InvalidRequest
@@ -25,6 +26,9 @@ from ragline.settings import QuerySettings
 from ragline.singleflight import SingleFlight
 from ragline.snapshots import Snapshots
 from ragline.types import Fusion, Groups, Hit, LegName, Namespace, Passage, Retrieved, Scope, SearchRequest
+
+LOOKED_AT = 2
+"""Times `top_k` hits that the guard looks at in one statement: mostly it drops none."""
 
 
 class Search:
@@ -73,10 +77,11 @@ class Search:
                 namespace = await self._snapshots.get(request.namespace)
                 scope = Scope(request.groups, parse_filters(request.filters, namespace.epoch.fields))
             rankings = await self._rankings(request, namespace, scope, timings, degraded)
+            ranked = partial(_fused, request, await self._fusion(request, namespace), rankings)
             with metrics.stage(timings, "fuse", metrics.retrieval_latency_ms):
-                fused = _fused(request, await self._fusion(request, namespace), rankings)
+                best = ranked(most=LOOKED_AT * request.top_k)
             with metrics.stage(timings, "guard", metrics.retrieval_latency_ms):
-                hits, settled = await self._readable(namespace, request, fused, degraded)
+                hits, settled = await self._readable(namespace, request, best, ranked, degraded)
             passages = tuple(Passage(n, hit) for n, hit in enumerate(hits, start=1))
         return Retrieved(passages, tuple(degraded), namespace.epoch.label, settled, timings)
 
@@ -156,17 +161,16 @@ class Search:
         return rankings
 
     async def _readable(
-        self, namespace: Namespace, request: SearchRequest, fused: Sequence[Hit], degraded: list[str]
-    ) -> tuple[list[Hit], int]:
+        self, namespace: Namespace, request: SearchRequest, best: Sequence[Hit], ranked: Callable[..., Sequence[Hit]],
+        degraded: list[str],
+    ) -> tuple[list[Hit], int]:  # fmt: skip
         """The best `top_k` hits that are live and that the caller may read, and how far the namespace is settled.
 
-        One statement asks for twice as many hits as are wanted; only when it drops too many, another asks for more.
+        One statement asks for the `best`; only when it drops too many, all are `ranked`, and others ask for more.
         """
         found: dict[str, Hit] = {}
         settled: int | None = None
-        step = 2 * request.top_k
-        for start in range(0, max(1, len(fused)), step):
-            part = fused[start : start + step]
+        for part in _parts(best, ranked):
             view = await self._look(namespace, [hit.chunk.document for hit in part], degraded)
             settled = view.settled if settled is None else min(settled, view.settled)
             for hit in part:
@@ -188,13 +192,21 @@ class Search:
 
 
 def _fused(
-    request: SearchRequest, fusion: Fusion, rankings: Mapping[LegName, Sequence[Hit]]
-) -> Sequence[Hit]:  # fmt: skip
-    """One ranking. Where one leg was asked for there is nothing to fuse: it keeps its own scores."""
+    request: SearchRequest, fusion: Fusion, rankings: Mapping[LegName, Sequence[Hit]], *, most: int | None = None
+) -> Sequence[Hit]:
+    """One ranking, or its beginning. Where one leg was asked for there is nothing to fuse: it keeps its own scores."""
     if len(request.legs) == 1:
         (leg,) = request.legs
-        return [replace(hit, ranks={leg: rank}) for rank, hit in enumerate(rankings[leg], start=1)]
-    return fuse(rankings, fusion, top_k=sum(map(len, rankings.values())) or 1)
+        return [replace(hit, ranks={leg: rank}) for rank, hit in enumerate(rankings[leg][:most], start=1)]
+    return fuse(rankings, fusion, top_k=most or sum(map(len, rankings.values())) or 1)
+
+
+def _parts(best: Sequence[Hit], ranked: Callable[..., Sequence[Hit]]) -> Iterator[Sequence[Hit]]:
+    """The best, then, for whoever goes on, all that come behind them, as many at a time."""
+    yield best
+    if best:
+        rest = ranked()[len(best) :]
+        yield from (rest[start : start + len(best)] for start in range(0, len(rest), len(best)))
 
 
 def _check(request: SearchRequest, settings: QuerySettings) -> None:

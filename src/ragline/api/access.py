@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from collections.abc import Callable, Coroutine
+from functools import lru_cache
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -122,6 +123,7 @@ Writer = Annotated[Caller, Depends(_needs("write"))]
 Admin = Annotated[Caller, Depends(_needs("admin"))]
 
 
+@lru_cache(128)
 def _host(url: str) -> str | None:
     """None: there is none, or what stands there is not a URL."""
     try:
@@ -130,6 +132,7 @@ def _host(url: str) -> str | None:
         return None
 
 
+@lru_cache(128)
 def _is_loopback(host: str | None) -> bool:
     if host is None:
         return False

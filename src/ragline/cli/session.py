@@ -64,8 +64,14 @@ def command(
     return decorate
 
 
-def run_to_exit(work: Coroutine[Any, Any, None], *, as_json: bool, debug: bool) -> None:
-    """Run `work`; whatever it ends with becomes a message and an exit code. SIGTERM ends it as orderly as Ctrl-C."""
+def run_to_exit(
+    work: Coroutine[Any, Any, None], *, as_json: bool, debug: bool,
+    loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> None:  # fmt: skip
+    """Run `work`; whatever it ends with becomes a message and an exit code. SIGTERM ends it as orderly as Ctrl-C.
+
+    `loop`: makes the event loop; None: asyncio's own.
+    """
     terminated = False
 
     async def stoppable() -> None:
@@ -82,7 +88,8 @@ def run_to_exit(work: Coroutine[Any, Any, None], *, as_json: bool, debug: bool) 
         await work
 
     try:
-        asyncio.run(stoppable())
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(stoppable())
     except asyncio.CancelledError:
         raise typer.Exit(TERMINATED if terminated else INTERRUPTED) from None
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the end of the line: it becomes a message

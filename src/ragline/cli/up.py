@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import secrets
@@ -52,7 +53,7 @@ def up(
 ) -> None:  # fmt: skip
     """Run all of Ragline on this machine: API, workers and engines in one process, until Ctrl-C."""
     given = _given(data_dir, host, port, config)
-    run_to_exit(_serve(Part.GATEWAY, given, Screen(as_json=as_json)), as_json=as_json, debug=debug)
+    run_to_exit(_serve(Part.GATEWAY, given, Screen(as_json=as_json)), as_json=as_json, debug=debug, loop=fast_loop())
 
 
 def serve(
@@ -62,7 +63,7 @@ def serve(
 ) -> None:  # fmt: skip
     """Serve the HTTP API, or one layer of it. On the embedded engines the workers run here too, as under `up`."""
     given = _given(data_dir, host, port, config)
-    run_to_exit(_serve(part, given, Screen(as_json=as_json)), as_json=as_json, debug=debug)
+    run_to_exit(_serve(part, given, Screen(as_json=as_json)), as_json=as_json, debug=debug, loop=fast_loop())
 
 
 def _given(data_dir: Path | None, host: str | None, port: int | None, config: Path | None) -> dict[str, Any]:
@@ -72,8 +73,6 @@ def _given(data_dir: Path | None, host: str | None, port: int | None, config: Pa
 
 
 async def _serve(part: Part, given: dict[str, Any], screen: Screen) -> None:
-    import asyncio
-
     from ragline import logs
     from ragline.cli.server import serving
     from ragline.settings import load_settings
@@ -173,6 +172,15 @@ def _welcome(screen: Screen, part: Part, settings: Settings, url: str, words: st
         screen.line("  Try            ragline ingest PATH, then ragline ask QUESTION")
     screen.line("Ctrl-C stops it.")
     return None
+
+
+def fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, where there is one (not on Windows): a request costs a third less of the processor."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 def _url(listener: socket.socket) -> str:
