@@ -1,6 +1,6 @@
 """Which chunks find the most that matters for the same number of tokens read?
 
-A study, its figures still to be taken on a quiet machine: every way of cutting is scored by what its passages hold when
+The study behind docs/adr/0010-chunk-size.md: every way of cutting is scored by what its passages hold when
 the reader (a generator, mostly) gets a fixed budget of tokens, so that large chunks do not win by being large. Both legs
 and RRF, exact vectors, the parts of the product without the service around them.
 

@@ -27,11 +27,13 @@ from typing import Any
 
 import httpx
 
+from bench import frameworks
 from bench.figures import machine
 from bench.server import up
 from bench.serving import report
 from bench.serving.corpora import NAMESPACE, fill, questions, real_texts
 from bench.serving.load import Load
+from bench.serving.passages import hand
 from bench.serving.processes import cpu_s, resident_mib
 from ragline.build import open_embedder
 from ragline.settings import Settings
@@ -120,10 +122,29 @@ def run(given: argparse.Namespace, work: Path) -> dict[str, Any]:
         results["steady"] = _steady(mine, bodies, given.data, work)
         shutil.rmtree(mine)
     if given.frameworks:
-        from bench.serving.versus import versus
-
-        results["frameworks"] = [asdict(one) for one in versus(given, work, _under_load, _medians)]
+        held, _ = fill(work / f"{sizes[0]}", given.data, sizes[0])
+        rows = _versus(work / f"{sizes[0]}", held, bodies, callers, given.seconds, work / "frameworks")
+        results["frameworks"] = [asdict(one) for one in rows]
     return results
+
+
+def _versus(
+    folder: Path, held: int, bodies: Path, callers: Sequence[int], seconds: float, work: Path
+) -> list[Row]:  # fmt: skip
+    """All on the passages of `folder`, one round."""
+    work.mkdir(parents=True, exist_ok=True)
+    handed = asyncio.run(hand(folder, work))
+    rows: list[Row] = []
+    with up(folder) as server:
+        rows += _under_load("ragline", held, Target(f"{server.url}/v1/search", server.pid), bodies, callers, seconds)
+    with _bare(folder) as target:
+        rows += _under_load("bare parts", held, target, bodies, callers, seconds)
+    for name in frameworks.PATHS:
+        with frameworks.served(
+            name, corpus=handed.corpus, vectors=handed.vectors, model=handed.model, work=work
+        ) as served:
+            rows += _under_load(name, held, Target(served.url, served.pid), bodies, callers, seconds)
+    return rows
 
 
 # ── one system under load ────────────────────────────────────────────────────────────────────────────────────────────
