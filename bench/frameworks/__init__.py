@@ -50,8 +50,12 @@ def served(name: str, *, corpus: Path, vectors: Path, model: Path, work: Path) -
     """The server of framework `name`, ready, ended when the block ends. Its environment and log stand in `work`.
 
     Shapes:  `corpus`, `vectors` and `model` as `given.arguments` says; `model_folder` makes the last.
-    Raises:  RuntimeError: its environment cannot be made, or it does not answer within READY_WITHIN_S.
+    Raises:  ValueError: no such framework; RuntimeError: its environment cannot be made, or it does not answer within
+             READY_WITHIN_S.
     """
+    if name not in PATHS:
+        raise ValueError(f"There is no server for {name!r}; there are {', '.join(PATHS)}.")
+    work.mkdir(parents=True, exist_ok=True)
     python = _environment(name, work.resolve())
     port = _free_port()
     command = [str(python), "-m", f"bench.frameworks.{name}_server", "--port", str(port)]

@@ -18,15 +18,22 @@ MAX_TOKENS = 256
 
 
 class MiniLM:
-    """One model, loaded from a folder that holds one .onnx and tokenizer.json. Safe to call from several threads."""
+    """One model, loaded from a folder that holds one .onnx and tokenizer.json. Safe to call from several threads.
+
+    Raises ValueError: the folder holds none, or more than one.
+    """
 
     def __init__(self, folder: Path) -> None:
-        (model,) = folder.glob("*.onnx")
+        models = list(folder.glob("*.onnx"))
+        if len(models) != 1:
+            raise ValueError(
+                f"{folder} has {len(models)} .onnx files; give a folder made by bench.frameworks.model_folder."
+            )
         options = onnxruntime.SessionOptions()  # its threads as it comes: one a core
         # As Ragline sets them: equal vectors on every CPU, and without the kernel that is slower than its parts.
         options.add_session_config_entry("session.x64quantprecision", "1")
         self._session = onnxruntime.InferenceSession(
-            str(model), options, providers=["CPUExecutionProvider"], disabled_optimizers=["SkipLayerNormFusion"]
+            str(models[0]), options, providers=["CPUExecutionProvider"], disabled_optimizers=["SkipLayerNormFusion"]
         )
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()

@@ -61,12 +61,12 @@ def arguments() -> argparse.Namespace:
 
 
 def given() -> Given:
-    """What the command line names, loaded. Raises SystemExit: vectors of another corpus."""
+    """What the command line names, loaded. Raises ValueError: vectors of another corpus."""
     said = arguments()
     passages = [_passage(line) for line in said.corpus.read_text("utf-8").split("\n") if line]
     vectors = np.load(said.vectors)
     if len(vectors) != len(passages):
-        raise SystemExit(
+        raise ValueError(
             f"{said.vectors} has {len(vectors)} rows for {len(passages)} passages; make both from one corpus."
         )
     return Given(passages, vectors, MiniLM(said.model), said.port)
