@@ -10,7 +10,6 @@ but not the keyword leg, for which Haystack has nothing else that runs without a
 # mypy: disable-error-code="import-not-found, misc, untyped-decorator"
 
 import os
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -66,9 +65,6 @@ class PipelineWrapper(BasePipelineWrapper):
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        wrapper = Path(folder, "search", "pipeline_wrapper.py")
-        wrapper.parent.mkdir()
-        wrapper.write_text("from bench.frameworks.haystack_server import PipelineWrapper\n")
-        # Traces are for its dashboard, which nobody watches here.
-        hayhooks_cli(["run", "--port", str(arguments().port), "--pipelines-dir", folder, "--without-tracing"])
+    folder = Path(__file__).with_name("pipelines")
+    # Traces are for its dashboard, which nobody watches here.
+    hayhooks_cli(["run", "--port", str(arguments().port), "--pipelines-dir", str(folder), "--without-tracing"])
