@@ -18,6 +18,7 @@ from ragline.settings import IngestSettings, Settings
 from ragline.system import System
 from ragline.types import Document, NamespaceSettings, State
 from tests.house import House
+from tests.reading import at_hand
 
 BOARD, STAFF = frozenset({"board"}), frozenset({"staff"})
 
@@ -197,7 +198,7 @@ async def test_a_member_that_failed_is_parsed_again_with_a_new_version_and_not_b
     await house.system.documents.delete("default", found["a.zip!/gone.txt"].id)
     (await house.system.claims.claim(most=10, lease_s=60.0))
     rows, namespace = house.system.ingest._members, await house.system.namespaces.get("default")
-    parsed = await house.system.ingest._parser.parse(archive, name="a.zip", media_type=None)
+    parsed = await house.system.ingest._parser.parse(at_hand(archive), name="a.zip", media_type=None)
     assert await rows.take(namespace, await house.look(parent), parsed)
     assert (await house.look(broken)).revision == broken.revision
     assert (await house.look(found["a.zip!/gone.txt"])).state is State.DELETED

@@ -206,8 +206,8 @@ class Ingest:
             if content is not None:
                 return content
         start = time.perf_counter()
-        data = await self._contents.original(namespace, document.id, document.blob)
-        parsed = await self._parser.parse(data, name=document.uri, media_type=document.media_type)
+        read = partial(self._contents.original, namespace, document.id, document.blob)
+        parsed = await self._parser.parse(read, name=document.uri, media_type=document.media_type)
         sizes = {"chunk_tokens": namespace.settings.chunk_tokens, "overlap_tokens": namespace.settings.overlap_tokens}
         spans = await asyncio.to_thread(chunk, parsed, self._embedder.token_spans, **sizes)
         if not spans and not parsed.members:
