@@ -325,6 +325,21 @@ async def test_reparsing_makes_a_new_content_and_leaves_one(house: House) -> Non
     assert names == {"original", f"chunks-{now.live}", f"vectors-{now.live}-{house.system.embedder.space.id}"}
 
 
+async def test_what_was_parsed_again_with_other_settings_is_unchanged_when_it_is_uploaded_again(
+    house: House, monkeypatch: Any
+) -> None:
+    document, system = await house.accept("a.txt", "Parsed as it is asked for now."), house.system
+    await house.work()
+    monkeypatch.setattr("ragline.registry.acceptance.PARSER_VERSION", 99)
+    await system.namespaces.configure("default", NamespaceSettings(chunk_tokens=100))
+    system.snapshots.forget("default")
+    retried = await system.documents.retry("default", document.id)
+    await house.work()
+    assert (await house.accept("a.txt", "Parsed as it is asked for now.")).content == retried.content
+    await system.namespaces.configure("default", NamespaceSettings(chunk_tokens=50))
+    assert (await house.accept("a.txt", "Parsed as it is asked for now.")).content > retried.content
+
+
 async def test_a_document_the_parser_rejects_raises_its_reason(house: House) -> None:
     await house.accept("a.bin", "\x00\x01\x02" * 500)
     (claimed,) = await house.claim()

@@ -143,7 +143,7 @@ class Ingest:
         blob = secrets.token_hex(8)
         incoming = Incoming(
             uri=uri, title=upload.title, media_type=upload.media_type, size=len(upload.data), sha256=sha256, blob=blob,
-            fingerprint=fingerprint(sha256, upload.media_type, namespace), groups=upload.groups,
+            fingerprint=fingerprint(sha256, upload.media_type, namespace.settings), groups=upload.groups,
             metadata=upload.metadata, source=upload.source, version=upload.version,
         )  # fmt: skip
         document = document_id(namespace, uri)

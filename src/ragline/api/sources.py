@@ -53,7 +53,7 @@ async def list_synced(
     documents = [
         {
             "id": one.id, "uri": one.uri, "version": one.version, "state": one.state, "reason": one.reason,
-            "current": one.fingerprint == fingerprint(one.sha256, one.media_type, holder),
+            "current": one.fingerprint == fingerprint(one.sha256, one.media_type, holder.settings),
         }
         for one in found[:limit]
     ]  # fmt: skip

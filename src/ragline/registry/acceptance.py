@@ -31,7 +31,7 @@ from ragline.registry.rows import (
     tell,
 )  # fmt: skip
 from ragline.registry.tables import documents
-from ragline.types import Document, Groups, Metadata, Namespace, State
+from ragline.types import Document, Groups, Metadata, Namespace, NamespaceSettings, State
 
 OUR_MEDIA_TYPES = "application/vnd.ragline."
 """Media types that say how to parse; clients name the others differently for the same file."""
@@ -86,9 +86,8 @@ def document_id(namespace: Namespace, uri: str) -> str:
     ).hexdigest()
 
 
-def fingerprint(sha256: str, media_type: str | None, namespace: Namespace) -> str:
+def fingerprint(sha256: str, media_type: str | None, settings: NamespaceSettings) -> str:
     """Of bytes and how they are parsed today: a document that has it need not be parsed again."""
-    settings = namespace.settings
     kind = media_type if media_type and media_type.startswith(OUR_MEDIA_TYPES) else None  # else the bytes decide
     parts = [sha256, kind, PARSER_VERSION, settings.chunk_tokens, settings.overlap_tokens]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

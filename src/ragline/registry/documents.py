@@ -17,9 +17,11 @@ from sqlalchemy import Connection, Row, func, literal, select
 
 from ragline.clock import Clock
 from ragline.registry import sources
-from ragline.registry.acceptance import Accepted, Incoming, accept, bury, document_id, inside
+from ragline.registry.acceptance import Accepted, Incoming, accept, bury, document_id, fingerprint, inside
 from ragline.registry.database import Database
+from ragline.registry.namespaces import settings_from
 from ragline.registry.rows import (
+    SETTINGS,
     SETTLED,
     SWEEP_ONCE_LIVE,
     UNSETTLED_INSIDE,
@@ -82,14 +84,19 @@ class Documents:
         return await self._database.write(work)
 
     async def retry(self, namespace: str, id: str) -> Document:
-        """Parse the same bytes again, as a new content: after a failure, or with other chunk settings. Raises NotFound."""
+        """Parse the same bytes again, as a new content: after a failure, or with other chunk settings. Raises NotFound.
+
+        Its fingerprint is that of today's settings and parser: the next upload of the same bytes is `unchanged`.
+        """
 
         def work(connection: Connection) -> Document:
             old = self._standing(connection, namespace, id)
             now, sequence = self._clock.now(), next_sequence(connection, namespace, 1)
+            settings = settings_from(connection.execute(SETTINGS, {"which": namespace}).scalar_one())
             values = {
                 "revision": sequence, "content": sequence, "reason": None, "state": State.RECEIVED,
-                "chunks": None, "sweep": SWEEP_ONCE_LIVE, "updated_at": now, **superseded(old),
+                "fingerprint": fingerprint(old.sha256, old.media_type, settings), "chunks": None,
+                "sweep": SWEEP_ONCE_LIVE, "updated_at": now, **superseded(old),
             }  # fmt: skip
             connection.execute(UPDATE, {"which": id, **values})
             tell(connection, id, now, sequence, 0, "retried", "to be parsed again")

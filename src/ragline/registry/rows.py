@@ -44,6 +44,7 @@ MOVE_VISIBLE = (
 )
 FOREIGN = update(namespaces).where(namespaces.c.name == bindparam("which")).values(foreign=1)
 EPOCHS = select(namespaces.c.epoch, namespaces.c.building).where(namespaces.c.name == bindparam("which"))
+SETTINGS = select(namespaces.c.settings).where(namespaces.c.name == bindparam("which"))
 END_LEASES = update(documents).where(DUE).values(lease_until=0.0, late_until=0.0)
 IS_BEYOND = select(literal(1)).where(DUE, documents.c.lease_until > bindparam("beyond")).limit(1)
 END_LEASES_BEYOND = (
