@@ -1,7 +1,9 @@
 """How bytes become a row: a new revision, new words on the same content, or nothing that has changed.
 
 For uploads, and for the files inside them: a member is tied to the document it lies in, has its readers and metadata,
-and goes when it goes. Called inside a write; refusals come before the first statement that changes anything.
+and goes when it goes. One that was deleted by itself stays away for as long as the bytes that it lay in are the same: its
+tombstone keeps their sha256 in `dropped_from`. Called inside a write; refusals come before the first statement that
+changes anything.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, bindparam, func, select
+from sqlalchemy import Connection, Row, bindparam, func, select, update
 
 from ragline.errors import Conflict
 from ragline.registry import sources
@@ -30,7 +32,7 @@ from ragline.registry.rows import (
     superseded,
     tell,
 )  # fmt: skip
-from ragline.registry.tables import documents
+from ragline.registry.tables import IS_MEMBER, documents
 from ragline.types import Document, Groups, Metadata, Namespace, NamespaceSettings, State
 
 OUR_MEDIA_TYPES = "application/vnd.ragline."
@@ -41,6 +43,9 @@ PARSER_VERSION = 2
 
 INSIDE = "!/"
 """Parts a member's name from the uri of the document that it lies in."""
+
+MOST_IDS = 500
+"""Ids in one statement."""
 
 Outcome = Literal["created", "updated", "payload", "unchanged"]
 
@@ -64,9 +69,13 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True)
 class Tie:
-    """What binds a member: the document it lies in, the outermost one, and the content of the former that holds it."""
+    """What binds a member: the document it lies in, the outermost one, and the content of the former that holds it.
+
+    sha256: of the former's bytes.
+    """
 
     parent: str
+    sha256: str
     root: str
     depth: int
     content: int
@@ -96,18 +105,21 @@ def fingerprint(sha256: str, media_type: str | None, settings: NamespaceSettings
 def accept(connection: Connection, now: float, holder: Namespace, incoming: Incoming, tie: Tie | None) -> Accepted:
     """Take the next sequence number and write the new revision, or find that nothing has changed.
 
-    Raises:  NotFound: the namespace.  Conflict: the uri is that of a document with another tie.
+    Raises:  NotFound: the namespace.  Conflict: the uri is that of a document with another tie; or it was deleted by itself
+             from the bytes that hold it.
     """
     namespace, id = holder.name, document_id(holder, incoming.uri)
     old = get_row(connection, id)
     if old is not None and old.state != State.DELETED and old.parent != (tie.parent if tie else None):
         raise _taken(incoming.uri, old)
+    if old is not None and tie is not None and old.dropped_from == tie.sha256:
+        raise _dropped(incoming.uri)
     payload = {
         "given_title": incoming.title, "groups": sorted(incoming.groups), "metadata": dict(incoming.metadata),
     }  # fmt: skip
     same_bytes = old is not None and _same_bytes(old, incoming, tie)
     same_words = old is not None and all(getattr(old, name) == value for name, value in payload.items())
-    if same_bytes and (same_words or old.state == State.DELETED):
+    if same_bytes and same_words:
         sequence = next_sequence(connection, namespace, 0, uid=holder.uid)
         connection.execute(UPDATE, {"which": id, "verified_at": now})
         return Accepted(document_of(get_row(connection, id)), "unchanged", sequence)
@@ -127,6 +139,7 @@ def accept(connection: Connection, now: float, holder: Namespace, incoming: Inco
             "state": State.RECEIVED, "chunks": None, "received_at": now,
             "sweep": SWEEP_ONCE_LIVE,
             "parent": tie.parent if tie else None, "root": tie.root if tie else None, "depth": tie.depth if tie else 0,
+            "dropped_from": None,
         }  # fmt: skip
         if old is None:
             values |= {"id": id, "namespace": namespace, "uri": incoming.uri, "live": None, "live_blob": None,
@@ -160,6 +173,7 @@ def bury(connection: Connection, now: float, rows: Sequence[Row[Any]], *, detail
         connection.execute(UPDATE, {"which": row.id, **values})
         sources.forget(connection, row.id)
         tell(connection, row.id, now, sequence, 0, "deleted", detail)
+    _forget_dropped(connection, [row.id for row in rows])
     move_visible(connection, rows[0].namespace)
     return sequence
 
@@ -179,11 +193,43 @@ _INSIDE = select(documents).where(
 )
 
 
+def drop(connection: Connection, row: Row[Any]) -> None:
+    """A member, `row`, was buried by itself: it does not come back with the same bytes of the document that it lies in."""
+    holder = get_row(connection, row.parent)
+    connection.execute(UPDATE, {"which": row.id, "dropped_from": holder.sha256})
+    connection.execute(UPDATE, {"which": holder.id, "members": len(direct(connection, holder.id))})
+
+
+def direct(connection: Connection, id: str) -> list[Row[Any]]:
+    """Id and uri of what lies in the document itself, not deeper, and is not deleted."""
+    return list(connection.execute(_DIRECT, {"of": id}))
+
+
+_DIRECT = select(documents.c.id, documents.c.uri).where(
+    documents.c.parent == bindparam("of"), IS_MEMBER, documents.c.state != State.DELETED
+)
+
+
+def _forget_dropped(connection: Connection, parents: Sequence[str]) -> None:
+    """Documents that are deleted hold nothing any more that must not come back: uploaded again, they come whole."""
+    for start in range(0, len(parents), MOST_IDS):
+        connection.execute(_FORGET_DROPPED, {"of": parents[start : start + MOST_IDS]})
+
+
+_FORGET_DROPPED = (
+    update(documents)
+    .where(documents.c.parent.in_(bindparam("of", expanding=True)), IS_MEMBER, documents.c.dropped_from.is_not(None))
+    .values(dropped_from=None)
+)
+
+
 def _same_bytes(old: Row[Any], incoming: Incoming, tie: Tie | None) -> bool:
-    """A document that failed or was deleted gets a new content, but a member only from a new content of its parent."""
+    """A document that failed or was deleted gets a new content, but a failed member only from a new content of its parent."""
     if old.fingerprint != incoming.fingerprint or old.parent != (tie.parent if tie else None):
         return False
-    return old.state not in (State.FAILED, State.DELETED) or (tie is not None and old.revision > tie.content)
+    if old.state == State.FAILED:
+        return tie is not None and old.revision > tie.content
+    return bool(old.state != State.DELETED)
 
 
 def _words_due(old: Row[Any]) -> dict[str, Any]:
@@ -203,6 +249,13 @@ def _reword(connection: Connection, now: float, row: Row[Any], payload: dict[str
         tell(connection, member.id, now, sequence, 0, "payload", "as the document that it lies in")
     move_visible(connection, row.namespace)
     return sequence
+
+
+def _dropped(uri: str) -> Conflict:
+    return Conflict(
+        f"{uri}: it was deleted by itself.",
+        next_step="It comes back with other bytes of the document that holds it, or when that is deleted and uploaded again.",
+    )
 
 
 def _taken(uri: str, old: Row[Any]) -> Conflict:

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row, func, literal, select
 
 from ragline.clock import Clock
 from ragline.registry import sources
-from ragline.registry.acceptance import Accepted, Incoming, accept, bury, document_id, fingerprint, inside
+from ragline.registry.acceptance import Accepted, Incoming, accept, bury, document_id, drop, fingerprint, inside
 from ragline.registry.database import Database
 from ragline.registry.namespaces import settings_from
 from ragline.registry.rows import (
@@ -72,6 +72,7 @@ class Documents:
     async def delete(self, namespace: str, id: str) -> Document:
         """Write a tombstone, and one on all that lies inside: not served from this moment on; rows and blobs go afterwards.
 
+        A file inside another comes back only with other bytes of that, or when that is deleted and uploaded again.
         Raises:  NotFound.
         """
 
@@ -79,6 +80,8 @@ class Documents:
             old = self._standing(connection, namespace, id)
             rows = [*inside(connection, old), old]
             bury(connection, self._clock.now(), rows, detail="tombstone written")
+            if old.parent is not None:
+                drop(connection, old)
             return document_of(get_row(connection, id))
 
         return await self._database.write(work)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from ragline.clock import Clock
 from ragline.errors import Conflict
-from ragline.registry.acceptance import INSIDE, Incoming, Tie, accept, bury, inside
+from ragline.registry.acceptance import INSIDE, Incoming, Tie, accept, bury, direct, inside
 from ragline.registry.database import Database
 from ragline.registry.rows import LOOK_MINE, UPDATE, get_row, mine, tell
-from ragline.registry.tables import documents
+from ragline.registry.tables import IS_MEMBER, documents
 from ragline.types import Document, Namespace, State
 
 _TREE = select(func.count(), func.coalesce(func.sum(documents.c.size), 0)).where(
@@ -23,7 +23,11 @@ _TREE = select(func.count(), func.coalesce(func.sum(documents.c.size), 0)).where
     documents.c.state != State.DELETED,
     func.substr(documents.c.uri, 1, bindparam("length")) != bindparam("prefix"),
 )
-_DIRECT = select(documents.c.id).where(documents.c.parent == bindparam("of"), documents.c.state != State.DELETED)
+_DROPPED_BEFORE = (
+    update(documents)
+    .where(documents.c.parent == bindparam("of"), IS_MEMBER, documents.c.dropped_from != bindparam("of_bytes"))
+    .values(dropped_from=None)
+)
 
 Check = Callable[[int, int], None]
 """Gets a number of files and their bytes, and raises an error of our tree where that is too much."""
@@ -50,7 +54,7 @@ class Members:
                 return None
             if check is not None:
                 check(*_elsewhere(connection, parent))
-            tie = Tie(row.id, row.root or row.id, row.depth + 1, row.content)
+            tie = Tie(row.id, row.sha256, row.root or row.id, row.depth + 1, row.content)
             taken, refused, now = dict[str, Document](), list[str](), self._clock.now()
             for one in members:
                 try:
@@ -78,13 +82,15 @@ class Members:
             if row is None or row.state == State.DELETED:
                 return False
             now, gone = self._clock.now(), []
-            for (id,) in connection.execute(_DIRECT, {"of": row.id}).all():
-                member = get_row(connection, id)
-                if member.uri not in uris:
+            held = direct(connection, row.id)
+            for one in held:
+                if one.uri not in uris:
+                    member = get_row(connection, one.id)
                     gone += [member, *inside(connection, member)]
             if gone:
                 bury(connection, now, gone, detail="not in the document any more that it lay in")
-            connection.execute(UPDATE, {"which": row.id, "members": len(uris)})
+            connection.execute(_DROPPED_BEFORE, {"of": row.id, "of_bytes": row.sha256})
+            connection.execute(UPDATE, {"which": row.id, "members": sum(one.uri in uris for one in held)})
             tell(connection, row.id, now, row.revision, row.attempt, "opened", told)
             return True
 
