@@ -163,7 +163,7 @@ async def test_words_changed_while_a_worker_writes_stay_due(registry: Registry) 
 
 async def test_a_delete_is_not_served_from_then_on_and_a_later_create_begins_anew(registry: Registry) -> None:
     live = await registry.indexed()
-    gone = await registry.documents.delete("n", live.id)
+    gone = (await registry.documents.delete("n", live.id)).document
     assert (gone.live, gone.state, gone.garbage) == (None, State.DELETED, ("b1",))
     with pytest.raises(NotFound):
         await registry.documents.get("n", live.id)

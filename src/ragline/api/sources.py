@@ -67,7 +67,7 @@ async def delete_gone(namespace: str, body: GoneBody, request: Request, _: Write
     sequence, deleted = (await system.namespaces.get(namespace)).sequence, []
     for id in await system.sources.of(namespace, body.source, body.documents):
         with suppress(NotFound):  # somebody else deleted it
-            sequence = (await system.documents.delete(namespace, id)).revision
+            sequence = (await system.documents.delete(namespace, id)).document.revision
             deleted.append(id)
     return {"deleted": deleted, "sequence": sequence}
 

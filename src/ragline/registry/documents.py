@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 from sqlalchemy import Connection, Row, func, literal, select
@@ -38,6 +39,14 @@ from ragline.types import Document, HistoryEntry, Namespace, State
 
 LOOK_AGAIN_S = 0.02
 """Least time between two looks of a waiter: under ingest there are many commits a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """`document`: its tombstone.  `inside`: ids of what lay in it, and went with it."""
+
+    document: Document
+    inside: tuple[str, ...]
 
 
 class Documents:
@@ -69,20 +78,20 @@ class Documents:
 
         return await self._database.write(work)
 
-    async def delete(self, namespace: str, id: str) -> Document:
+    async def delete(self, namespace: str, id: str) -> Deleted:
         """Write a tombstone, and one on all that lies inside: not served from this moment on; rows and blobs go afterwards.
 
         A file inside another comes back only with other bytes of that, or when that is deleted and uploaded again.
         Raises:  NotFound.
         """
 
-        def work(connection: Connection) -> Document:
+        def work(connection: Connection) -> Deleted:
             old = self._standing(connection, namespace, id)
-            rows = [*inside(connection, old), old]
-            bury(connection, self._clock.now(), rows, detail="tombstone written")
+            within = inside(connection, old)
+            bury(connection, self._clock.now(), [*within, old], detail="tombstone written")
             if old.parent is not None:
                 drop(connection, old)
-            return document_of(get_row(connection, id))
+            return Deleted(document_of(get_row(connection, id)), tuple(row.id for row in within))
 
         return await self._database.write(work)
 
