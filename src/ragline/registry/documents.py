@@ -69,7 +69,7 @@ class Documents:
             id = document_id(namespace, incoming.uri)
             if incoming.source is not None:
                 sources.check(connection, id, incoming.source)
-            accepted = accept(connection, self._clock.now(), namespace, incoming, None)
+            accepted = accept(connection, self._clock.now(), namespace, incoming)
             if incoming.source is not None:
                 sources.bring(connection, id, namespace.name, incoming.source, incoming.version)
             elif accepted.outcome in ("updated", "payload"):
@@ -81,6 +81,8 @@ class Documents:
     async def delete(self, namespace: str, id: str) -> Deleted:
         """Write a tombstone, and one on all that lies inside: not served from this moment on; rows and blobs go afterwards.
 
+        All of it in one write: in pieces, a kill between two would leave files that serve although what they lay in is gone,
+        or the other way round, and nobody to go on with it. It is a few statements, however many lie inside.
         A file inside another comes back only with other bytes of that, or when that is deleted and uploaded again.
         Raises:  NotFound.
         """

@@ -7,14 +7,15 @@ was overtaken changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
 from ragline.clock import Clock
 from ragline.errors import Conflict
-from ragline.registry.acceptance import INSIDE, Incoming, Tie, accept, bury, direct, inside
+from ragline.registry.acceptance import INSIDE, Incoming, Tie, accept_all, bury, direct, inside
 from ragline.registry.database import Database
-from ragline.registry.rows import LOOK_MINE, UPDATE, get_row, mine, tell
+from ragline.registry.rows import LOOK_MINE, UPDATE, mine, rows_of, tell
 from ragline.registry.tables import IS_MEMBER, documents
 from ragline.types import Document, Namespace, State
 
@@ -55,16 +56,14 @@ class Members:
             if check is not None:
                 check(*_elsewhere(connection, parent))
             tie = Tie(row.id, row.sha256, row.root or row.id, row.depth + 1, row.content)
-            taken, refused, now = dict[str, Document](), list[str](), self._clock.now()
-            for one in members:
-                try:
-                    own = Incoming(
-                        one.uri, None, None, one.size, one.sha256, one.fingerprint, one.blob,
-                        groups=frozenset(row.groups), metadata=row.metadata,
-                    )  # fmt: skip
-                    taken[one.uri] = accept(connection, now, namespace, own, tie).document
-                except Conflict as conflict:
-                    refused.append(conflict.message)
+            words = {"groups": frozenset(row.groups), "metadata": row.metadata}
+            own = [replace(one, **words) for one in members]
+            taken, refused = dict[str, Document](), list[str]()
+            for one, result in zip(own, accept_all(connection, self._clock.now(), namespace, own, tie), strict=True):
+                if isinstance(result, Conflict):
+                    refused.append(result.message)
+                else:
+                    taken[one.uri] = result.document
             if taken:  # at once, so that a delete or a change of readers of the parent meets them
                 connection.execute(UPDATE, {"which": row.id, "members": max(row.members, len(taken))})
             return taken, refused
@@ -83,10 +82,8 @@ class Members:
                 return False
             now, gone = self._clock.now(), []
             held = direct(connection, row.id)
-            for one in held:
-                if one.uri not in uris:
-                    member = get_row(connection, one.id)
-                    gone += [member, *inside(connection, member)]
+            for member in rows_of(connection, [one.id for one in held if one.uri not in uris]).values():
+                gone += [member, *inside(connection, member)]
             if gone:
                 bury(connection, now, gone, detail="not in the document any more that it lay in")
             connection.execute(_DROPPED_BEFORE, {"of": row.id, "of_bytes": row.sha256})
