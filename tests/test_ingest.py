@@ -21,6 +21,7 @@ from ragline.settings import Settings
 from ragline.system import System
 from ragline.types import Document, NamespaceSettings, SearchRequest, State, Upload
 from tests.house import NOBODY, House
+from tests.reading import Counted
 
 
 class _Crash(BaseException):
@@ -324,6 +325,21 @@ async def test_reparsing_makes_a_new_content_and_leaves_one(house: House) -> Non
     assert names == {"original", f"chunks-{now.live}", f"vectors-{now.live}-{house.system.embedder.space.id}"}
 
 
+async def test_what_was_parsed_again_with_other_settings_is_unchanged_when_it_is_uploaded_again(
+    house: House, monkeypatch: Any
+) -> None:
+    document, system = await house.accept("a.txt", "Parsed as it is asked for now."), house.system
+    await house.work()
+    monkeypatch.setattr("ragline.registry.acceptance.PARSER_VERSION", 99)
+    await system.namespaces.configure("default", NamespaceSettings(chunk_tokens=100))
+    system.snapshots.forget("default")
+    retried = await system.documents.retry("default", document.id)
+    await house.work()
+    assert (await house.accept("a.txt", "Parsed as it is asked for now.")).content == retried.content
+    await system.namespaces.configure("default", NamespaceSettings(chunk_tokens=50))
+    assert (await house.accept("a.txt", "Parsed as it is asked for now.")).content > retried.content
+
+
 async def test_a_document_the_parser_rejects_raises_its_reason(house: House) -> None:
     await house.accept("a.bin", "\x00\x01\x02" * 500)
     (claimed,) = await house.claim()
@@ -332,6 +348,23 @@ async def test_a_document_the_parser_rejects_raises_its_reason(house: House) -> 
     with contextlib.suppress(RaglineError):
         await asyncio.gather(house.system.ingest_worker._one(claimed))
     assert (await house.look(claimed)).state is State.FAILED
+
+
+async def test_documents_in_work_are_in_memory_only_while_they_are_parsed(house: House, monkeypatch: Any) -> None:
+    contents, counted = house.system.contents, Counted()
+    slots = house.system.ingest._parser._slots._value  # type: ignore[attr-defined]
+    original = contents.original
+
+    async def read(*args: Any) -> bytes:
+        return counted(await original(*args))
+
+    monkeypatch.setattr(contents, "original", read)
+    for n in range(20 * slots):
+        await house.accept(f"{n}.txt", f"Number {n} tells of badgers.")
+    await asyncio.gather(*map(house.system.ingest.process, await house.claim()))
+    assert (await house.system.documents.counts("default"))[State.INDEXED] == counted.ever == 20 * slots
+    assert counted.most <= slots
+    assert counted.now == 0
 
 
 async def test_a_parse_that_ends_after_the_delete_leaves_nothing_on_disk(house: House, monkeypatch: Any) -> None:

@@ -18,6 +18,7 @@ from ragline.settings import IngestSettings, Settings
 from ragline.system import System
 from ragline.types import Document, NamespaceSettings, State
 from tests.house import House
+from tests.reading import at_hand
 
 BOARD, STAFF = frozenset({"board"}), frozenset({"staff"})
 
@@ -197,14 +198,60 @@ async def test_a_member_that_failed_is_parsed_again_with_a_new_version_and_not_b
     await house.system.documents.delete("default", found["a.zip!/gone.txt"].id)
     (await house.system.claims.claim(most=10, lease_s=60.0))
     rows, namespace = house.system.ingest._members, await house.system.namespaces.get("default")
-    parsed = await house.system.ingest._parser.parse(archive, name="a.zip", media_type=None)
+    parsed = await house.system.ingest._parser.parse(at_hand(archive), name="a.zip", media_type=None)
     assert await rows.take(namespace, await house.look(parent), parsed)
     assert (await house.look(broken)).revision == broken.revision
     assert (await house.look(found["a.zip!/gone.txt"])).state is State.DELETED
     await house.system.documents.retry("default", parent.id)
     await house.work_as_workers_do()
     assert (await house.look(broken)).revision > broken.revision
-    assert (await house.look(found["a.zip!/gone.txt"])).state is State.INDEXED
+
+
+async def test_a_member_deleted_by_itself_stays_away_until_the_bytes_of_the_whole_change(
+    house: House, monkeypatch: Any
+) -> None:
+    archive, system = packed(otters__txt="Otters swim.", inner__zip=packed(cranes__txt="Cranes dance.")), house.system
+    parent = await house.accept("a.zip", archive)
+    await house.work()
+    found, left = await standing(house), {"a.zip", "a.zip!/otters.txt"}
+    await system.documents.delete("default", found["a.zip!/inner.zip"].id)
+    assert (await house.look(parent)).members == 1
+    await house.work()
+    await system.upkeep.purge_tombstones(older_than_s=-1.0)
+    await system.documents.retry("default", parent.id)
+    await house.work()
+    assert set(await standing(house)) == left
+    monkeypatch.setattr("ragline.registry.acceptance.PARSER_VERSION", 99)
+    assert (await house.accept("a.zip", archive)).content > parent.content
+    await house.work()
+    assert set(await standing(house)) == left
+    assert (await house.look(parent)).members == 1
+    story = await system.documents.history(parent.id)
+    assert "a.zip!/inner.zip: it was deleted by itself" in story[-3].detail
+    await house.accept("a.zip", archive + b"\0")
+    await house.work()
+    assert set(await standing(house)) == set(found)
+    await house.accept("a.zip", archive)
+    await house.work()
+    assert set(await standing(house)) == set(found)  # it was back, so the deletion is over
+
+
+async def test_an_archive_that_is_deleted_and_uploaded_again_comes_whole(house: House) -> None:
+    archive = packed(otters__txt="Otters swim.", inner__zip=packed(cranes__txt="Cranes dance."))
+    parent = await house.accept("a.zip", archive)
+    await house.work()
+    found = await standing(house)
+    for uri in ("a.zip!/otters.txt", "a.zip!/inner.zip!/cranes.txt", "a.zip!/inner.zip"):
+        await house.system.documents.delete("default", found[uri].id)
+    await house.system.documents.delete("default", parent.id)
+    await house.work()
+    await house.accept("a.zip", archive)
+    await house.work()
+    assert set(await standing(house)) == set(found)
+    await house.system.documents.delete("default", parent.id)
+    await house.work()
+    await house.system.upkeep.purge_tombstones(older_than_s=-1.0)
+    assert (await house.system.documents.counts("default")) == {}
 
 
 async def test_attachments_of_a_mail_are_documents_and_the_mail_is_one_too(house: House) -> None:

@@ -143,7 +143,7 @@ class Ingest:
         blob = secrets.token_hex(8)
         incoming = Incoming(
             uri=uri, title=upload.title, media_type=upload.media_type, size=len(upload.data), sha256=sha256, blob=blob,
-            fingerprint=fingerprint(sha256, upload.media_type, namespace), groups=upload.groups,
+            fingerprint=fingerprint(sha256, upload.media_type, namespace.settings), groups=upload.groups,
             metadata=upload.metadata, source=upload.source, version=upload.version,
         )  # fmt: skip
         document = document_id(namespace, uri)
@@ -206,8 +206,8 @@ class Ingest:
             if content is not None:
                 return content
         start = time.perf_counter()
-        data = await self._contents.original(namespace, document.id, document.blob)
-        parsed = await self._parser.parse(data, name=document.uri, media_type=document.media_type)
+        read = partial(self._contents.original, namespace, document.id, document.blob)
+        parsed = await self._parser.parse(read, name=document.uri, media_type=document.media_type)
         sizes = {"chunk_tokens": namespace.settings.chunk_tokens, "overlap_tokens": namespace.settings.overlap_tokens}
         spans = await asyncio.to_thread(chunk, parsed, self._embedder.token_spans, **sizes)
         if not spans and not parsed.members:

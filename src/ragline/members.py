@@ -93,7 +93,7 @@ class Members:
         sha256 = await asyncio.to_thread(lambda: hashlib.sha256(member.data).hexdigest())
         incoming = Incoming(
             uri=uri, title=None, media_type=None, size=len(member.data), sha256=sha256,
-            fingerprint=fingerprint(sha256, None, namespace), blob=secrets.token_hex(8),
+            fingerprint=fingerprint(sha256, None, namespace.settings), blob=secrets.token_hex(8),
             groups=document.groups, metadata=document.metadata,
         )  # fmt: skip
         id = document_id(namespace, uri)

@@ -7,7 +7,7 @@ call leaves nothing behind; `aclose` may be called twice.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -162,8 +162,12 @@ class Blobs(Protocol):
 class Parser(Protocol):
     """Bytes to text, with limits of time and memory, away from this process."""
 
-    async def parse(self, data: bytes, *, name: str, media_type: str | None) -> Parsed:
-        """`name` is the uri, for its ending. Raises DocumentRejected: the reason, in words a user understands."""
+    async def parse(self, read: Callable[[], Awaitable[bytes]], *, name: str, media_type: str | None) -> Parsed:
+        """`name` is the uri, for its ending. `read` gives the bytes: it is called when they can be parsed at once, so that
+        documents which wait are not in memory; maybe more than once.
+
+        Raises DocumentRejected: the reason, in words a user understands; and whatever `read` raises.
+        """
         ...
 
     async def aclose(self) -> None: ...

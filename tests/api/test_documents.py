@@ -301,6 +301,22 @@ async def test_deleting_by_filter_passes_over_what_was_stored_before_the_declara
     assert len(by_kind["deleted"]) == 1
 
 
+async def test_deleting_by_filter_counts_what_lies_inside_as_well(api: Api) -> None:
+    await api.call("PUT", "/v1/namespaces/parts", json={"fields": {"year": "integer"}}, status=201)
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for n in range(4):
+            archive.writestr(f"{n}.txt", f"Part {n}.")
+    archives = ((f"{name}.zip", out.getvalue()) for name in "abcde")
+    await api.upload(*archives, ("alone.txt", "Alone."), namespace="parts", metadata={"year": 1})
+    path, filters = "/v1/namespaces/parts/documents", {"filters": '{"year": 1}'}
+    dry = await api.call("DELETE", path, params={**filters, "dry_run": "true"})
+    gone = await api.call("DELETE", path, params=filters)
+    assert (len(gone["deleted"]), gone["inside"]) == (len(dry["deleted"]), dry["inside"]) == (26, 20)
+    assert set(gone["deleted"]) == set(dry["deleted"])
+    assert (await api.call("GET", path))["documents"] == []
+
+
 @pytest.fixture
 def deleted_behind_the_page(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever pages through the documents of `racing` finds the one called gone.txt, which is deleted meanwhile."""

@@ -64,3 +64,16 @@ def test_retry_of_an_archive_waits_for_what_is_inside(shell: Shell, archive: Pat
     assert retried.startswith("1 of 1 indexed.\n")
     assert "a.zip!/broken.pdf" in retried
     assert shell("namespaces", "show", "again", "--json").json["documents"] == {"indexed": 21, "failed": 1}
+
+
+def test_a_deletion_says_how_much_lay_inside(shell: Shell, archive: Path) -> None:
+    shell("namespaces", "create", "going", "--field", "year=integer")
+    shell("ingest", str(archive), "-n", "going", "--metadata", '{"year": 2}', code=1)
+    delete = partial(shell, "documents", "delete", "-n", "going")
+    assert delete("--filter", '{"year": 2}', "--dry-run").out == (
+        "22 documents (21 of them inside others) would be deleted.\n"
+    )
+    assert delete("a.zip!/00.txt").out == "1 deleted.\n"
+    assert delete("--filter", '{"year": 2}', "--yes").out == "21 documents (20 of them inside others) deleted.\n"
+    shell("ingest", str(archive), "-n", "going", code=1)
+    assert delete("a.zip").out == "1 deleted, and 21 inside.\n"

@@ -12,6 +12,7 @@ import pytest
 
 from ragline.errors import DocumentRejected, Reason
 from ragline.parsing.pool import ParserPool
+from tests.reading import at_hand
 
 DATA = Path(os.environ.get("RAGLINE_TEST_DATA") or Path(__file__).parents[2].parent / "shared/data") / "ingest"
 SHARE = 0.99
@@ -38,7 +39,7 @@ async def test_real_files_come_out_as_expected(pool: ParserPool) -> None:
         path, expect = entry["path"], entry["expect"]
         text, reason = "", None
         try:
-            text = (await pool.parse((DATA / path).read_bytes(), name=path, media_type=None)).text
+            text = (await pool.parse(at_hand((DATA / path).read_bytes()), name=path, media_type=None)).text
         except DocumentRejected as error:
             reason = error.reason
         if reason in SYSTEM:
@@ -61,8 +62,8 @@ async def test_hostile_files_leave_the_pool_alive(pool: ParserPool) -> None:
     reasons: dict[str, Reason] = {}
     for path in sorted((DATA / "generated").iterdir()):
         try:
-            await pool.parse(path.read_bytes(), name=path.name, media_type=None)
+            await pool.parse(at_hand(path.read_bytes()), name=path.name, media_type=None)
         except DocumentRejected as error:
             reasons[path.name] = error.reason
     assert not SYSTEM & set(reasons.values()), reasons
-    assert (await pool.parse(b"alive", name="a.txt", media_type=None)).text == "alive"
+    assert (await pool.parse(at_hand(b"alive"), name="a.txt", media_type=None)).text == "alive"

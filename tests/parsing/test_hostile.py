@@ -18,6 +18,7 @@ from ragline.parsing.limits import Limits
 from ragline.parsing.pool import ParserPool
 from ragline.types import Parsed
 from tests.parsing.packages import ODF_NAMES, epub, odf, package, pptx, shape, xlsx
+from tests.reading import at_hand
 
 ParseHere = Callable[..., Parsed]
 MB = 1 << 20
@@ -161,10 +162,10 @@ async def test_a_bomb_costs_itself_alone_whatever_it_is_packed_in() -> None:
     try:
         for name, data in bombs.items():
             with pytest.raises(DocumentRejected) as caught:
-                await pool.parse(data, name=name, media_type=None)
+                await pool.parse(at_hand(data), name=name, media_type=None)
             assert caught.value.reason is Reason.TOO_LARGE, name
-            assert (await pool.parse(b"fine", name="a.txt", media_type=None)).text == "fine"
-        members = (await pool.parse(nested, name="a.zip", media_type=None)).members
+            assert (await pool.parse(at_hand(b"fine"), name="a.txt", media_type=None)).text == "fine"
+        members = (await pool.parse(at_hand(nested), name="a.zip", media_type=None)).members
         assert [member.name for member in members] == ["inner.zip", "good.txt"]
     finally:
         await pool.aclose()

@@ -21,6 +21,7 @@ from ragline.parsing.outline import Outline, Postponed
 from ragline.parsing.pdf import parse as parse_pdf
 from ragline.parsing.pool import ParserPool
 from ragline.types import Parsed
+from tests.reading import at_hand
 
 ParseHere = Callable[..., Parsed]
 MakePdf = Callable[..., bytes]
@@ -198,7 +199,7 @@ def test_a_language_that_is_not_there_is_named_with_its_package(
 async def test_through_the_pool_in_a_lane_of_its_own(tmp_path: Path, picture: tuple[int, int, bytes]) -> None:
     pool = ParserPool(processes=1, timeout_s=60.0, limits=Limits(), scratch=tmp_path / "scratch")
     try:
-        parsed = await pool.parse(scanned(picture), name="a.pdf", media_type=None)
+        parsed = await pool.parse(at_hand(scanned(picture)), name="a.pdf", media_type=None)
         assert parsed.text.split() == " ".join(WORDS).split()
     finally:
         await pool.aclose()

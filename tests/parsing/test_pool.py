@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from ragline.errors import DocumentRejected, EngineUnavailable, Reason
+from ragline.errors import DocumentRejected, EngineUnavailable, NotFound, Reason
 from ragline.parsing.limits import Limits
 from ragline.parsing.pool import ParserPool
 from ragline.protocols import Parser
 from ragline.types import Member
+from tests.reading import Counted, at_hand
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def _pool(*, processes: int = 1, timeout_s: float = 60.0) -> ParserPool:
 
 
 async def _parse(pool: Parser, words: str) -> str:
-    return (await pool.parse(words.encode(), name="a.txt", media_type=None)).text
+    return (await pool.parse(at_hand(words.encode()), name="a.txt", media_type=None)).text
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ async def test_a_program_runs_inside_limits_of_its_own(hostile: ParserPool) -> N
 
 
 async def test_members_come_back_byte_for_byte_and_their_names_lead_nowhere(hostile: ParserPool) -> None:
-    parsed = await hostile.parse(b"members", name="a.txt", media_type=None)
+    parsed = await hostile.parse(at_hand(b"members"), name="a.txt", media_type=None)
     assert parsed.members == (Member("one.bin", bytes(range(256)) * 1000), Member("two.txt", b""))
     assert parsed.left_out == ("three: too heavy",)
 
@@ -192,6 +193,41 @@ async def test_children_serve_at_the_same_time_and_are_kept(monkeypatch: pytest.
         await pool.aclose()
 
 
+async def test_only_documents_that_are_parsed_are_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    pool, counted = _pool(processes=2), Counted()
+
+    async def parse(words: str) -> str:
+        async def read() -> bytes:
+            data = counted(words.encode())
+            await asyncio.sleep(0)
+            return data
+
+        return (await pool.parse(read, name="a.txt", media_type=None)).text
+
+    words = ["slow" if i % 10 == 0 else f"words {i}" for i in range(60)]
+    try:
+        assert await asyncio.gather(*map(parse, words)) == ["slowly" if one == "slow" else one for one in words]
+    finally:
+        await pool.aclose()
+    assert counted.ever == 60 + 6  # what takes long is read again in its lane
+    assert 2 <= counted.most <= 3
+    assert counted.now == 0
+
+
+async def test_bytes_that_cannot_be_read_cost_no_child(hostile: ParserPool) -> None:
+    await hostile.warm()
+    before = hostile.pids
+
+    async def read() -> bytes:
+        raise NotFound("The bytes are gone.", next_step="Upload them again.")
+
+    with pytest.raises(NotFound):
+        await hostile.parse(read, name="a.txt", media_type=None)
+    assert await _parse(hostile, "fine") == "fine"
+    assert hostile.pids == before
+
+
 async def test_closing_blames_no_document(hostile: ParserPool) -> None:
     await hostile.warm()
     task = asyncio.create_task(_parse(hostile, "hang"))
@@ -217,7 +253,7 @@ async def test_a_large_document_goes_there_and_back(hostile: ParserPool) -> None
     pool = ParserPool(processes=1, timeout_s=60, limits=Limits())
     text = "\n".join(f"line {i} of many, with a word in Greek: λόγος" for i in range(50_000))
     try:
-        assert (await pool.parse(text.encode(), name="a.txt", media_type=None)).text == text
+        assert (await pool.parse(at_hand(text.encode()), name="a.txt", media_type=None)).text == text
     finally:
         await pool.aclose()
 
@@ -227,11 +263,12 @@ import asyncio, sys
 from ragline.parsing.limits import Limits
 from ragline.parsing.pool import ParserPool
 from ragline.protocols import Parser
+from tests.reading import at_hand
 
 async def main():
     pool = ParserPool(processes=1, timeout_s=60, limits=Limits(), formats="hostile_formats")
     await pool.warm()
-    task = asyncio.create_task(pool.parse(b"hang", name="a.txt", media_type=None))
+    task = asyncio.create_task(pool.parse(at_hand(b"hang"), name="a.txt", media_type=None))
     print(*pool.pids, flush=True)
     await task
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, event
 
 from ragline.errors import NotFound, Reason
 from ragline.registry.acceptance import Accepted, Incoming
@@ -16,6 +17,7 @@ from ragline.registry.claims import Claims
 from ragline.registry.database import Database, sqlite_url
 from ragline.registry.documents import Documents
 from ragline.registry.guard import Guard
+from ragline.registry.members import Members
 from ragline.registry.namespaces import Namespaces
 from ragline.registry.tables import DUE, documents
 from ragline.types import Document, FieldType, NamespaceSettings, Space, State
@@ -161,9 +163,43 @@ async def test_words_changed_while_a_worker_writes_stay_due(registry: Registry) 
     assert again.groups == {"hr"}
 
 
+async def test_what_lies_in_an_archive_is_written_by_the_same_few_statements_however_much_it_is(
+    registry: Registry,
+) -> None:
+    counted: dict[str, list[int]] = {}
+
+    async def count(what: str, work: Awaitable[object]) -> None:
+        statements = list[str]()
+        event.listen(Engine, "before_cursor_execute", note := lambda *given: statements.append(given[2]))
+        try:
+            await work
+        finally:
+            event.remove(Engine, "before_cursor_execute", note)
+        counted.setdefault(what, []).append(len(statements))
+
+    members, holder = Members(registry.database, registry.clock), await registry.namespaces.get("n")
+    for size in (3, 300):
+        words = {"groups": frozenset[str](), "metadata": {}, "sha256": "2" * 64, "fingerprint": "2", "blob": "b2"}
+        names = [f"{size}.zip!/{n}.txt" for n in range(size)]
+        inside = [Incoming(uri=name, title=None, media_type=None, size=1, **words) for name in names]  # type: ignore[arg-type]
+        await registry.accept(f"{size}.zip")
+        (archive,) = await registry.claim()
+        for what in ("new", "known"):
+            await count(what, members.accept(holder, archive, inside))
+        await count("vanished", members.keep_only(archive, set(), told="nothing"))
+        await count("back", members.accept(holder, archive, inside))
+        await count("other readers", registry.accept(f"{size}.zip", groups=frozenset({"hr"})))
+        await count("deleted", registry.documents.delete("n", archive.id))
+        await registry.claims.end_all_leases()
+        for gone in await registry.claims.claim(most=1000, lease_s=LEASE_S):
+            await registry.claims.mark_swept(gone)
+    assert {what: few for what, (few, _) in counted.items()} == {what: many for what, (_, many) in counted.items()}
+    assert max(max(both) for both in counted.values()) < 20
+
+
 async def test_a_delete_is_not_served_from_then_on_and_a_later_create_begins_anew(registry: Registry) -> None:
     live = await registry.indexed()
-    gone = await registry.documents.delete("n", live.id)
+    gone = (await registry.documents.delete("n", live.id)).document
     assert (gone.live, gone.state, gone.garbage) == (None, State.DELETED, ("b1",))
     with pytest.raises(NotFound):
         await registry.documents.get("n", live.id)

@@ -93,6 +93,7 @@ async def delete_by_filter(
 ) -> dict[str, Any]:
     """Delete every document whose metadata matches `filters` (JSON, as in a search).
 
+    `deleted`: the ids of all that went; `inside`: how many of these lay in others. What lies in a document has its metadata.
     A document whose metadata is not of the declared types, because they were declared later, does not match.
     """
     system: System = request.app.state.system
@@ -105,20 +106,27 @@ async def delete_by_filter(
             field="filters",
         )
     asked = {condition.field: found.settings.fields[condition.field] for condition in conditions}
-    deleted, sequence, after = [], found.sequence, ""
+    deleted, inside, sequence, after = list[str](), set[str](), found.sequence, ""
     while page := await system.documents.page(namespace, after=after, most=PAGE, state=None):
         after = page[-1].id
         for document in page:
+            if document.id in inside:  # gone with what it lay in, and counted
+                continue
             try:
                 fields = coerce_metadata(document.metadata, asked)
                 if not matches(fields, frozenset(), Scope(conditions=conditions)):
                     continue
                 if not dry_run:
-                    sequence = (await system.documents.delete(namespace, document.id)).revision
+                    gone = await system.documents.delete(namespace, document.id)
+                    sequence = gone.document.revision
+                    deleted += gone.inside
+                    inside.update(gone.inside)
             except (InvalidRequest, NotFound):  # of another type than asked for; or somebody else deleted it
                 continue
             deleted.append(document.id)
-    return {"deleted": deleted, "sequence": sequence, "dry_run": dry_run}
+            if document.parent is not None:
+                inside.add(document.id)
+    return {"deleted": deleted, "inside": len(inside), "sequence": sequence, "dry_run": dry_run}
 
 
 @router.get("/{document}")
@@ -183,10 +191,13 @@ async def retry(namespace: str, document: str, request: Request, _: Writer) -> d
 
 @router.delete("/{document}")
 async def delete_document(namespace: str, document: str, request: Request, _: Writer) -> dict[str, Any]:
-    """Not served from this moment on."""
+    """Not served from this moment on. `inside`: how many files lay in it, and went with it."""
     system: System = request.app.state.system
-    gone = await system.documents.delete(namespace, document)
-    return {"id": gone.id, "uri": gone.uri, "state": gone.state, "sequence": gone.revision}
+    done = await system.documents.delete(namespace, document)
+    gone = done.document
+    return {
+        "id": gone.id, "uri": gone.uri, "state": gone.state, "sequence": gone.revision, "inside": len(done.inside),
+    }  # fmt: skip
 
 
 async def _get(request: Request, namespace: str, id: str, caller: Caller) -> Document:

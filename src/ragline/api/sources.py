@@ -53,7 +53,7 @@ async def list_synced(
     documents = [
         {
             "id": one.id, "uri": one.uri, "version": one.version, "state": one.state, "reason": one.reason,
-            "current": one.fingerprint == fingerprint(one.sha256, one.media_type, holder),
+            "current": one.fingerprint == fingerprint(one.sha256, one.media_type, holder.settings),
         }
         for one in found[:limit]
     ]  # fmt: skip
@@ -67,7 +67,7 @@ async def delete_gone(namespace: str, body: GoneBody, request: Request, _: Write
     sequence, deleted = (await system.namespaces.get(namespace)).sequence, []
     for id in await system.sources.of(namespace, body.source, body.documents):
         with suppress(NotFound):  # somebody else deleted it
-            sequence = (await system.documents.delete(namespace, id)).revision
+            sequence = (await system.documents.delete(namespace, id)).document.revision
             deleted.append(id)
     return {"deleted": deleted, "sequence": sequence}
 

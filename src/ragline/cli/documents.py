@@ -139,18 +139,24 @@ async def delete(
         path = ("v1", "namespaces", namespace, "documents")
         found = await server.delete(*path, filters=filters, dry_run="true")
         if not dry_run:
-            confirm(f"Delete {len(found['deleted'])} documents of {namespace}?", yes=yes)
+            confirm(f"Delete {_counted(found)} of {namespace}?", yes=yes)
             found = await server.delete(*path, filters=filters)
         if screen.as_json:
             return screen.data(found)
-        return screen.line(f"{len(found['deleted'])} documents {'would be ' if dry_run else ''}deleted.")
+        return screen.line(f"{_counted(found)} {'would be ' if dry_run else ''}deleted.")
     gone = []
     for name in document or []:
         id = (await _find(server, namespace, name))["id"]
         gone.append(await server.delete("v1", "namespaces", namespace, "documents", id))
     if screen.as_json:
         return screen.data({"deleted": gone})
-    return screen.line(f"{len(gone)} deleted.")
+    inside = sum(one["inside"] for one in gone)
+    return screen.line(f"{len(gone)} deleted{f', and {inside} inside' if inside else ''}.")
+
+
+def _counted(found: dict[str, Any]) -> str:
+    count, inside = len(found["deleted"]), found["inside"]
+    return f"{count} document{'s' * (count != 1)}" + (f" ({inside} of them inside others)" if inside else "")
 
 
 def confirm(question: str, *, yes: bool) -> None:

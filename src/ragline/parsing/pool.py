@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -46,7 +47,8 @@ class ParserPool:
     """`protocols.Parser` over at most `processes` children (0: one per core).
 
     A document that needs a slow program (OCR, LibreOffice) is sent again in a lane of its own, `slow_processes` at a time,
-    so that no other waits for it.
+    so that no other waits for it. The bytes of a document are read when it is its turn, and again in that lane: in memory
+    are those of as many documents as are being parsed, however many wait.
 
     Units:   `timeout_s` for one document from the moment a child has it.
     scratch: folder for what those programs write; its contents are removed when the pool is made.
@@ -75,14 +77,14 @@ class ParserPool:
         self._burials: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
 
-    async def parse(self, data: bytes, *, name: str, media_type: str | None) -> Parsed:
+    async def parse(self, read: Callable[[], Awaitable[bytes]], *, name: str, media_type: str | None) -> Parsed:
         """Raises DocumentRejected; EngineUnavailable when no child can be started, which is no document's fault."""
         request = Request(name, media_type, self._limits)
-        reply = await self._ask(request, data, self._slots, self._timeout_s, "parse_timeout_s")
+        reply = await self._ask(request, read, self._slots, self._timeout_s, "parse_timeout_s")
         if isinstance(reply, SlowLane):
             request = replace(request, slow=True)
             timeout_s = self._timeout_s + self._limits.tools.timeout_s
-            reply = await self._ask(request, data, self._slow, timeout_s, "tool_timeout_s")
+            reply = await self._ask(request, read, self._slow, timeout_s, "tool_timeout_s")
         if isinstance(reply, Rejection):
             raise DocumentRejected(Reason(reply.reason), reply.message, next_step=reply.next_step)
         if isinstance(reply, SlowLane):
@@ -90,9 +92,11 @@ class ParserPool:
         return reply
 
     async def _ask(
-        self, request: Request, data: bytes, slots: asyncio.Semaphore, timeout_s: float, setting: str
-    ) -> Parsed | Rejection | SlowLane:
+        self, request: Request, read: Callable[[], Awaitable[bytes]], slots: asyncio.Semaphore, timeout_s: float,
+        setting: str,
+    ) -> Parsed | Rejection | SlowLane:  # fmt: skip
         async with slots:
+            data = await read()  # no child is held meanwhile, and `timeout_s` has not begun
             child = await self._take()
             keep = False
             try:

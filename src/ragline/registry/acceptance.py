@@ -1,7 +1,9 @@
 """How bytes become a row: a new revision, new words on the same content, or nothing that has changed.
 
 For uploads, and for the files inside them: a member is tied to the document it lies in, has its readers and metadata,
-and goes when it goes. Called inside a write; refusals come before the first statement that changes anything.
+and goes when it goes. One that was deleted by itself stays away for as long as the bytes that it lay in are the same: its
+tombstone keeps their sha256 in `dropped_from`. Called inside a write; refusals come before the first statement that
+changes anything.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, bindparam, func, select
+from sqlalchemy import Connection, Executable, Row, bindparam, func, select, update
 
 from ragline.errors import Conflict
 from ragline.registry import sources
@@ -21,17 +23,20 @@ from ragline.registry.rows import (
     SWEEP_NOW,
     SWEEP_ONCE_LIVE,
     SWEPT,
+    TELL,
     UPDATE,
     document_of,
     garbage_of,
     get_row,
+    line,
     move_visible,
     next_sequence,
+    parts,
+    rows_of,
     superseded,
-    tell,
 )  # fmt: skip
-from ragline.registry.tables import documents
-from ragline.types import Document, Groups, Metadata, Namespace, State
+from ragline.registry.tables import IS_MEMBER, documents
+from ragline.types import Document, Groups, Metadata, Namespace, NamespaceSettings, State
 
 OUR_MEDIA_TYPES = "application/vnd.ragline."
 """Media types that say how to parse; clients name the others differently for the same file."""
@@ -64,9 +69,13 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True)
 class Tie:
-    """What binds a member: the document it lies in, the outermost one, and the content of the former that holds it."""
+    """What binds a member: the document it lies in, the outermost one, and the content of the former that holds it.
+
+    sha256: of the former's bytes.
+    """
 
     parent: str
+    sha256: str
     root: str
     depth: int
     content: int
@@ -86,83 +95,157 @@ def document_id(namespace: Namespace, uri: str) -> str:
     ).hexdigest()
 
 
-def fingerprint(sha256: str, media_type: str | None, namespace: Namespace) -> str:
+def fingerprint(sha256: str, media_type: str | None, settings: NamespaceSettings) -> str:
     """Of bytes and how they are parsed today: a document that has it need not be parsed again."""
-    settings = namespace.settings
     kind = media_type if media_type and media_type.startswith(OUR_MEDIA_TYPES) else None  # else the bytes decide
     parts = [sha256, kind, PARSER_VERSION, settings.chunk_tokens, settings.overlap_tokens]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def accept(connection: Connection, now: float, holder: Namespace, incoming: Incoming, tie: Tie | None) -> Accepted:
+def accept(connection: Connection, now: float, holder: Namespace, incoming: Incoming) -> Accepted:
     """Take the next sequence number and write the new revision, or find that nothing has changed.
 
-    Raises:  NotFound: the namespace.  Conflict: the uri is that of a document with another tie.
+    Raises:  NotFound: the namespace.  Conflict: the uri is that of a file inside another document.
     """
-    namespace, id = holder.name, document_id(holder, incoming.uri)
-    old = get_row(connection, id)
+    (result,) = accept_all(connection, now, holder, [incoming], None)
+    if isinstance(result, Conflict):
+        raise result
+    return result
+
+
+def accept_all(
+    connection: Connection, now: float, holder: Namespace, incoming: Sequence[Incoming], tie: Tie | None
+) -> list[Accepted | Conflict]:
+    """The same for many, whose uris differ: a statement for all of them, so that an archive of thousands of files does not
+    hold the one writer for long. Conflict: the uri is that of a document with another tie; or it was deleted by itself from
+    the bytes that hold it; the others are taken.
+
+    Raises:  NotFound: the namespace.
+    """
+    ids = [document_id(holder, one.uri) for one in incoming]
+    before = rows_of(connection, ids)
+    changes = [_change(id, before.get(id), one, tie) for id, one in zip(ids, incoming, strict=True)]
+    written = [one for one in changes if isinstance(one, _Change) and one.outcome != "unchanged"]
+    sequence = next_sequence(connection, holder.name, len(written), uid=holder.uid)
+    for number, one in enumerate(written, start=sequence - len(written) + 1):
+        one.revision = number
+    kinds: dict[Outcome, list[_Change]] = {"created": [], "updated": [], "payload": [], "unchanged": []}
+    for change in changes:
+        if isinstance(change, _Change):
+            kinds[change.outcome].append(change)
+    _each(connection, INSERT, [one.created(holder, now) for one in kinds["created"]])
+    _each(connection, UPDATE, [one.updated(now) for one in kinds["updated"]])
+    _each(connection, UPDATE, [one.reworded(now) for one in kinds["payload"]])
+    _each(connection, UPDATE, [{"which": one.id, "verified_at": now} for one in kinds["unchanged"]])
+    _each(connection, TELL, [one.told(now) for one in written])
+    if any(one.is_seen for one in written):
+        move_visible(connection, holder.name)
+    for one in written:
+        if one.old is not None and one.old.members and not one.same_words:
+            sequence = _reword(connection, now, one.old, one.payload)
+    after = rows_of(connection, ids)
+    return [
+        one if isinstance(one, Conflict) else Accepted(document_of(after[one.id]), one.outcome, sequence)
+        for one in changes
+    ]
+
+
+@dataclass(slots=True)
+class _Change:
+    """What one of them comes to, and the values that say so."""
+
+    id: str
+    old: Row[Any] | None
+    incoming: Incoming
+    tie: Tie | None
+    same_bytes: bool
+    same_words: bool
+    payload: dict[str, Any]
+    revision: int = 0
+
+    @property
+    def outcome(self) -> Outcome:
+        if self.old is None:
+            return "created"
+        return "updated" if not self.same_bytes else "payload" if not self.same_words else "unchanged"
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether readers see something else at once."""
+        old = self.old
+        return old is not None and old.live is not None and (old.groups != self.payload["groups"] or self.same_bytes)
+
+    def created(self, holder: Namespace, now: float) -> dict[str, Any]:
+        return self._bytes(now) | {
+            "id": self.id, "namespace": holder.name, "uri": self.incoming.uri, "live": None, "live_blob": None,
+            "garbage": [], "sweep": SWEPT, "settled": 0, "members": 0, "attempt": 0, "lease_until": 0.0,
+        }  # fmt: skip
+
+    def updated(self, now: float) -> dict[str, Any]:
+        assert self.old is not None
+        garbage = garbage_of(self.old, keep=(self.incoming.blob, self.old.live_blob))
+        return {"which": self.id, **self._bytes(now), **superseded(self.old), "garbage": garbage}
+
+    def reworded(self, now: float) -> dict[str, Any]:
+        assert self.old is not None
+        title = self.incoming.title or self.old.title
+        return {"which": self.id, **self._words(now), **_words_due(self.old), "title": title}
+
+    def told(self, now: float) -> dict[str, Any]:
+        detail = f"{self.incoming.size} bytes, sha256 {self.incoming.sha256[:12]}"
+        return line(self.id, now, self.revision, 0, self.outcome, detail)
+
+    def _words(self, now: float) -> dict[str, Any]:
+        return {**self.payload, "revision": self.revision, "updated_at": now, "verified_at": now}
+
+    def _bytes(self, now: float) -> dict[str, Any]:
+        one, tie = self.incoming, self.tie
+        return self._words(now) | {
+            "title": one.title or one.uri.rstrip("/").rsplit("/", 1)[-1], "media_type": one.media_type,
+            "size": one.size, "sha256": one.sha256, "fingerprint": one.fingerprint, "content": self.revision,
+            "blob": one.blob, "reason": None, "state": State.RECEIVED, "chunks": None, "received_at": now,
+            "sweep": SWEEP_ONCE_LIVE, "parent": tie.parent if tie else None, "root": tie.root if tie else None,
+            "depth": tie.depth if tie else 0, "dropped_from": None,
+        }  # fmt: skip
+
+
+def _change(id: str, old: Row[Any] | None, incoming: Incoming, tie: Tie | None) -> _Change | Conflict:
     if old is not None and old.state != State.DELETED and old.parent != (tie.parent if tie else None):
-        raise _taken(incoming.uri, old)
-    payload = {
+        return _taken(incoming.uri, old)
+    if old is not None and tie is not None and old.dropped_from == tie.sha256:
+        return _dropped(incoming.uri)
+    payload: dict[str, Any] = {
         "given_title": incoming.title, "groups": sorted(incoming.groups), "metadata": dict(incoming.metadata),
     }  # fmt: skip
     same_bytes = old is not None and _same_bytes(old, incoming, tie)
     same_words = old is not None and all(getattr(old, name) == value for name, value in payload.items())
-    if same_bytes and (same_words or old.state == State.DELETED):
-        sequence = next_sequence(connection, namespace, 0, uid=holder.uid)
-        connection.execute(UPDATE, {"which": id, "verified_at": now})
-        return Accepted(document_of(get_row(connection, id)), "unchanged", sequence)
-
-    sequence = next_sequence(connection, namespace, 1, uid=holder.uid)
-    title = incoming.title or incoming.uri.rstrip("/").rsplit("/", 1)[-1]
-    values: dict[str, Any] = {**payload, "revision": sequence, "updated_at": now, "verified_at": now}
-    if incoming.title:
-        values["title"] = incoming.title
-    if same_bytes:
-        assert old is not None
-        connection.execute(UPDATE, {"which": id, **values, **_words_due(old)})
-    else:
-        values |= {
-            "title": title, "media_type": incoming.media_type, "size": incoming.size, "sha256": incoming.sha256,
-            "fingerprint": incoming.fingerprint, "content": sequence, "blob": incoming.blob, "reason": None,
-            "state": State.RECEIVED, "chunks": None, "received_at": now,
-            "sweep": SWEEP_ONCE_LIVE,
-            "parent": tie.parent if tie else None, "root": tie.root if tie else None, "depth": tie.depth if tie else 0,
-        }  # fmt: skip
-        if old is None:
-            values |= {"id": id, "namespace": namespace, "uri": incoming.uri, "live": None, "live_blob": None,
-                       "garbage": [], "sweep": SWEPT, "settled": 0, "members": 0, "attempt": 0,
-                       "lease_until": 0.0}  # fmt: skip
-            connection.execute(INSERT, values)
-        else:
-            values |= superseded(old)
-            values["garbage"] = garbage_of(old, keep=(incoming.blob, old.live_blob))
-            connection.execute(UPDATE, {"which": id, **values})
-    if old is not None and old.live is not None and (old.groups != payload["groups"] or same_bytes):
-        move_visible(connection, namespace)
-    if old is not None and old.members and not same_words:
-        sequence = _reword(connection, now, old, payload)
-    outcome: Outcome = "created" if old is None else "payload" if same_bytes else "updated"
-    tell(connection, id, now, values["revision"], 0, outcome, f"{incoming.size} bytes, sha256 {incoming.sha256[:12]}")
-    return Accepted(document_of(get_row(connection, id)), outcome, sequence)
+    return _Change(id, old, incoming, tie, same_bytes, same_words, payload)
 
 
 def bury(connection: Connection, now: float, rows: Sequence[Row[Any]], *, detail: str) -> int:
     """Write a tombstone on each: not served from this moment on; rows and blobs go afterwards. Returns the sequence."""
-    sequence = next_sequence(connection, rows[0].namespace, len(rows)) - len(rows)
-    for row in rows:
-        sequence += 1
-        values = {
-            "revision": sequence, "content": sequence, "reason": None, "live": None, "blob": None, "live_blob": None,
-            "garbage": garbage_of(row, keep=()), "state": State.DELETED,
-            "sweep": SWEEP_NOW, "updated_at": now, "members": 0,
-            **superseded(row),
-        }  # fmt: skip
-        connection.execute(UPDATE, {"which": row.id, **values})
-        sources.forget(connection, row.id)
-        tell(connection, row.id, now, sequence, 0, "deleted", detail)
+    sequence = next_sequence(connection, rows[0].namespace, len(rows))
+    numbered = list(enumerate(rows, start=sequence - len(rows) + 1))
+    tombstones = [
+        {
+            "which": row.id, "revision": number, "content": number, "reason": None, "live": None, "blob": None,
+            "live_blob": None, "garbage": garbage_of(row, keep=()), "state": State.DELETED, "sweep": SWEEP_NOW,
+            "updated_at": now, "members": 0, **superseded(row),
+        }
+        for number, row in numbered
+    ]  # fmt: skip
+    ids = [row.id for row in rows]
+    _each(connection, UPDATE, tombstones)
+    sources.forget(connection, ids)
+    _each(connection, TELL, [line(row.id, now, number, 0, "deleted", detail) for number, row in numbered])
+    _forget_dropped(connection, ids)
     move_visible(connection, rows[0].namespace)
     return sequence
+
+
+def _each(connection: Connection, statement: Executable, values: Sequence[dict[str, Any]]) -> None:
+    if values:
+        connection.execute(statement, values)
 
 
 def inside(connection: Connection, row: Row[Any]) -> list[Row[Any]]:
@@ -180,30 +263,74 @@ _INSIDE = select(documents).where(
 )
 
 
+def drop(connection: Connection, row: Row[Any]) -> None:
+    """A member, `row`, was buried by itself: it does not come back with the same bytes of the document that it lies in."""
+    holder = get_row(connection, row.parent)
+    connection.execute(UPDATE, {"which": row.id, "dropped_from": holder.sha256})
+    connection.execute(UPDATE, {"which": holder.id, "members": len(direct(connection, holder.id))})
+
+
+def direct(connection: Connection, id: str) -> list[Row[Any]]:
+    """Id and uri of what lies in the document itself, not deeper, and is not deleted."""
+    return list(connection.execute(_DIRECT, {"of": id}))
+
+
+_DIRECT = select(documents.c.id, documents.c.uri).where(
+    documents.c.parent == bindparam("of"), IS_MEMBER, documents.c.state != State.DELETED
+)
+
+
+def _forget_dropped(connection: Connection, parents: Sequence[str]) -> None:
+    """Documents that are deleted hold nothing any more that must not come back: uploaded again, they come whole."""
+    for part in parts(parents):
+        connection.execute(_FORGET_DROPPED, {"of": part})
+
+
+_FORGET_DROPPED = (
+    update(documents)
+    .where(documents.c.parent.in_(bindparam("of", expanding=True)), IS_MEMBER, documents.c.dropped_from.is_not(None))
+    .values(dropped_from=None)
+)
+
+
 def _same_bytes(old: Row[Any], incoming: Incoming, tie: Tie | None) -> bool:
-    """A document that failed or was deleted gets a new content, but a member only from a new content of its parent."""
+    """A document that failed or was deleted gets a new content, but a failed member only from a new content of its parent."""
     if old.fingerprint != incoming.fingerprint or old.parent != (tie.parent if tie else None):
         return False
-    return old.state not in (State.FAILED, State.DELETED) or (tie is not None and old.revision > tie.content)
+    if old.state == State.FAILED:
+        return tie is not None and old.revision > tie.content
+    return bool(old.state != State.DELETED)
 
 
 def _words_due(old: Row[Any]) -> dict[str, Any]:
     """What makes a worker replace the words in the stores; a document still in work writes them anyway."""
-    return {"state": State.CHUNKED, "attempt": 0, "lease_until": 0.0} if old.state == State.INDEXED else {}
+    if old.state == State.INDEXED:
+        return {"state": State.CHUNKED, "attempt": 0, "lease_until": 0.0}
+    return {"state": old.state, "attempt": old.attempt, "lease_until": old.lease_until}
 
 
 def _reword(connection: Connection, now: float, row: Row[Any], payload: dict[str, Any]) -> int:
     """Give what lies inside the readers and the metadata of the outermost document, at once. Returns the sequence."""
     words = {"groups": payload["groups"], "metadata": payload["metadata"]}
     members = inside(connection, row)
-    sequence = next_sequence(connection, row.namespace, len(members)) - len(members)
-    for member in members:
-        sequence += 1
-        values = {**words, **_words_due(member), "revision": sequence, "updated_at": now}
-        connection.execute(UPDATE, {"which": member.id, **values})
-        tell(connection, member.id, now, sequence, 0, "payload", "as the document that it lies in")
+    sequence = next_sequence(connection, row.namespace, len(members))
+    numbered = list(enumerate(members, start=sequence - len(members) + 1))
+    changes = [
+        {"which": member.id, **words, **_words_due(member), "revision": number, "updated_at": now}
+        for number, member in numbered
+    ]
+    detail = "as the document that it lies in"
+    _each(connection, UPDATE, changes)
+    _each(connection, TELL, [line(member.id, now, number, 0, "payload", detail) for number, member in numbered])
     move_visible(connection, row.namespace)
     return sequence
+
+
+def _dropped(uri: str) -> Conflict:
+    return Conflict(
+        f"{uri}: it was deleted by itself.",
+        next_step="It comes back with other bytes of the document that holds it, or when that is deleted and uploaded again.",
+    )
 
 
 def _taken(uri: str, old: Row[Any]) -> Conflict:

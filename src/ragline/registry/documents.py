@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 from sqlalchemy import Connection, Row, func, literal, select
 
 from ragline.clock import Clock
 from ragline.registry import sources
-from ragline.registry.acceptance import Accepted, Incoming, accept, bury, document_id, inside
+from ragline.registry.acceptance import Accepted, Incoming, accept, bury, document_id, drop, fingerprint, inside
 from ragline.registry.database import Database
+from ragline.registry.namespaces import settings_from
 from ragline.registry.rows import (
+    SETTINGS,
     SETTLED,
     SWEEP_ONCE_LIVE,
     UNSETTLED_INSIDE,
@@ -36,6 +39,14 @@ from ragline.types import Document, HistoryEntry, Namespace, State
 
 LOOK_AGAIN_S = 0.02
 """Least time between two looks of a waiter: under ingest there are many commits a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """`document`: its tombstone.  `inside`: ids of what lay in it, and went with it."""
+
+    document: Document
+    inside: tuple[str, ...]
 
 
 class Documents:
@@ -58,7 +69,7 @@ class Documents:
             id = document_id(namespace, incoming.uri)
             if incoming.source is not None:
                 sources.check(connection, id, incoming.source)
-            accepted = accept(connection, self._clock.now(), namespace, incoming, None)
+            accepted = accept(connection, self._clock.now(), namespace, incoming)
             if incoming.source is not None:
                 sources.bring(connection, id, namespace.name, incoming.source, incoming.version)
             elif accepted.outcome in ("updated", "payload"):
@@ -67,29 +78,39 @@ class Documents:
 
         return await self._database.write(work)
 
-    async def delete(self, namespace: str, id: str) -> Document:
+    async def delete(self, namespace: str, id: str) -> Deleted:
         """Write a tombstone, and one on all that lies inside: not served from this moment on; rows and blobs go afterwards.
 
+        All of it in one write: in pieces, a kill between two would leave files that serve although what they lay in is gone,
+        or the other way round, and nobody to go on with it. It is a few statements, however many lie inside.
+        A file inside another comes back only with other bytes of that, or when that is deleted and uploaded again.
         Raises:  NotFound.
         """
 
-        def work(connection: Connection) -> Document:
+        def work(connection: Connection) -> Deleted:
             old = self._standing(connection, namespace, id)
-            rows = [*inside(connection, old), old]
-            bury(connection, self._clock.now(), rows, detail="tombstone written")
-            return document_of(get_row(connection, id))
+            within = inside(connection, old)
+            bury(connection, self._clock.now(), [*within, old], detail="tombstone written")
+            if old.parent is not None:
+                drop(connection, old)
+            return Deleted(document_of(get_row(connection, id)), tuple(row.id for row in within))
 
         return await self._database.write(work)
 
     async def retry(self, namespace: str, id: str) -> Document:
-        """Parse the same bytes again, as a new content: after a failure, or with other chunk settings. Raises NotFound."""
+        """Parse the same bytes again, as a new content: after a failure, or with other chunk settings. Raises NotFound.
+
+        Its fingerprint is that of today's settings and parser: the next upload of the same bytes is `unchanged`.
+        """
 
         def work(connection: Connection) -> Document:
             old = self._standing(connection, namespace, id)
             now, sequence = self._clock.now(), next_sequence(connection, namespace, 1)
+            settings = settings_from(connection.execute(SETTINGS, {"which": namespace}).scalar_one())
             values = {
                 "revision": sequence, "content": sequence, "reason": None, "state": State.RECEIVED,
-                "chunks": None, "sweep": SWEEP_ONCE_LIVE, "updated_at": now, **superseded(old),
+                "fingerprint": fingerprint(old.sha256, old.media_type, settings), "chunks": None,
+                "sweep": SWEEP_ONCE_LIVE, "updated_at": now, **superseded(old),
             }  # fmt: skip
             connection.execute(UPDATE, {"which": id, **values})
             tell(connection, id, now, sequence, 0, "retried", "to be parsed again")

@@ -7,15 +7,16 @@ was overtaken changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from ragline.clock import Clock
 from ragline.errors import Conflict
-from ragline.registry.acceptance import INSIDE, Incoming, Tie, accept, bury, inside
+from ragline.registry.acceptance import INSIDE, Incoming, Tie, accept_all, bury, direct, inside
 from ragline.registry.database import Database
-from ragline.registry.rows import LOOK_MINE, UPDATE, get_row, mine, tell
-from ragline.registry.tables import documents
+from ragline.registry.rows import LOOK_MINE, UPDATE, mine, rows_of, tell
+from ragline.registry.tables import IS_MEMBER, documents
 from ragline.types import Document, Namespace, State
 
 _TREE = select(func.count(), func.coalesce(func.sum(documents.c.size), 0)).where(
@@ -23,7 +24,11 @@ _TREE = select(func.count(), func.coalesce(func.sum(documents.c.size), 0)).where
     documents.c.state != State.DELETED,
     func.substr(documents.c.uri, 1, bindparam("length")) != bindparam("prefix"),
 )
-_DIRECT = select(documents.c.id).where(documents.c.parent == bindparam("of"), documents.c.state != State.DELETED)
+_DROPPED_BEFORE = (
+    update(documents)
+    .where(documents.c.parent == bindparam("of"), IS_MEMBER, documents.c.dropped_from != bindparam("of_bytes"))
+    .values(dropped_from=None)
+)
 
 Check = Callable[[int, int], None]
 """Gets a number of files and their bytes, and raises an error of our tree where that is too much."""
@@ -50,17 +55,15 @@ class Members:
                 return None
             if check is not None:
                 check(*_elsewhere(connection, parent))
-            tie = Tie(row.id, row.root or row.id, row.depth + 1, row.content)
-            taken, refused, now = dict[str, Document](), list[str](), self._clock.now()
-            for one in members:
-                try:
-                    own = Incoming(
-                        one.uri, None, None, one.size, one.sha256, one.fingerprint, one.blob,
-                        groups=frozenset(row.groups), metadata=row.metadata,
-                    )  # fmt: skip
-                    taken[one.uri] = accept(connection, now, namespace, own, tie).document
-                except Conflict as conflict:
-                    refused.append(conflict.message)
+            tie = Tie(row.id, row.sha256, row.root or row.id, row.depth + 1, row.content)
+            words = {"groups": frozenset(row.groups), "metadata": row.metadata}
+            own = [replace(one, **words) for one in members]
+            taken, refused = dict[str, Document](), list[str]()
+            for one, result in zip(own, accept_all(connection, self._clock.now(), namespace, own, tie), strict=True):
+                if isinstance(result, Conflict):
+                    refused.append(result.message)
+                else:
+                    taken[one.uri] = result.document
             if taken:  # at once, so that a delete or a change of readers of the parent meets them
                 connection.execute(UPDATE, {"which": row.id, "members": max(row.members, len(taken))})
             return taken, refused
@@ -78,13 +81,13 @@ class Members:
             if row is None or row.state == State.DELETED:
                 return False
             now, gone = self._clock.now(), []
-            for (id,) in connection.execute(_DIRECT, {"of": row.id}).all():
-                member = get_row(connection, id)
-                if member.uri not in uris:
-                    gone += [member, *inside(connection, member)]
+            held = direct(connection, row.id)
+            for member in rows_of(connection, [one.id for one in held if one.uri not in uris]).values():
+                gone += [member, *inside(connection, member)]
             if gone:
                 bury(connection, now, gone, detail="not in the document any more that it lay in")
-            connection.execute(UPDATE, {"which": row.id, "members": len(uris)})
+            connection.execute(_DROPPED_BEFORE, {"of": row.id, "of_bytes": row.sha256})
+            connection.execute(UPDATE, {"which": row.id, "members": sum(one.uri in uris for one in held)})
             tell(connection, row.id, now, row.revision, row.attempt, "opened", told)
             return True
 

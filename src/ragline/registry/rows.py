@@ -17,6 +17,10 @@ from ragline.types import Document, State
 SWEPT, SWEEP_NOW, SWEEP_ONCE_LIVE = 0, 1, 2
 """Whether rows and blobs of older contents remain, and when they may go. Only SWEEP_NOW is work that is due."""
 
+MOST_IDS = 500
+"""Ids in one statement."""
+
+LOOK_ALL = select(documents).where(documents.c.id.in_(bindparam("ids", expanding=True)))
 LOOK = select(documents).where(documents.c.id == bindparam("which"))
 UPDATE = update(documents).where(documents.c.id == bindparam("which"))
 UPDATE_MINE = update(documents).where(
@@ -44,6 +48,7 @@ MOVE_VISIBLE = (
 )
 FOREIGN = update(namespaces).where(namespaces.c.name == bindparam("which")).values(foreign=1)
 EPOCHS = select(namespaces.c.epoch, namespaces.c.building).where(namespaces.c.name == bindparam("which"))
+SETTINGS = select(namespaces.c.settings).where(namespaces.c.name == bindparam("which"))
 END_LEASES = update(documents).where(DUE).values(lease_until=0.0, late_until=0.0)
 IS_BEYOND = select(literal(1)).where(DUE, documents.c.lease_until > bindparam("beyond")).limit(1)
 END_LEASES_BEYOND = (
@@ -114,6 +119,16 @@ def get_row(connection: Connection, id: str) -> Any:
     return connection.execute(LOOK, {"which": id}).first()
 
 
+def rows_of(connection: Connection, ids: Sequence[str]) -> dict[str, Any]:
+    """Id → row, of those that there are."""
+    return {row.id: row for part in parts(ids) for row in connection.execute(LOOK_ALL, {"ids": part})}
+
+
+def parts(ids: Sequence[str]) -> list[list[str]]:
+    """As many at a time as one statement takes."""
+    return [list(ids[start : start + MOST_IDS]) for start in range(0, len(ids), MOST_IDS)]
+
+
 def mine(document: Document) -> dict[str, Any]:
     """The row must still stand at the content and the attempt that this worker claimed."""
     return {"which": document.id, "mine": document.content, "at": document.attempt}
@@ -151,8 +166,15 @@ def tell(
     connection: Connection, id: str, at: float, revision: int, attempt: int, event: str, detail: str,
     took_s: float | None = None,
 ) -> None:  # fmt: skip
+    connection.execute(TELL, line(id, at, revision, attempt, event, detail, took_s))
+
+
+def line(
+    id: str, at: float, revision: int, attempt: int, event: str, detail: str, took_s: float | None = None
+) -> dict[str, Any]:  # fmt: skip
+    """A line of a document's story, as `TELL` writes it."""
     values = {"document": id, "at": at, "revision": revision, "attempt": attempt, "event": event, "detail": detail}
-    connection.execute(TELL, values | {"took_s": took_s})
+    return values | {"took_s": took_s}
 
 
 _FIELDS = tuple(Document.__dataclass_fields__)

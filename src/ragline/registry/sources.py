@@ -16,14 +16,12 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, upda
 from ragline.clock import Clock
 from ragline.errors import Conflict
 from ragline.registry.database import Database
+from ragline.registry.rows import parts
 from ragline.registry.tables import documents, synced
 from ragline.types import State
 
-MOST_IDS = 500
-"""Ids in one statement."""
-
 HELD = select(synced.c.source).where(synced.c.document == bindparam("which"))
-FORGET = delete(synced).where(synced.c.document == bindparam("which"))
+FORGET = delete(synced).where(synced.c.document.in_(bindparam("ids", expanding=True)))
 CHANGE = update(synced).where(synced.c.document == bindparam("which"))
 BRING = insert(synced)
 
@@ -69,8 +67,9 @@ def outdate(connection: Connection, document: str) -> None:
     connection.execute(CHANGE, {"which": document, "version": ""})
 
 
-def forget(connection: Connection, document: str) -> None:
-    connection.execute(FORGET, {"which": document})
+def forget(connection: Connection, ids: Sequence[str]) -> None:
+    for part in parts(ids):
+        connection.execute(FORGET, {"ids": part})
 
 
 class Sources:
@@ -119,5 +118,4 @@ class Sources:
 
 def _each(connection: Connection, query: Any, ids: Sequence[str], rows: Callable[[Any], Sequence[Any]]) -> list[Any]:
     """`query` for every `MOST_IDS` of `ids`."""
-    parts = (ids[start : start + MOST_IDS] for start in range(0, len(ids), MOST_IDS))
-    return [row for part in parts for row in rows(connection.execute(query, {"ids": list(part)}))]
+    return [row for part in parts(ids) for row in rows(connection.execute(query, {"ids": part}))]

@@ -84,6 +84,7 @@ documents = Table(
     Column("root", String(32)),
     Column("depth", Integer, nullable=False, server_default="0"),
     Column("members", Integer, nullable=False, server_default="0"),
+    Column("dropped_from", String(64)),
     UniqueConstraint("namespace", "uri", name="uq_documents_uri"),
 )
 

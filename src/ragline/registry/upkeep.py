@@ -119,13 +119,15 @@ class Upkeep:
         replayed message, finds the newer revision and drops what it has. So it must be kept for longer than the longest
         lease, and than the retention of whatever can replay. After that nothing is left to lose against: a late worker
         finds no row, which is refused just the same, and takes its rows back. A document that comes back gets a higher
-        revision than it ever had, because the sequence is the namespace's and outlives every row.
+        revision than it ever had, because the sequence is the namespace's and outlives every row. Kept for longer is what was
+        deleted by itself from an archive that still stands: it must not come back when that is parsed again.
         """
 
         before = self._clock.now() - older_than_s
         over = (
             documents.c.state == State.DELETED, documents.c.settled >= documents.c.revision,
             documents.c.sweep == SWEPT, documents.c.updated_at < before, documents.c.lease_until < before,
+            documents.c.dropped_from.is_(None),
         )  # fmt: skip
         gone = select(documents.c.id).where(*over).limit(PAGE)
 

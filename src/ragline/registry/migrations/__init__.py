@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ragline.errors import ConfigurationError
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest revision in `versions/`; a test compares it with what Alembic finds there."""
 
 
