@@ -24,6 +24,7 @@ class Server:
 
     url: str
     ready_s: float
+    process: subprocess.Popen[str]
 
 
 @contextmanager
@@ -42,7 +43,7 @@ def up(folder: Path) -> Iterator[Server]:
             raise RuntimeError(f"`ragline up` ended at once: {log.read_text()[-500:]}")
         url = str(json.loads(line)["url"])
         _wait_until_ready(url)
-        yield Server(url, time.perf_counter() - start)
+        yield Server(url, time.perf_counter() - start, process)
     finally:
         process.terminate()
         process.wait()

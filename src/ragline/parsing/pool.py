@@ -14,11 +14,13 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from ragline import metrics
 from ragline.errors import DocumentRejected, EngineUnavailable, Reason
 from ragline.parsing import frames
 from ragline.parsing.frames import Rejection, Request, SlowLane
@@ -94,7 +96,7 @@ class ParserPool:
     ) -> Parsed | Rejection | SlowLane:
         async with slots:
             child = await self._take()
-            keep = False
+            keep, start = False, time.perf_counter()
             try:
                 async with asyncio.timeout(timeout_s):
                     reply, last = await child.ask(request, data)
@@ -108,6 +110,7 @@ class ParserPool:
             except _ChildDied:
                 raise await self._post_mortem(child) from None
             finally:
+                metrics.ingest_latency_ms.labels("parser").observe((time.perf_counter() - start) * 1000)
                 if keep and not self._closing.is_set():
                     self._idle.append(child)
                 else:
