@@ -13,7 +13,7 @@ import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +271,24 @@ def test_one_that_was_cut_short_is_begun_again_by_the_same_file_only(
     assert sorted(folder.rglob("original")) == held
     with restored(folder, file) as again:
         assert again("documents", "show", "later.md", "-n", "later", "--json").json["state"] == "indexed"
+
+
+def test_a_namespace_of_another_space_is_restored_and_moved_by_a_reindex(tmp_path: Path) -> None:
+    """Some of its documents have no vectors of the space that serves: they came after the embedder was changed."""
+    old, folder = tmp_path / "old", tmp_path / "new"
+    for name in ("moved", "stays"):
+        done = ragline(
+            "ingest", "-", "--uri", "a.md", "-n", name, "--data-dir", str(old), cwd=tmp_path, stdin=b"Herons wade."
+        )
+        assert done.code == 0, done.err
+    with closing(sqlite3.connect(old / "registry.sqlite")) as sql, sql:
+        sql.execute("UPDATE epochs SET space = replace(space, 'int8r1', 'older') WHERE namespace = 'moved'")
+    assert ragline("backup", str(tmp_path / "b.tar"), "--data-dir", str(old), cwd=tmp_path).code == 0
+    done = ragline("restore", str(tmp_path / "b.tar"), "--data-dir", str(folder), cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "not all of its documents are in its stores: run `ragline reindex -n moved`" in done.err
+    assert ragline("reindex", "-n", "moved", "--data-dir", str(folder), cwd=tmp_path).code == 0
+    assert set(asyncio.run(books(folder))) == {"default", "moved", "stays"}
 
 
 # ── refused ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ragline.datafolder import DataFolder
     from ragline.protocols import Blobs
     from ragline.settings import Settings
+    from ragline.system import System
+    from ragline.types import Namespace
 
 BETWEEN = 200
 """Blobs between two looks of a person at how far it is."""
@@ -95,8 +97,10 @@ async def _restore(file: Path, given: dict[str, Any], screen: Screen) -> None:
     screen.line(f"{folder.path} is as of {made}: {manifest.documents} documents of {manifest.namespaces} namespaces.")
     for name, one in shown.items():
         if one["space"] != one["embedder"]:
+            lacking = "" if one["documents"] is not None else ", and not all of its documents are in its stores"
             screen.note(
-                f"{name} holds vectors of {one['space']}, the embedder is {one['embedder']}: run `ragline reindex -n {name}`."
+                f"{name} holds vectors of {one['space']}, the embedder is {one['embedder']}{lacking}: "
+                f"run `ragline reindex -n {name}`."
             )
     return screen.note("`ragline up` serves it; documents that were waiting are processed then.")
 
@@ -168,16 +172,24 @@ async def _fill(settings: Settings) -> dict[str, dict[str, Any]]:
 
     system = await build(settings)
     try:
-        return {
-            one.name: {
-                "documents": await system.epochs.refill(one.name),
-                "space": one.epoch.space.id,
-                "embedder": system.embedder.space.id,
-            }
-            for one in await system.namespaces.all()
-        }
+        return {one.name: await _filled(system, one) for one in await system.namespaces.all()}
     finally:
         await system.aclose()
+
+
+async def _filled(system: System, one: Namespace) -> dict[str, Any]:
+    """`documents`: None where the embedder is another one and some documents have no vectors of the space that serves. All of
+    it is in the folder, so that is no reason to end: a re-index moves it. Raises EngineError: of any other kind.
+    """
+    from ragline.errors import EngineUnavailable
+
+    spaces = {"space": one.epoch.space.id, "embedder": system.embedder.space.id}
+    try:
+        return {"documents": await system.epochs.refill(one.name), **spaces}
+    except EngineUnavailable as error:
+        if error.engine != "embedder" or one.epoch.space == system.embedder.space:
+            raise
+        return {"documents": None, **spaces}
 
 
 def _privately(path: Path) -> BinaryIO:
