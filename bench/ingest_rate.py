@@ -1,15 +1,18 @@
 """Ingest of plain text through the whole path against the embedder alone on the same texts.
 
 What is missing to 1 is ours: uploads, the registry, parsing, chunking, both stores. Each part of the corpus goes through
-both in turn. Then, by thread, where the processor's time went (Linux).
+both in turn. Then, by thread, where the processor's time went (Linux), what one step costs that some documents take, telling
+the language, and what it costs that texts come in an archive.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import threading
 import time
+import zipfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,12 +21,18 @@ from bench.figures import Figure, Ground, median
 from bench.ground import ingest, plain_texts, running
 from ragline.build import open_embedder
 from ragline.chunking import search_text
+from ragline.languages import of_document
 from ragline.protocols import Embedder
 from ragline.system import System
-from ragline.types import Namespace
+from ragline.types import Namespace, Upload
 
 PART, PARTS = 200, 5
 """Documents of one part: some ten seconds of embedding, so that starting up and draining do not count."""
+
+IN_ARCHIVE, ARCHIVES = 300, 3
+"""Texts in the archive; how often it and the same texts as files take turns."""
+
+LANGUAGE_BYTES, LANGUAGE_ROUNDS = (1_000, 10_000, 100_000), 50
 
 TOLD = 0.01
 """Threads below this share of the processor's time are not told."""
@@ -53,6 +62,7 @@ async def run(ground: Ground) -> list[Figure]:
             for name, part_s in part.items():
                 spent[name] += part_s
         await raw.aclose()
+        archives = await _archives(system, uploads[:IN_ARCHIVE], stamp)
     ratio = median([rate / raw_rate for rate, raw_rate in zip(rates, raw_rates, strict=True)])
     return [
         Figure("ingest / raw embedder", ratio, "×", at_least=0.9, note=f"median of {PARTS} pairs, {PART} texts each"),
@@ -60,6 +70,8 @@ async def run(ground: Ground) -> list[Figure]:
         Figure("ingest", median(rates), "chunks/s"),
         Figure("raw embedder", median(raw_rates), "chunks/s", note="sorted by length, all threads"),
         *shares(spent),
+        *_language(b"\n\n".join(upload.data for upload in uploads)),
+        *archives,
     ]
 
 
@@ -83,6 +95,42 @@ async def chunk_texts(system: System, namespace: Namespace) -> list[str]:
             for span in content.spans:
                 texts.append(search_text(document.title, span.headings, content.text[span.start : span.end]))
     return texts
+
+
+def _language(corpus: bytes) -> list[Figure]:
+    of_document(corpus.decode())  # loads the model
+    found = []
+    for size in LANGUAGE_BYTES:
+        text, took_ms = corpus[:size].decode(errors="ignore"), list[float]()
+        for _ in range(LANGUAGE_ROUNDS):
+            start = time.perf_counter()
+            of_document(text)
+            took_ms.append(1000 * (time.perf_counter() - start))
+        found.append(Figure(f"telling the language of {size // 1000} kB", median(took_ms), "ms"))
+    return found
+
+
+async def _archives(system: System, uploads: Sequence[Upload], stamp: str) -> list[Figure]:
+    """Every text was embedded before and is remembered, so that the model, which is the same to both, hides nothing."""
+    files = [Upload(upload.uri, upload.data) for upload in uploads]
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in files:
+            archive.writestr(file.uri, file.data)
+    await ingest(system, f"remembered-{stamp}", files)
+    took_s: dict[str, list[float]] = defaultdict(list)
+    for n in range(ARCHIVES):
+        for kind, sent in (("files", files), ("zip", [Upload("all.zip", whole.getvalue())])):
+            start = time.perf_counter()
+            await ingest(system, f"{kind}-{n}-{stamp}", sent)
+            took_s[kind].append(time.perf_counter() - start)
+    alone, inside = (len(files) / median(took_s[kind]) for kind in ("files", "zip"))
+    note = f"median of {ARCHIVES}; vectors remembered"
+    return [
+        Figure(f"{len(files)} texts as files", alone, "documents/s", note=note),
+        Figure("the same in one zip", inside, "documents/s", note=note),
+        Figure("in a zip / as files", inside / alone, "×"),
+    ]
 
 
 # ── the processor's time ─────────────────────────────────────────────────────────────────────────────────────────────

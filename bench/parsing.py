@@ -36,7 +36,7 @@ async def run(ground: Ground) -> list[Figure]:
         figures = await _small(pool)
         manifest = ground.data / "ingest" / "manifest.jsonl" if ground.data else None
         if manifest is not None and manifest.exists():
-            figures += await _real(pool, manifest.parent, _entries(manifest))
+            figures += await _real(pool, manifest.parent, entries(manifest))
     finally:
         await pool.aclose()
     return figures
@@ -71,14 +71,15 @@ async def _same(data: bytes) -> bytes:
     return data
 
 
-def _entries(manifest: Path) -> list[dict[str, Any]]:
+def entries(manifest: Path) -> list[dict[str, Any]]:
+    """A file each: its `path`, its ending, and what to `expect` of it."""
     return [json.loads(line) for line in manifest.read_text("utf-8").splitlines()]
 
 
-async def _real(pool: ParserPool, folder: Path, entries: Sequence[dict[str, Any]]) -> list[Figure]:
+async def _real(pool: ParserPool, folder: Path, files: Sequence[dict[str, Any]]) -> list[Figure]:
     took: dict[str, list[float]] = defaultdict(list)
     met = total = 0
-    for entry in entries:
+    for entry in files:
         data = await asyncio.to_thread((folder / entry["path"]).read_bytes)
         text, reason, start = "", None, time.perf_counter()
         try:
@@ -87,7 +88,7 @@ async def _real(pool: ParserPool, folder: Path, entries: Sequence[dict[str, Any]
             reason = error.reason
         took[entry["ext"]].append(time.perf_counter() - start)
         total += 1
-        if _met(entry["expect"], text, reason):
+        if met_by(entry["expect"], text, reason):
             met += 1
         else:
             print(f"missed: {entry['path']}: {entry['expect']}, {reason}")
@@ -100,7 +101,8 @@ async def _real(pool: ParserPool, folder: Path, entries: Sequence[dict[str, Any]
     return [*figures, Figure("largest child", peak / 2**20, "MiB"), Figure("this process", used, "MiB")]
 
 
-def _met(expect: Mapping[str, Any], text: str, reason: str | None) -> bool:
+def met_by(expect: Mapping[str, Any], text: str, reason: str | None) -> bool:
+    """`text`: what was read; `reason`: why nothing was. `either` says that both will do."""
     if expect["kind"] == "text":
         return _squeezed(str(expect["phrase"])) in _squeezed(text)
     return bool(expect["kind"] == "either" or reason == expect["why"])

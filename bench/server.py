@@ -24,7 +24,7 @@ class Server:
 
     url: str
     ready_s: float
-    pid: int
+    process: subprocess.Popen[str]
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def up(folder: Path, *, program: Sequence[str] = RAGLINE) -> Iterator[Server]:
             raise RuntimeError(f"`ragline up` ended at once: {log.read_text()[-500:]}")
         url = str(json.loads(line)["url"])
         _wait_until_ready(url)
-        yield Server(url, time.perf_counter() - start, process.pid)
+        yield Server(url, time.perf_counter() - start, process)
     finally:
         process.terminate()
         process.wait()

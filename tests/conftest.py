@@ -1,15 +1,20 @@
-"""Settings every test shares."""
+"""Settings every test shares, and a house whose workers work when told."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from ragline.build import build
 from ragline.embedders.local import LocalEmbedder
+from ragline.settings import IngestSettings, Settings
+from ragline.system import System
+from ragline.types import NamespaceSettings
+from tests.house import House
 
 # Whoever runs us in the background may have SIGINT ignored, and the commands under test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -26,3 +31,27 @@ def embedder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEmbedder
     embedder = asyncio.run(LocalEmbedder.load("all-MiniLM-L6-v2", source="package", cache_dir=cache_dir))
     yield embedder
     asyncio.run(embedder.aclose())
+
+
+@pytest.fixture(scope="module")
+def ingest_settings() -> IngestSettings:
+    """Of the `house`; a module that needs others has a fixture of this name."""
+    return IngestSettings()
+
+
+@pytest.fixture(scope="module")
+async def system(tmp_path_factory: pytest.TempPathFactory, ingest_settings: IngestSettings) -> AsyncIterator[System]:
+    """The real engines on a folder of their own, one system for a module."""
+    system = await build(Settings(data_dir=tmp_path_factory.mktemp("data"), ingest=ingest_settings))
+    yield system
+    await system.aclose()
+
+
+@pytest.fixture
+async def house(system: System) -> House:
+    """A namespace `default` without documents."""
+    await system.namespaces.delete("default")
+    await system.epochs.drop_retired()
+    system.snapshots.forget("default")
+    await system.epochs.create_namespace("default", NamespaceSettings())
+    return House(system)

@@ -8,7 +8,6 @@ import os
 import tarfile
 import time
 import zipfile
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,53 +16,35 @@ import pytest
 
 from ragline.audit import Report
 from ragline.backup import check, written
-from ragline.build import build
 from ragline.findings import Kind
-from ragline.settings import IngestSettings, Settings
+from ragline.settings import IngestSettings
 from ragline.system import System
-from ragline.types import Document, NamespaceSettings, State, Upload
+from ragline.types import Document, State
+from tests.house import House
 
 ORPHAN_GRACE_S = 3600.0
 
 
-class House:
-    """A system whose workers only work when told."""
+class AuditedHouse(House):
+    """A house that is looked over, and damaged."""
 
     def __init__(self, system: System) -> None:
-        self.system = system
+        super().__init__(system)
         self.blobs = system.settings.data_dir / "blobs"
-
-    async def accept(self, uri: str, text: str, **words: Any) -> Document:
-        namespace = await self.system.namespaces.get("default")
-        return (await self.system.ingest.accept(namespace, Upload(uri, text.encode(), **words))).document
-
-    async def accept_bytes(self, uri: str, data: bytes) -> Document:
-        namespace = await self.system.namespaces.get("default")
-        return (await self.system.ingest.accept(namespace, Upload(uri, data))).document
-
-    async def work(self) -> None:
-        while claimed := await self.system.claims.claim(most=100, lease_s=3600.0):
-            for document in claimed:
-                await self.system.ingest_worker._one(document)
 
     async def indexed(self, uri: str = "a.txt", text: str = "Herons wade.") -> Document:
         document = await self.accept(uri, text)
-        await self.work()
-        return await self.look(document.id)
+        await self.work_as_workers_do()
+        return await self.look(document)
 
-    async def look(self, id: str) -> Document:
-        found = await self.system.documents.look(id)
-        assert found is not None
-        return found
-
-    async def found(self) -> list[tuple[Kind, str | None]]:
+    async def findings(self) -> list[tuple[Kind, str | None]]:
         return [(one.kind, one.uri) for one in (await self.system.audit.look()).findings]
 
     async def mended(self) -> Report:
         """Mend what is found, let the workers work, and look again."""
         report = await self.system.audit.look()
         assert all(one.done for one in await self.system.mending.mend(report.findings))
-        await self.work()
+        await self.work_as_workers_do()
         await self.system.epochs.fill("default")
         self.system.snapshots.forget("default")
         return await self.system.audit.look()
@@ -86,37 +67,29 @@ def age(path: Path, *, by_s: float = 2 * ORPHAN_GRACE_S) -> None:
 
 
 @pytest.fixture(scope="module")
-async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
-    folder = tmp_path_factory.mktemp("data")
-    system = await build(Settings(data_dir=folder, ingest=IngestSettings(orphan_grace_s=ORPHAN_GRACE_S)))
-    yield system
-    await system.aclose()
+def ingest_settings() -> IngestSettings:
+    return IngestSettings(orphan_grace_s=ORPHAN_GRACE_S)
 
 
 @pytest.fixture
-async def house(system: System) -> House:
-    """A namespace `default` without documents."""
-    await system.namespaces.delete("default")
-    await system.epochs.drop_retired()
-    system.snapshots.forget("default")
-    await system.epochs.create_namespace("default", NamespaceSettings())
-    return House(system)
+def house(house: House) -> AuditedHouse:
+    return AuditedHouse(house.system)
 
 
-async def test_a_service_at_work_has_no_findings(house: House) -> None:
+async def test_a_service_at_work_has_no_findings(house: AuditedHouse) -> None:
     documents = [await house.accept(f"{n}.txt", f"Chapter {n} tells of herons.") for n in range(12)]
-    await house.work()
+    await house.work_as_workers_do()
     await house.accept("0.txt", "Chapter 0 tells of storks.")
     await house.system.documents.delete("default", documents[1].id)
     await house.accept("empty.txt", " ")
     report = await house.system.audit.look()
     assert (report.findings, report.due, report.documents, report.moving) == ([], 3, 13, 0)
-    await house.work()
+    await house.work_as_workers_do()
     report = await house.system.audit.look()
     assert (report.findings, report.due, report.chunks) == ([], 0, 11)
 
 
-async def test_nothing_is_found_while_documents_change_all_the_time(house: House) -> None:
+async def test_nothing_is_found_while_documents_change_all_the_time(house: AuditedHouse) -> None:
     working = asyncio.create_task(house.system.ingest_worker.run())
     try:
         for n in range(6):
@@ -130,7 +103,7 @@ async def test_nothing_is_found_while_documents_change_all_the_time(house: House
 
 
 @pytest.mark.parametrize("store", ["vectors", "keywords"])
-async def test_rows_that_a_store_has_lost_are_found_and_made_again(house: House, store: str) -> None:
+async def test_rows_that_a_store_has_lost_are_found_and_made_again(house: AuditedHouse, store: str) -> None:
     document = await house.indexed()
     await house.indexed("b.txt")
     assert document.live is not None
@@ -143,10 +116,10 @@ async def test_rows_that_a_store_has_lost_are_found_and_made_again(house: House,
     ]
     assert "0 of 1 chunks" in report.findings[0].detail
     assert (await house.mended()).findings == []
-    assert (await house.look(document.id)).live != document.live
+    assert (await house.look(document)).live != document.live
 
 
-async def test_rows_of_an_older_content_are_swept(house: House, monkeypatch: Any) -> None:
+async def test_rows_of_an_older_content_are_swept(house: AuditedHouse, monkeypatch: Any) -> None:
     await house.indexed()
 
     async def nothing(*_: Any, **__: Any) -> None:
@@ -159,14 +132,14 @@ async def test_rows_of_an_older_content_are_swept(house: House, monkeypatch: Any
     assert [(one.kind, one.uri) for one in report.findings] == [(Kind.STALE_CHUNKS, "a.txt")] * 2
     await house.sql("UPDATE history SET at = at - 86400")
     await house.system.mending.mend(report.findings)
-    assert await house.found() == [], "it is due since now, not since yesterday"
-    await house.work()
-    assert await house.found() == []
+    assert await house.findings() == [], "it is due since now, not since yesterday"
+    await house.work_as_workers_do()
+    assert await house.findings() == []
     assert await house.system.vectors.contents((await house.collections())[0]) == {(document.id, document.live): 1}
-    assert (await house.look(document.id)).live == document.live
+    assert (await house.look(document)).live == document.live
 
 
-async def test_rows_of_a_tombstone_and_of_a_document_nobody_knows_go(house: House, monkeypatch: Any) -> None:
+async def test_rows_of_a_tombstone_and_of_a_document_nobody_knows_go(house: AuditedHouse, monkeypatch: Any) -> None:
     deleted, unknown = await house.indexed("a.txt"), await house.indexed("b.txt")
 
     async def nothing(*_: Any, **__: Any) -> None:
@@ -174,11 +147,11 @@ async def test_rows_of_a_tombstone_and_of_a_document_nobody_knows_go(house: Hous
 
     monkeypatch.setattr(house.system.ingest, "_delete_rows", nothing)
     await house.system.documents.delete("default", deleted.id)
-    await house.work()
+    await house.work_as_workers_do()
     monkeypatch.undo()
     await house.sql(f"DELETE FROM documents WHERE id = '{unknown.id}'")
     age(await house.folder())
-    found = await house.found()
+    found = await house.findings()
     assert sorted(kind for kind, _ in found) == sorted(
         [Kind.STALE_CHUNKS] * 2 + [Kind.UNKNOWN_CHUNKS] * 2 + [Kind.ORPHAN_BLOB]
     )
@@ -186,7 +159,7 @@ async def test_rows_of_a_tombstone_and_of_a_document_nobody_knows_go(house: Hous
     assert await house.system.vectors.contents((await house.collections())[0]) == {}
 
 
-async def test_what_a_failed_content_left_behind_goes(house: House, monkeypatch: Any) -> None:
+async def test_what_a_failed_content_left_behind_goes(house: AuditedHouse, monkeypatch: Any) -> None:
     from ragline.errors import EngineRejected
 
     async def down(*_: Any, **__: Any) -> None:
@@ -194,22 +167,22 @@ async def test_what_a_failed_content_left_behind_goes(house: House, monkeypatch:
 
     monkeypatch.setattr(house.system.keywords, "upsert", down)
     document = await house.accept("a.txt", "Half of a heron.")
-    await house.work()
+    await house.work_as_workers_do()
     monkeypatch.undo()
-    assert (await house.look(document.id)).state is State.FAILED
-    assert await house.found() == [(Kind.STALE_CHUNKS, "a.txt")]
+    assert (await house.look(document)).state is State.FAILED
+    assert await house.findings() == [(Kind.STALE_CHUNKS, "a.txt")]
     assert (await house.mended()).findings == []
-    assert (await house.look(document.id)).state is State.FAILED
+    assert (await house.look(document)).state is State.FAILED
 
 
-async def test_a_row_that_stands_in_between_with_nothing_due_is_driven_on(house: House) -> None:
+async def test_a_row_that_stands_in_between_with_nothing_due_is_driven_on(house: AuditedHouse) -> None:
     document = await house.indexed()
     await house.sql(f"UPDATE documents SET state = 'chunked' WHERE id = '{document.id}'")
-    assert await house.found() == [(Kind.LIMBO, "a.txt")]
+    assert await house.findings() == [(Kind.LIMBO, "a.txt")]
     assert (await house.mended()).findings == []
 
 
-async def test_bytes_that_are_gone_are_told_and_cannot_be_mended(house: House) -> None:
+async def test_bytes_that_are_gone_are_told_and_cannot_be_mended(house: AuditedHouse) -> None:
     document = await house.indexed()
     (original,) = (await house.folder()).rglob("original")
     original.unlink()
@@ -217,50 +190,52 @@ async def test_bytes_that_are_gone_are_told_and_cannot_be_mended(house: House) -
     assert [one.kind for one in report.findings] == [Kind.MISSING_BYTES]
     assert "Upload the document again" in report.findings[0].next_step
     assert [one.done for one in await house.system.mending.mend(report.findings)] == [""]
-    assert (await house.look(document.id)).live is not None
+    assert (await house.look(document)).live is not None
 
 
 @pytest.mark.parametrize("torn", [False, True])
 @pytest.mark.parametrize("groups", [frozenset(), frozenset({"staff"})], ids=["unchanged", "other readers"])
 async def test_bytes_that_are_gone_or_torn_are_there_again_once_they_are_uploaded_again(
-    house: House, torn: bool, groups: frozenset[str]
+    house: AuditedHouse, torn: bool, groups: frozenset[str]
 ) -> None:
     document = await house.indexed()
     (original,) = (await house.folder()).rglob("original")
     original.write_bytes(b"Her") if torn else original.unlink()
-    assert await house.found() == [(Kind.MISSING_BYTES, "a.txt")]
+    assert await house.findings() == [(Kind.MISSING_BYTES, "a.txt")]
     again = await house.accept("a.txt", "Herons wade.", groups=groups)
     assert (again.blob, again.content) == (document.blob, document.content)
-    await house.work()
-    assert await house.found() == []
+    await house.work_as_workers_do()
+    assert await house.findings() == []
     assert [path.read_bytes() for path in (await house.folder()).rglob("original")] == [b"Herons wade."]
 
 
-async def test_bytes_of_a_file_in_an_archive_are_there_again_once_the_archive_is_parsed_again(house: House) -> None:
+async def test_bytes_of_a_file_in_an_archive_are_there_again_once_the_archive_is_parsed_again(
+    house: AuditedHouse,
+) -> None:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr("a.txt", "Herons wade.")
-    parent = await house.accept_bytes("a.zip", out.getvalue())
-    await house.work()
+    parent = await house.accept("a.zip", out.getvalue())
+    await house.work_as_workers_do()
     (original,) = (path for path in (await house.folder()).rglob("original") if parent.id not in path.parts)
     original.unlink()
     (finding,) = (await house.system.audit.look()).findings
     assert (finding.kind, finding.uri) == (Kind.MISSING_BYTES, "a.zip!/a.txt")
     assert f"documents retry {parent.id}" in finding.next_step
     await house.system.documents.retry("default", parent.id)
-    await house.work()
-    assert await house.found() == []
+    await house.work_as_workers_do()
+    assert await house.findings() == []
     assert original.read_bytes() == b"Herons wade."
 
 
-async def test_chunks_that_are_gone_from_the_blobs_are_made_again(house: House) -> None:
+async def test_chunks_that_are_gone_from_the_blobs_are_made_again(house: AuditedHouse) -> None:
     await house.indexed()
     next((await house.folder()).rglob("chunks-*")).unlink()
-    assert await house.found() == [(Kind.MISSING_BLOB, "a.txt")]
+    assert await house.findings() == [(Kind.MISSING_BLOB, "a.txt")]
     assert (await house.mended()).findings == []
 
 
-async def test_blobs_without_owner_are_orphans_once_they_are_old(house: House) -> None:
+async def test_blobs_without_owner_are_orphans_once_they_are_old(house: AuditedHouse) -> None:
     document = await house.indexed()
     namespace = await house.system.namespaces.get("default")
     await house.system.contents.put_original(namespace, document.id, "feedfeed", b"an upload that was killed")
@@ -268,16 +243,16 @@ async def test_blobs_without_owner_are_orphans_once_they_are_old(house: House) -
     assert document.blob
     folder = await house.folder()
     (folder / document.id / document.blob / ".chunks-9.1234").write_bytes(b"half")
-    assert await house.found() == []  # young: they may be uploads under way
+    assert await house.findings() == []  # young: they may be uploads under way
     age(folder)
-    assert [kind for kind, _ in await house.found()] == [Kind.ORPHAN_BLOB] * 3
+    assert [kind for kind, _ in await house.findings()] == [Kind.ORPHAN_BLOB] * 3
     assert await house.system.mending.collect() == 3
-    assert await house.found() == []
+    assert await house.findings() == []
     left = {path.name for path in folder.rglob("*") if path.is_file()}
     assert left == {"original", "chunks-1", f"vectors-1-{house.system.embedder.space.id}"}
 
 
-async def test_what_is_kept_for_a_backup_is_in_it_and_no_orphan(house: House, tmp_path: Path) -> None:
+async def test_what_is_kept_for_a_backup_is_in_it_and_no_orphan(house: AuditedHouse, tmp_path: Path) -> None:
     system, before = house.system, await house.indexed()
     file = tmp_path / "one.tar"
     with file.open("wb") as out:
@@ -298,7 +273,7 @@ async def test_what_is_kept_for_a_backup_is_in_it_and_no_orphan(house: House, tm
     assert [path.name for path in (await house.folder() / before.id).iterdir()] == [after.blob]
 
 
-async def test_an_orphan_that_got_an_owner_is_not_deleted(house: House) -> None:
+async def test_an_orphan_that_got_an_owner_is_not_deleted(house: AuditedHouse) -> None:
     document = await house.indexed()
     namespace = await house.system.namespaces.get("default")
     await house.system.contents.put_original(namespace, document.id, "feedfeed", b"x" * document.size)
@@ -310,18 +285,18 @@ async def test_an_orphan_that_got_an_owner_is_not_deleted(house: House) -> None:
     assert (await house.folder() / document.id / "feedfeed" / "original").exists()
 
 
-async def test_a_blob_dated_in_the_future_is_young(house: House) -> None:
+async def test_a_blob_dated_in_the_future_is_young(house: AuditedHouse) -> None:
     document = await house.indexed()
     namespace = await house.system.namespaces.get("default")
     await house.system.contents.put_original(namespace, document.id, "feedfeed", b"written before the clock went back")
     age(await house.folder(), by_s=-86_400.0)
-    assert await house.found() == []
+    assert await house.findings() == []
 
 
-async def test_work_beyond_its_deadline_is_found_and_its_lease_ended(house: House) -> None:
+async def test_work_beyond_its_deadline_is_found_and_its_lease_ended(house: AuditedHouse) -> None:
     document = await house.accept("a.txt", "Herons wait.")
     (held,) = await house.system.claims.claim(most=1, lease_s=86_400.0)
-    assert await house.found() == []
+    assert await house.findings() == []
     await house.sql("UPDATE history SET at = at - 18000")
     report = await house.system.audit.look()
     assert [one.kind for one in report.findings] == [Kind.OVERDUE]
@@ -334,7 +309,7 @@ async def test_work_beyond_its_deadline_is_found_and_its_lease_ended(house: Hous
     assert events[-2:] == ["driven again", "begun again"]
 
 
-async def test_a_collection_that_is_gone_is_built_anew_from_the_blobs(house: House) -> None:
+async def test_a_collection_that_is_gone_is_built_anew_from_the_blobs(house: AuditedHouse) -> None:
     for n in range(3):
         await house.indexed(f"{n}.txt", f"Chapter {n}.")
     vectors, _ = await house.collections()
@@ -345,7 +320,7 @@ async def test_a_collection_that_is_gone_is_built_anew_from_the_blobs(house: Hou
     assert len(await house.system.vectors.contents((await house.collections())[0])) == 3
 
 
-async def test_collections_and_folders_that_no_epoch_names(house: House) -> None:
+async def test_collections_and_folders_that_no_epoch_names(house: AuditedHouse) -> None:
     await house.system.vectors.create("left-over", dim=4, fields={})
     stranger = house.blobs / "somebody-12345678" / ("0" * 24) / "b1"
     stranger.mkdir(parents=True)
@@ -361,17 +336,19 @@ async def test_collections_and_folders_that_no_epoch_names(house: House) -> None
         folder.rmdir()
 
 
-async def test_retired_collections_that_stay_are_found(house: House) -> None:
+async def test_retired_collections_that_stay_are_found(house: AuditedHouse) -> None:
     await house.indexed()
     await house.system.epochs.begin("default")
     await house.system.epochs.fill("default")
-    assert await house.found() == []
+    assert await house.findings() == []
     await house.sql("UPDATE epochs SET drop_after = 1 WHERE drop_after IS NOT NULL")
-    assert await house.found() == [(Kind.RETIRED_COLLECTION, None)]
+    assert await house.findings() == [(Kind.RETIRED_COLLECTION, None)]
     assert (await house.mended()).findings == []
 
 
-async def test_an_epoch_that_is_cut_over_to_during_the_look_is_looked_at_anew(house: House, monkeypatch: Any) -> None:
+async def test_an_epoch_that_is_cut_over_to_during_the_look_is_looked_at_anew(
+    house: AuditedHouse, monkeypatch: Any
+) -> None:
     for n in range(3):
         await house.indexed(f"{n}.txt", f"Chapter {n}.")
     contents, began = house.system.contents.kept, False
@@ -391,7 +368,7 @@ async def test_an_epoch_that_is_cut_over_to_during_the_look_is_looked_at_anew(ho
     assert (report.findings, report.documents, report.chunks) == ([], 3, 3)
 
 
-async def test_a_worker_that_wakes_up_after_its_tombstone_was_purged_leaves_no_rows(house: House) -> None:
+async def test_a_worker_that_wakes_up_after_its_tombstone_was_purged_leaves_no_rows(house: AuditedHouse) -> None:
     document = await house.accept("a.txt", "Nobody shall read of wolverines.")
     (late,) = await house.system.claims.claim(most=1, lease_s=60.0)
     namespace = await house.system.namespaces.get("default")
@@ -400,7 +377,7 @@ async def test_a_worker_that_wakes_up_after_its_tombstone_was_purged_leaves_no_r
     await house.system.ingest.write(namespace.epoch, _rows(late, content, namespace), vectors, namespace.epoch.space)
     await house.sql(f"DELETE FROM documents WHERE id = '{document.id}'")
     await house.system.ingest_worker._one(replace(late, state=State.CHUNKED))
-    assert await house.found() == []
+    assert await house.findings() == []
     assert await house.system.vectors.contents(namespace.epoch.vectors) == {}
 
 
@@ -410,17 +387,17 @@ def _rows(document: Document, content: Any, namespace: Any) -> Any:
     return records(document, content, document.content, document.title, namespace.epoch)
 
 
-async def test_an_archive_has_no_words_of_its_own_and_what_lies_in_it_is_judged_by_itself(house: House) -> None:
+async def test_an_archive_has_no_words_of_its_own_and_what_lies_in_it_is_judged_by_itself(house: AuditedHouse) -> None:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr("a.txt", "Herons wade.")
-    parent = await house.accept_bytes("a.zip", out.getvalue())
-    await house.work()
-    found = await house.look(parent.id)
+    parent = await house.accept("a.zip", out.getvalue())
+    await house.work_as_workers_do()
+    found = await house.look(parent)
     assert (found.state, found.chunks, found.members) == (State.INDEXED, 0, 1)
-    assert await house.found() == []
+    assert await house.findings() == []
 
-    await house.accept_bytes("a.zip", b"PK\x03\x04 torn")  # fails, and the older content goes on serving
-    await house.work()
-    assert (await house.look(parent.id)).state is State.FAILED
-    assert await house.found() == []
+    await house.accept("a.zip", b"PK\x03\x04 torn")  # fails, and the older content goes on serving
+    await house.work_as_workers_do()
+    assert (await house.look(parent)).state is State.FAILED
+    assert await house.findings() == []

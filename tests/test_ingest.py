@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from ragline.errors import DocumentRejected, EngineUnavailable, NotFound, Raglin
 from ragline.ingest import _Superseded
 from ragline.protocols import Embedder, Purpose, Vectors
 from ragline.settings import Settings
-from ragline.system import System
 from ragline.types import Document, NamespaceSettings, SearchRequest, State, Upload
 from tests.house import NOBODY, House
 from tests.reading import Counted
@@ -26,23 +25,6 @@ from tests.reading import Counted
 
 class _Crash(BaseException):
     """Like a kill, as far as one process can: nothing catches it."""
-
-
-@pytest.fixture(scope="module")
-async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
-    system = await build(Settings(data_dir=tmp_path_factory.mktemp("data")))
-    yield system
-    await system.aclose()
-
-
-@pytest.fixture
-async def house(system: System) -> House:
-    """A namespace `default` without documents."""
-    await system.namespaces.delete("default")
-    await system.epochs.drop_retired()
-    system.snapshots.forget("default")
-    await system.epochs.create_namespace("default", NamespaceSettings())
-    return House(system)
 
 
 async def test_a_replaced_content_leaves_no_rows_and_no_blobs(house: House) -> None:

@@ -6,17 +6,14 @@ import asyncio
 import io
 import tarfile
 import zipfile
-from collections.abc import AsyncIterator
 from email.message import EmailMessage
 from typing import Any
 
 import pytest
 
-from ragline.build import build
 from ragline.errors import Conflict, Reason
-from ragline.settings import IngestSettings, Settings
-from ragline.system import System
-from ragline.types import Document, NamespaceSettings, State
+from ragline.settings import IngestSettings
+from ragline.types import Document, State
 from tests.house import House
 from tests.reading import at_hand
 
@@ -39,21 +36,8 @@ def packed(**members: str | bytes) -> bytes:
 
 
 @pytest.fixture(scope="module")
-async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
-    limits = IngestSettings(max_members=6, max_members_depth=2, parse_processes=1)
-    system = await build(Settings(data_dir=tmp_path_factory.mktemp("data"), ingest=limits))
-    yield system
-    await system.aclose()
-
-
-@pytest.fixture
-async def house(system: System) -> House:
-    """A namespace `default` without documents."""
-    await system.namespaces.delete("default")
-    await system.epochs.drop_retired()
-    system.snapshots.forget("default")
-    await system.epochs.create_namespace("default", NamespaceSettings())
-    return House(system)
+def ingest_settings() -> IngestSettings:
+    return IngestSettings(max_members=6, max_members_depth=2, parse_processes=1)
 
 
 async def standing(house: House) -> dict[str, Document]:

@@ -108,7 +108,7 @@ def run(given: argparse.Namespace, work: Path) -> dict[str, Any]:
         for _ in range(ROUNDS):
             with up(folder) as server:
                 starts.append(server.ready_s)
-                target = Target(f"{server.url}/v1/search", server.pid)
+                target = Target(f"{server.url}/v1/search", server.process.pid)
                 rows += _under_load("ragline", held, target, bodies, callers, given.seconds)
             with _bare(folder) as target:
                 rows += _under_load("bare parts", held, target, bodies, callers, given.seconds)
@@ -136,7 +136,9 @@ def _versus(
     handed = asyncio.run(hand(folder, work))
     rows: list[Row] = []
     with up(folder) as server:
-        rows += _under_load("ragline", held, Target(f"{server.url}/v1/search", server.pid), bodies, callers, seconds)
+        rows += _under_load(
+            "ragline", held, Target(f"{server.url}/v1/search", server.process.pid), bodies, callers, seconds
+        )
     with _bare(folder) as target:
         rows += _under_load("bare parts", held, target, bodies, callers, seconds)
     for name in frameworks.PATHS:
@@ -242,7 +244,7 @@ def _steady(folder: Path, bodies: Path, data: Path, work: Path) -> dict[str, Any
             before = ingest.chunks(), time.perf_counter()
             found["beside ingest"] = asdict(load(url, bodies, "--rate", rate, "--seconds", seconds))
             found["ingest beside, chunks/s"] = (ingest.chunks() - before[0]) / (time.perf_counter() - before[1])
-        found["resident_mib"] = resident_mib(server.pid)
+        found["resident_mib"] = resident_mib(server.process.pid)
     with up(folder, program=program) as server, _ingest(server.url, data):
         url = f"{server.url}/v1/search"
         time.sleep(5.0)  # start-up is not what is asked here

@@ -23,7 +23,7 @@ LIMIT_MS = 20.0
 def main() -> None:
     path = Path(sys.argv.pop(1))
     slow: list[dict[str, object]] = []
-    inner = asyncio.Handle._run  # type: ignore[attr-defined]
+    inner = asyncio.Handle._run
 
     def timed(handle: asyncio.Handle) -> None:
         start, start_cpu = time.perf_counter(), time.thread_time()
@@ -33,7 +33,7 @@ def main() -> None:
             cpu_ms = (time.thread_time() - start_cpu) * 1000
             slow.append({"at": time.time(), "wall_ms": took_ms, "cpu_ms": cpu_ms, "what": repr(handle)[:300]})
 
-    asyncio.Handle._run = timed  # type: ignore[attr-defined,assignment]
+    asyncio.Handle._run = timed  # type: ignore[assignment]
     up.fast_loop = lambda: None
     try:
         run()

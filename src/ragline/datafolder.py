@@ -3,6 +3,9 @@
 Whoever holds it writes into the lock file where it answers, so that the CLI goes through it instead of failing. The
 token in there makes the reader the owner: who can read the folder can read all of it anyway, so the file is as private
 as the folder.
+
+A folder that a restore is filling belongs to restores alone until one has come to its end: half of it looks like a service
+with fewer documents.
 """
 
 from __future__ import annotations
@@ -33,12 +36,22 @@ class DataFolder:
         self.path = path.absolute()
         self._lock = FileLock(self.path / "lock", blocking=False)
         self._card = self.path / "holder.json"
+        self._half = self.path / "restoring"
 
-    def take(self, token: str) -> None:
-        """Hold the folder until `release` or the end of the process. Raises DataFolderInUse."""
+    def take(self, token: str, *, to_restore: bool = False) -> None:
+        """Hold the folder until `release` or the end of the process.
+
+        Raises:  DataFolderInUse.  ConfigurationError: a restore into it was cut short, and this is not another one.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock.acquire()
+            if self.half_restored and not to_restore:
+                self._lock.release()
+                raise ConfigurationError(
+                    f"A restore into {self.path} did not come to its end: what is there is not whole.",
+                    next_step="Run the same `ragline restore FILE` again, or choose another folder with --data-dir.",
+                )
             for part in PARTS:  # ours alone, also in a folder that others may read
                 (self.path / part).mkdir(exist_ok=True, mode=0o700)
             (self.path / "registry.sqlite").touch(mode=0o600)
@@ -57,6 +70,29 @@ class DataFolder:
                 next_step="Choose another one with --data-dir or RAGLINE_DATA_DIR.",
             ) from error
         self.announce(Holder(os.getpid(), None, token))
+
+    @property
+    def half_restored(self) -> bool:
+        """Whether it holds nothing but what a restore has brought that did not come to its end."""
+        return self._half.exists()
+
+    def begin_restore(self) -> None:
+        """From now on only restores may take the folder; durable on return."""
+        self._half.touch(mode=0o600)
+        self._sync()
+
+    def end_restore(self) -> None:
+        """It is a folder like any other; durable on return, and everything before it as well."""
+        self._sync()
+        self._half.unlink()
+        self._sync()
+
+    def _sync(self) -> None:
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
     def announce(self, holder: Holder) -> None:
         """Write who holds the folder and where it answers."""

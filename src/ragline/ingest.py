@@ -47,7 +47,19 @@ from ragline.registry.claims import Claims
 from ragline.registry.documents import Documents
 from ragline.settings import IngestSettings
 from ragline.snapshots import Snapshots
-from ragline.types import Document, Epoch, Metadata, Namespace, Record, Space, State, Upload
+from ragline.types import (
+    Document,
+    Epoch,
+    Metadata,
+    Namespace,
+    NamespaceSettings,
+    Parsed,
+    Record,
+    Space,
+    Span,
+    State,
+    Upload,
+)
 from ragline.uris import clean
 
 log = structlog.get_logger()
@@ -208,8 +220,7 @@ class Ingest:
         start = time.perf_counter()
         read = partial(self._contents.original, namespace, document.id, document.blob)
         parsed = await self._parser.parse(read, name=document.uri, media_type=document.media_type)
-        sizes = {"chunk_tokens": namespace.settings.chunk_tokens, "overlap_tokens": namespace.settings.overlap_tokens}
-        spans = await asyncio.to_thread(chunk, parsed, self._embedder.token_spans, **sizes)
+        spans, language = await asyncio.to_thread(self._cut, parsed, namespace.settings)
         if not spans and not parsed.members:
             raise DocumentRejected(Reason.NO_TEXT, f"{document.uri} holds no text.", next_step="Check the file.")
         if not await self._members.take(namespace, document, parsed):
@@ -218,7 +229,6 @@ class Ingest:
         await self._contents.put(namespace, document, content)
         took_s = time.perf_counter() - start
         metrics.ingest_latency_ms.labels("parse").observe(took_s * 1000)
-        language = await asyncio.to_thread(of_document, parsed.text) if self._languages is not None else None
         warning = _warning(language, self._languages)
         if not await self._claims.mark_chunked(
             document, chunks=len(spans), title=_title(document, content), took_s=took_s, language=language,
@@ -228,6 +238,13 @@ class Ingest:
         if warning and not namespace.foreign:
             self._snapshots.forget(document.namespace)  # the namespace has its first such document: queries must know
         return content
+
+    def _cut(self, parsed: Parsed, sizes: NamespaceSettings) -> tuple[list[Span], str | None]:
+        """Chunks and, where it matters, the language: in one trip to a thread, because each there and back waits for a core."""
+        spans = chunk(
+            parsed, self._embedder.token_spans, chunk_tokens=sizes.chunk_tokens, overlap_tokens=sizes.overlap_tokens
+        )
+        return spans, of_document(parsed.text) if self._languages is not None else None
 
     async def embed(self, namespace: Namespace, document: Document, content: Content) -> Vectors:
         """Chunks to vectors of the embedder's space, left as a blob; read back from there when they are."""

@@ -26,8 +26,9 @@ time_to_first_token_ms = Histogram(
     registry=REGISTRY,
 )  # fmt: skip
 ingest_latency_ms = Histogram(
-    "ingest_latency_ms", "One document's stage: parse, embed, index.", ["stage"], buckets=LATENCY_MS, registry=REGISTRY
-)
+    "ingest_latency_ms", "One document's stage: parse (of it parser: while a child has it), embed, index.", ["stage"],
+    buckets=LATENCY_MS, registry=REGISTRY,
+)  # fmt: skip
 retrieval_errors_total = Counter("retrieval_errors", "Failed legs and searches.", ["leg", "error"], registry=REGISTRY)
 degraded_total = Counter("degraded", "Answers and searches that left a step out.", ["step"], registry=REGISTRY)
 documents_total = Counter("documents", "Documents by how a revision ended.", ["outcome"], registry=REGISTRY)

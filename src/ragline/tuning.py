@@ -88,6 +88,16 @@ def scores(questions: Sequence[Ranked], tried: Sequence[Choice]) -> NDArray[np.f
     return np.array([[_score(question, choice) for question in questions] for choice in tried])
 
 
+def check_enough(count: int) -> None:
+    """Raises InvalidRequest: so many questions with judged documents are too few. Before anything is ingested for them."""
+    if count < LEAST_QUESTIONS:
+        raise InvalidRequest(
+            f"{count} questions with judged documents are too few to tune on.",
+            next_step=f"Give at least {LEAST_QUESTIONS}; some hundred tell small differences.",
+            field="folder",
+        )
+
+
 def judge(table: NDArray[np.float64], tried: Sequence[Choice], *, seed: int = 0) -> Verdict:
     """Choose among `tried` by cross-validation; its first is the present setting.
 
@@ -95,12 +105,7 @@ def judge(table: NDArray[np.float64], tried: Sequence[Choice], *, seed: int = 0)
     Raises:  InvalidRequest: too few questions to tell anything.
     """
     count = table.shape[1]
-    if count < LEAST_QUESTIONS:
-        raise InvalidRequest(
-            f"{count} questions with judged documents are too few to tune on.",
-            next_step=f"Give at least {LEAST_QUESTIONS}; some hundred tell small differences.",
-            field="folder",
-        )
+    check_enough(count)
     order = random.Random(seed).sample(range(count), count)
     held_out = np.zeros(count)
     for fold in range(FOLDS):

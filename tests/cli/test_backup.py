@@ -6,11 +6,14 @@ import asyncio
 import hashlib
 import io
 import json
+import signal
 import sqlite3
+import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,7 @@ from ragline.errors import InvalidRequest
 from ragline.settings import Settings
 from ragline.types import State
 
-from .conftest import Result, Shell, ragline, up
+from .conftest import Result, Shell, environment, ragline, up
 from .test_sync import rest, until
 
 QUESTIONS = ["vault number 3", "the lighthouse of red stone", "which locker opens at noon", "tide table"]
@@ -187,26 +190,105 @@ def test_a_sync_finds_out_what_a_restored_service_lacks(shell: Shell, tmp_path: 
         assert found[0]["uri"] == "0.md"
 
 
-def test_one_that_was_killed_before_the_stores_were_filled_is_finished_by_reindex(
-    shell: Shell, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+KILLED_AT_A_BLOB = """
+import os, signal, sys
+from ragline.blobs import FolderBlobs
+from ragline.cli.main import run
+
+put, left = FolderBlobs._put, int(sys.argv.pop(1))
+
+def killed(target, data, durable):
+    global left
+    left -= 1
+    if left:
+        return put(target, data, durable)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.with_name(f".{target.name}.cafe").write_bytes(data[:-1])  # what is on the disk half way through it
+    os.kill(os.getpid(), signal.SIGKILL)
+
+FolderBlobs._put = staticmethod(killed)
+run()
+"""
+
+
+def killed_at_a_blob(nth: int, file: Path, folder: Path) -> None:
+    command = [sys.executable, "-c", KILLED_AT_A_BLOB, str(nth), "restore", str(file), "--data-dir", str(folder)]
+    done = subprocess.run(command, cwd=folder.parent, env=environment(), capture_output=True, timeout=240)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@pytest.mark.parametrize("nth", [1, 40])
+def test_one_that_was_killed_among_the_blobs_is_begun_again(
+    shell: Shell, library: Path, tmp_path: Path, nth: int
 ) -> None:
-    shell("backup", str(tmp_path / "b.tar"))
-    from typer.testing import CliRunner
+    file, folder = tmp_path / "b.tar", tmp_path / "new"
+    shell("backup", str(file))
+    killed_at_a_blob(nth, file, folder)
+    for command in (("up", "--port", "0"), ("ingest", str(library)), ("reindex",)):  # none may take it for an empty one
+        refused = ragline(*command, "--data-dir", str(folder), cwd=tmp_path)
+        assert refused.code == 2
+        assert "did not come to its end" in refused.err
+    killed_at_a_blob(nth + 1, file, folder)
+    with restored(folder, file) as again:
+        assert answers(again) == answers(shell)
+    assert list(folder.rglob("*.cafe")) == []
+    done = ragline("restore", str(file), "--data-dir", str(folder), cwd=tmp_path)
+    assert done.code == 2
+    assert "holds documents already" in done.err
+    assert asyncio.run(books(folder))
 
-    from ragline.cli import backup
-    from ragline.cli.main import app
 
-    async def killed(settings: Settings) -> None:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("point", ["keywords.create.after", "vectors.upsert.after"])
+def test_one_that_was_killed_while_the_stores_were_filled_is_begun_again(
+    shell: Shell, library: Path, tmp_path: Path, point: str
+) -> None:
+    file, folder = tmp_path / "b.tar", tmp_path / "new"
+    shell("backup", str(file))
+    done = ragline("restore", str(file), "--data-dir", str(folder), cwd=tmp_path, RAGLINE_FAILPOINT=point)
+    assert done.code == -signal.SIGKILL
+    refused = ragline("search", "vault", "-n", "vaults", "--data-dir", str(folder), cwd=tmp_path)
+    assert refused.code == 2
+    assert "did not come to its end" in refused.err
+    with restored(folder, file) as again:
+        assert answers(again) == answers(shell)
+    assert asyncio.run(books(folder))
 
-    monkeypatch.setattr(backup, "_fill", killed)
-    folder = tmp_path / "new"
-    done = CliRunner().invoke(app, ["restore", str(tmp_path / "b.tar"), "--data-dir", str(folder)])
-    assert done.exit_code == 130
-    again = ragline("reindex", "--data-dir", str(folder), cwd=tmp_path)
-    assert again.code == 0, again.err
-    with up(tmp_path, "--data-dir", str(folder)) as about:
-        assert answers(Shell(about, tmp_path)) == answers(shell)
+
+def test_one_that_was_cut_short_is_begun_again_by_the_same_file_only(
+    shell: Shell, library: Path, saved: Path, tmp_path: Path
+) -> None:
+    shell("ingest", "-", "--uri", "later.md", "-n", "later", stdin=b"Written afterwards.")
+    file, folder = tmp_path / "b.tar", tmp_path / "new"
+    shell("backup", str(file))
+    done = ragline(
+        "restore", str(file), "--data-dir", str(folder), cwd=tmp_path, RAGLINE_FAILPOINT="keywords.create.before"
+    )
+    assert done.code == -signal.SIGKILL
+    held = sorted(folder.rglob("original"))
+    other = ragline("restore", str(saved), "--data-dir", str(folder), cwd=tmp_path)
+    assert other.code == 2
+    assert "part of another backup" in other.err
+    assert sorted(folder.rglob("original")) == held
+    with restored(folder, file) as again:
+        assert again("documents", "show", "later.md", "-n", "later", "--json").json["state"] == "indexed"
+
+
+def test_a_namespace_of_another_space_is_restored_and_moved_by_a_reindex(tmp_path: Path) -> None:
+    """Some of its documents have no vectors of the space that serves: they came after the embedder was changed."""
+    old, folder = tmp_path / "old", tmp_path / "new"
+    for name in ("moved", "stays"):
+        done = ragline(
+            "ingest", "-", "--uri", "a.md", "-n", name, "--data-dir", str(old), cwd=tmp_path, stdin=b"Herons wade."
+        )
+        assert done.code == 0, done.err
+    with closing(sqlite3.connect(old / "registry.sqlite")) as sql, sql:
+        sql.execute("UPDATE epochs SET space = replace(space, 'int8r1', 'older') WHERE namespace = 'moved'")
+    assert ragline("backup", str(tmp_path / "b.tar"), "--data-dir", str(old), cwd=tmp_path).code == 0
+    done = ragline("restore", str(tmp_path / "b.tar"), "--data-dir", str(folder), cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "not all of its documents are in its stores: run `ragline reindex -n moved`" in done.err
+    assert ragline("reindex", "-n", "moved", "--data-dir", str(folder), cwd=tmp_path).code == 0
+    assert set(asyncio.run(books(folder))) == {"default", "moved", "stays"}
 
 
 # ── refused ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -81,7 +81,20 @@ def test_what_cannot_be_tuned_is_said(shell: Shell, parts: Path, tmp_path: Path)
     lines = (parts / "questions.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "questions.jsonl").write_text("".join(lines[:5]))
     assert "5 questions with judged documents are too few" in shell("tune", str(tmp_path), "-n", "parts", code=1).err
+    (tmp_path / "corpus.jsonl").write_text((parts / "corpus.jsonl").read_text())
+    assert "are too few" in shell("tune", str(tmp_path), "-n", "too-few", code=1).err
+    assert "too-few" not in shell("namespaces", "list").out, "nothing was ingested for them"
+    (tmp_path / "corpus.jsonl").unlink()
     assert "--chunks ingests anew" in shell("tune", str(tmp_path), "-n", "parts", "--chunks", "64", code=2).err
+
+
+def test_documents_that_are_not_in_the_index_are_told(shell: Shell, parts: Path, tmp_path: Path) -> None:
+    (tmp_path / "questions.jsonl").write_text((parts / "questions.jsonl").read_text())
+    corpus = (parts / "corpus.jsonl").read_text()
+    (tmp_path / "corpus.jsonl").write_text(corpus + json.dumps({"_id": "none", "text": " "}) + "\n")
+    assert "1 documents are not in the index: none: " in shell("tune", str(tmp_path), "-n", "lacking").err
+    report = shell("tune", str(tmp_path), "-n", "lacking", "--json").json
+    assert [one["uri"] for one in report["failed"]] == ["none"]
 
 
 def test_one_leg_keeps_its_own_scores(shell: Shell, parts: Path) -> None:

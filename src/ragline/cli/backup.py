@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
@@ -17,7 +18,11 @@ from ragline.cli.screen import Screen
 from ragline.cli.session import Session, command, run_to_exit
 
 if TYPE_CHECKING:
+    from ragline.datafolder import DataFolder
+    from ragline.protocols import Blobs
     from ragline.settings import Settings
+    from ragline.system import System
+    from ragline.types import Namespace
 
 BETWEEN = 200
 """Blobs between two looks of a person at how far it is."""
@@ -59,7 +64,9 @@ def restore(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What `ragline backup` has written.")],
     *, data_dir: DataDir = None, config: Config = None, as_json: Json = False, debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Make a data folder from a backup; the folder must be new or empty. Every byte is checked before the first is written."""
+    """Make a data folder from a backup. The folder must be new or empty, or left by a restore of the same file that was cut
+    short. Every byte is checked before the first is written.
+    """
     given = {name: value for name, value in (("data_dir", data_dir), ("config", config)) if value is not None}
     run_to_exit(_restore(file, given, Screen(as_json=as_json)), as_json=as_json, debug=debug)
 
@@ -76,11 +83,12 @@ async def _restore(file: Path, given: dict[str, Any], screen: Screen) -> None:
     logs.configure("error")
     manifest = await asyncio.to_thread(check, file)
     folder = DataFolder(settings.data_dir)
-    folder.take(secrets.token_urlsafe(32))
+    folder.take(secrets.token_urlsafe(32), to_restore=True)
     try:
         with progress(screen, "Restoring") as show:
-            await _unpack(file, settings, lambda done: show(done, None, "files"))
+            await _unpack(file, settings, folder, lambda done: show(done, None, "files"))
             shown = await _fill(settings)
+        folder.end_restore()
     finally:
         folder.release()
     if screen.as_json:
@@ -89,14 +97,19 @@ async def _restore(file: Path, given: dict[str, Any], screen: Screen) -> None:
     screen.line(f"{folder.path} is as of {made}: {manifest.documents} documents of {manifest.namespaces} namespaces.")
     for name, one in shown.items():
         if one["space"] != one["embedder"]:
+            lacking = "" if one["documents"] is not None else ", and not all of its documents are in its stores"
             screen.note(
-                f"{name} holds vectors of {one['space']}, the embedder is {one['embedder']}: run `ragline reindex -n {name}`."
+                f"{name} holds vectors of {one['space']}, the embedder is {one['embedder']}{lacking}: "
+                f"run `ragline reindex -n {name}`."
             )
     return screen.note("`ragline up` serves it; documents that were waiting are processed then.")
 
 
-async def _unpack(file: Path, settings: Settings, show: Any) -> None:
-    """Blobs first, the registry last: until it is in place the folder counts as empty. Raises WrongUsage: it is not."""
+async def _unpack(file: Path, settings: Settings, folder: DataFolder, show: Callable[[int], None]) -> None:
+    """Blobs first, the registry last. Begun again, it writes all of it again: that is safe at any point, and simple.
+
+    Raises:  WrongUsage: the folder is neither empty nor what a restore of this file has left.
+    """
     import asyncio
 
     from ragline.backup import BLOBS, REGISTRY, members
@@ -106,13 +119,10 @@ async def _unpack(file: Path, settings: Settings, show: Any) -> None:
         raise WrongUsage(
             "registry: a backup is restored into SQLite only.", next_step="Leave `registry` empty for the restore."
         )
-    registry = settings.data_dir.absolute() / "registry.sqlite"
-    blobs = open_blobs(settings.blobs or str(settings.data_dir.absolute() / "blobs"))
-    if registry.stat().st_size or await blobs.paths(""):
-        raise WrongUsage(
-            f"{settings.data_dir.absolute()} holds documents already; a restore overwrites nothing.",
-            next_step="Name an empty folder with --data-dir, or move that one away.",
-        )
+    registry = folder.path / "registry.sqlite"
+    blobs = open_blobs(settings.blobs or str(folder.path / "blobs"))
+    await _check_room(file, folder, blobs)
+    folder.begin_restore()
     half = registry.with_suffix(".half")
     for done, member in enumerate(members(file)):
         if member.name == REGISTRY:
@@ -125,29 +135,61 @@ async def _unpack(file: Path, settings: Settings, show: Any) -> None:
     await asyncio.to_thread(_in_place, half, registry)
 
 
+async def _check_room(file: Path, folder: DataFolder, blobs: Blobs) -> None:
+    """Nothing is overwritten but by the same. Raises WrongUsage: something else is there."""
+    from ragline.backup import BLOBS, members
+
+    there = await blobs.paths("")
+    if not folder.half_restored:
+        if there or (folder.path / "registry.sqlite").stat().st_size:
+            raise WrongUsage(
+                f"{folder.path} holds documents already; a restore overwrites nothing.",
+                next_step="Name an empty folder with --data-dir, or move that one away.",
+            )
+        return
+    torn = {path for path in there if path.rpartition("/")[2].startswith(".")}  # being written when it was killed
+    if not torn.union(member.name.removeprefix(BLOBS) for member in members(file)).issuperset(there):
+        raise WrongUsage(
+            f"{folder.path} holds part of another backup: a restore of it did not come to its end.",
+            next_step="Restore that one again, name an empty folder with --data-dir, or remove this one.",
+        )
+    for path in torn:
+        await blobs.delete(path)
+
+
 def _in_place(half: Path, registry: Path) -> None:
     with half.open("rb") as written:
         os.fsync(written.fileno())
     half.chmod(0o600)
+    for log in ("-wal", "-shm"):  # of the one that an earlier restore put there: SQLite would read them into this one
+        registry.with_name(registry.name + log).unlink(missing_ok=True)
     half.replace(registry)
 
 
 async def _fill(settings: Settings) -> dict[str, dict[str, Any]]:
-    """The stores, from the blobs, as the serving epochs have them. Killed here, `ragline reindex` does the same."""
+    """The stores, from the blobs, as the serving epochs have them; what an earlier restore has filled is left as it is."""
     from ragline.build import build
 
     system = await build(settings)
     try:
-        return {
-            one.name: {
-                "documents": await system.epochs.refill(one.name),
-                "space": one.epoch.space.id,
-                "embedder": system.embedder.space.id,
-            }
-            for one in await system.namespaces.all()
-        }
+        return {one.name: await _filled(system, one) for one in await system.namespaces.all()}
     finally:
         await system.aclose()
+
+
+async def _filled(system: System, one: Namespace) -> dict[str, Any]:
+    """`documents`: None where the embedder is another one and some documents have no vectors of the space that serves. All of
+    it is in the folder, so that is no reason to end: a re-index moves it. Raises EngineError: of any other kind.
+    """
+    from ragline.errors import EngineUnavailable
+
+    spaces = {"space": one.epoch.space.id, "embedder": system.embedder.space.id}
+    try:
+        return {"documents": await system.epochs.refill(one.name), **spaces}
+    except EngineUnavailable as error:
+        if error.engine != "embedder" or one.epoch.space == system.embedder.space:
+            raise
+        return {"documents": None, **spaces}
 
 
 def _privately(path: Path) -> BinaryIO:

@@ -17,6 +17,7 @@ from ragline.cli.session import Session, command
 from ragline.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from ragline.cli.screen import Screen
     from ragline.cli.sources import Item, Trouble
     from ragline.evaluation import Interval, Query
 
@@ -149,10 +150,14 @@ def _show(
     if answers:
         screen.line()
         screen.table(("answers", "", "of"), [(name, written(one), one.n) for name, one in answers.items()])
+    return note_troubles(screen, troubles)
+
+
+def note_troubles(screen: Screen, troubles: Sequence[Trouble]) -> None:
+    """What is not in the index cannot be found, so figures mean less."""
     if troubles:
         examples = ", ".join(f"{trouble.uri}: {trouble.reason}" for trouble in troubles[:3])
         screen.note(f"{len(troubles)} documents are not in the index: {examples}")
-    return None
 
 
 def written(interval: Interval | None, *, signed: bool = False) -> str:

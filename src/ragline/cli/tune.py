@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ragline.cli.sources import Trouble
     from ragline.evaluation import Query
     from ragline.tuning import Choice, Ranked, Verdict
 
@@ -49,7 +50,7 @@ async def tune(
     there lies above zero counts as better.
     """
     from ragline.cli.evaluate import ingest_corpus, namespace_of, questions_of
-    from ragline.tuning import Choice, choices, judge
+    from ragline.tuning import Choice, check_enough, choices, judge
     from ragline.types import Fusion
 
     corpus = folder / "corpus.jsonl"
@@ -60,9 +61,9 @@ async def tune(
     if chunks and not corpus.exists():
         raise WrongUsage("--chunks ingests anew.", next_step=f"Put the documents into {corpus}, or leave --chunks out.")
     queries = [query for query in questions_of(folder, limit) if query.grades]
+    check_enough(len(queries))
     name = namespace or namespace_of(folder)
-    if corpus.exists():
-        await ingest_corpus(session, corpus, name)
+    troubles = await ingest_corpus(session, corpus, name) if corpus.exists() else []
     held = await session.server.get("v1", "namespaces", name)
     settings = held["settings"]
     now = Choice(Fusion(**settings["fusion"]), settings["candidates"] or held["candidates"])
@@ -79,7 +80,7 @@ async def tune(
     applied = apply and verdict.better
     if applied:
         await _apply(session, name, verdict.chosen)
-    _show(session, name, now, verdict, len(tried), applied=applied)
+    _show(session, name, now, verdict, len(tried), troubles, applied=applied)
 
 
 async def _anew(
@@ -121,8 +122,11 @@ async def _apply(session: Session, name: str, chosen: Choice) -> None:
     await session.server.patch("v1", "namespaces", name, body=body)
 
 
-def _show(session: Session, name: str, now: Choice, verdict: Verdict, tried: int, *, applied: bool) -> None:
-    from ragline.cli.evaluate import plain, written
+def _show(
+    session: Session, name: str, now: Choice, verdict: Verdict, tried: int, troubles: Sequence[Trouble], *,
+    applied: bool,
+) -> None:  # fmt: skip
+    from ragline.cli.evaluate import note_troubles, plain, written
 
     screen, words = session.screen, "better" if verdict.better else "no difference"
     if screen.as_json:
@@ -131,9 +135,11 @@ def _show(session: Session, name: str, now: Choice, verdict: Verdict, tried: int
                 "namespace": name, "questions": verdict.now.n, "tried": tried, "verdict": words, "applied": applied,
                 "now": asdict(now), "chosen": asdict(verdict.chosen),
                 "nDCG@10": plain({"now": verdict.now, "chosen": verdict.best}), "held_out_gain": plain(verdict.held_out),
+                "failed": [asdict(trouble) for trouble in troubles],
             }
         )  # fmt: skip
     screen.line(f"{verdict.now.n} questions on namespace {name}, {tried} settings; nDCG@10 with 95 % intervals.")
+    note_troubles(screen, troubles)
     screen.line(f"now      {written(verdict.now)}  {now.words()}")
     screen.line(f"chosen   {written(verdict.best)}  {verdict.chosen.words()}")
     screen.line(f"gain on questions that the choice has not seen: {written(verdict.held_out, signed=True)}")

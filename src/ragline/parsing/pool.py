@@ -14,12 +14,14 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from ragline import metrics
 from ragline.errors import DocumentRejected, EngineUnavailable, Reason
 from ragline.parsing import frames
 from ragline.parsing.frames import Rejection, Request, SlowLane
@@ -98,7 +100,7 @@ class ParserPool:
         async with slots:
             data = await read()  # no child is held meanwhile, and `timeout_s` has not begun
             child = await self._take()
-            keep = False
+            keep, start = False, time.perf_counter()
             try:
                 async with asyncio.timeout(timeout_s):
                     reply, last = await child.ask(request, data)
@@ -112,6 +114,7 @@ class ParserPool:
             except _ChildDied:
                 raise await self._post_mortem(child) from None
             finally:
+                metrics.ingest_latency_ms.labels("parser").observe((time.perf_counter() - start) * 1000)
                 if keep and not self._closing.is_set():
                     self._idle.append(child)
                 else:
