@@ -26,6 +26,7 @@ import httpx
 from bench.figures import Figure, Ground, show, write
 from bench.ground import plain_texts
 from bench.parsing import entries, met_by
+from bench.processes import resident_mib
 from bench.server import Server, up
 from ragline.datafolder import DataFolder
 from ragline.sentences import sentences
@@ -44,7 +45,7 @@ FIRST = 10
 SENTENCE_CHARS = range(60, 400)
 """Of a sentence that says something, and that somebody might paste into a search."""
 
-MOST_BYTES = 2 << 30
+MOST_MIB = 2048
 
 
 def main() -> int:
@@ -88,8 +89,8 @@ def measured(ground: Ground, *, most: int) -> list[Figure]:
     peak = max(memory)
     return [
         *figures,
-        Figure("most memory, with all children", peak / 2**30, "GiB", at_most=MOST_BYTES / 2**30,
-               note=f"PSS, {len(memory)} looks; {begun / 2**30:.2f} at the start, {memory[-1] / 2**30:.2f} at the end"),
+        Figure("most memory, with all children", peak / 1024, "GiB", at_most=MOST_MIB / 1024,
+               note=f"PSS, {len(memory)} looks; {begun / 1024:.2f} at the start, {memory[-1] / 1024:.2f} at the end"),
         Figure("restarts", int(not same), at_most=0, note="the process that was started still answers"),
     ]  # fmt: skip
 
@@ -261,13 +262,13 @@ def _lives(server: Server, folder: Path) -> bool:
 
 
 @contextmanager
-def watched(pid: int) -> Iterator[list[int]]:
-    """The bytes that the process and all it has started have resident, looked at until the block ends."""
-    seen, ended = [_resident(pid)], threading.Event()
+def watched(pid: int) -> Iterator[list[float]]:
+    """The MiB that the process and all it has started have resident, looked at until the block ends."""
+    seen, ended = [resident_mib(pid)], threading.Event()
 
     def look() -> None:
         while not ended.wait(LOOK_S):
-            seen.append(_resident(pid))
+            seen.append(resident_mib(pid))
 
     thread = threading.Thread(target=look, name="memory")
     thread.start()
@@ -276,19 +277,6 @@ def watched(pid: int) -> Iterator[list[int]]:
     finally:
         ended.set()
         thread.join()
-
-
-def _resident(pid: int) -> int:
-    """PSS: what several processes share counts once."""
-    total = 0
-    try:
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii")
-        total += int(re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)[1]) << 10  # type: ignore[index]
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            total += sum(_resident(int(child)) for child in (task / "children").read_text().split())
-    except (OSError, TypeError):  # it has just ended
-        return total
-    return total
 
 
 def _tell(words: str) -> None:
