@@ -1,8 +1,8 @@
 """Hybrid retrieval as a LangChain user writes it: BM25 and FAISS, merged by EnsembleRetriever, behind FastAPI.
 
-Retrieval follows the documentation's pages "How to combine results from multiple retrievers" (EnsembleRetriever),
-"BM25" and "Faiss". LangChain has no server of its own for a retriever (LangServe is no longer developed), so it stands
-behind a FastAPI endpoint that awaits `ainvoke`: both legs then run in threads, side by side.
+Retrieval follows the documentation's pages "EnsembleRetriever", "BM25" and "Faiss". It stands behind a plain FastAPI
+endpoint that awaits `ainvoke`, so that both legs run in threads, side by side; LangServe would generate such routes on
+the same FastAPI.
 """
 # mypy: disable-error-code="import-not-found, misc"
 
@@ -32,7 +32,7 @@ class QueryEmbeddings(Embeddings):
 
 
 def words(text: str) -> list[str]:
-    """The default splits at blanks and keeps case and punctuation; the page "BM25" puts a word tokenizer in its place."""
+    """The default only splits at blanks, so that case and punctuation would keep words from matching."""
     return re.findall(r"\w+", text.lower())
 
 

@@ -48,7 +48,8 @@ def retriever(data: Given) -> QueryFusionRetriever:
         for passage, vector in zip(data.passages, data.vectors.tolist(), strict=True)
     ]
     keyword = BM25Retriever.from_defaults(nodes=nodes, similarity_top_k=CANDIDATES)
-    # The page has IndexFlatL2. Its distances count as scores here, and the fusion would take the farthest for the best.
+    # FaissVectorStore's own example has IndexFlatL2. Distances count as scores here, and
+    # the fusion would take the farthest for the best.
     store = FaissVectorStore(faiss_index=faiss.IndexFlatIP(data.vectors.shape[1]))
     index = VectorStoreIndex(
         nodes,
