@@ -29,12 +29,12 @@ import httpx
 
 from bench import frameworks
 from bench.figures import machine
+from bench.processes import cpu_s, resident_mib
 from bench.server import up
 from bench.serving import report
 from bench.serving.corpora import NAMESPACE, fill, questions, real_texts
 from bench.serving.load import Load
 from bench.serving.passages import hand
-from bench.processes import cpu_s, resident_mib
 from ragline.build import open_embedder
 from ragline.settings import Settings
 
