@@ -49,7 +49,7 @@ def test_ingest_and_reindex_end_with_the_last_file_inside(run: Callable[..., Res
     place = [str(archive)] if how == "once" else ["--sync", str(archive.parent)]
     done = run("ingest", *place, "-n", name, "--json").json
     assert done["documents"] == {"indexed": 21, "failed": 1}
-    assert (done["indexed"], uris(done["failed"])) == (1, ["broken.pdf"])
+    assert (done["indexed"], done["inside"], uris(done["failed"])) == (1, 20, ["broken.pdf"])
     assert done["failed"][0]["reason"].startswith("damaged")
     done = run("reindex", "--reparse", "-n", name, "--json").json
     assert uris(done["failed"]) == ["broken.pdf"]
@@ -57,7 +57,7 @@ def test_ingest_and_reindex_end_with_the_last_file_inside(run: Callable[..., Res
 
 def test_retry_of_an_archive_waits_for_what_is_inside(shell: Shell, archive: Path) -> None:
     said = shell("ingest", str(archive), "-n", "again", code=1)
-    assert "Indexed 1 of 2 documents" in said.out
+    assert said.out.startswith("Indexed 1 of 1 document, and 20 of 21 inside, in ")
     assert "a.zip!/broken.pdf\tdamaged: " in said.out
     assert "Their whole story" in said.err
     retried = shell("documents", "retry", "a.zip", "-n", "again", code=1).out
