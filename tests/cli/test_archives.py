@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from .conftest import Result, Shell, ragline
+from .test_sync import rest
 
 
 @pytest.fixture
@@ -51,6 +52,11 @@ def test_ingest_and_reindex_end_with_the_last_file_inside(run: Callable[..., Res
     assert done["documents"] == {"indexed": 21, "failed": 1}
     assert (done["indexed"], done["inside"], uris(done["failed"])) == (1, 20, ["broken.pdf"])
     assert done["failed"][0]["reason"].startswith("damaged")
+    if how == "sync":
+        rest(archive.parent)
+        run("ingest", *place, "-n", name)
+        again = run("ingest", *place, "-n", name, "--json").json  # not even read, but what fails inside is named
+        assert (again["indexed"], again["unchanged"], uris(again["failed"])) == (0, 1, ["broken.pdf"])
     done = run("reindex", "--reparse", "-n", name, "--json").json
     assert uris(done["failed"]) == ["broken.pdf"]
 
