@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from .conftest import Result, Shell, ragline
+from .test_sync import rest
 
 
 @pytest.fixture
@@ -49,15 +50,20 @@ def test_ingest_and_reindex_end_with_the_last_file_inside(run: Callable[..., Res
     place = [str(archive)] if how == "once" else ["--sync", str(archive.parent)]
     done = run("ingest", *place, "-n", name, "--json").json
     assert done["documents"] == {"indexed": 21, "failed": 1}
-    assert (done["indexed"], uris(done["failed"])) == (1, ["broken.pdf"])
+    assert (done["indexed"], done["inside"], uris(done["failed"])) == (1, 20, ["broken.pdf"])
     assert done["failed"][0]["reason"].startswith("damaged")
+    if how == "sync":
+        rest(archive.parent)
+        run("ingest", *place, "-n", name)
+        again = run("ingest", *place, "-n", name, "--json").json  # not even read, but what fails inside is named
+        assert (again["indexed"], again["unchanged"], uris(again["failed"])) == (0, 1, ["broken.pdf"])
     done = run("reindex", "--reparse", "-n", name, "--json").json
     assert uris(done["failed"]) == ["broken.pdf"]
 
 
 def test_retry_of_an_archive_waits_for_what_is_inside(shell: Shell, archive: Path) -> None:
     said = shell("ingest", str(archive), "-n", "again", code=1)
-    assert "Indexed 1 of 2 documents" in said.out
+    assert said.out.startswith("Indexed 1 of 1 document, and 20 of 21 inside, in ")
     assert "a.zip!/broken.pdf\tdamaged: " in said.out
     assert "Their whole story" in said.err
     retried = shell("documents", "retry", "a.zip", "-n", "again", code=1).out

@@ -63,9 +63,10 @@ async def upload(
 @router.get("")
 async def list_documents(
     namespace: str, request: Request, caller: Reader, state: State | None = None, uri: str | None = None,
-    cursor: str = "", limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    inside: bool | None = None, cursor: str = "", limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> dict[str, Any]:  # fmt: skip
-    """By id; `next` is the cursor of the next page, or null.
+    """By id; `next` is the cursor of the next page, or null. `inside`: only files that lie in other documents, or only the
+    others.
 
     Page and cursor are made of what the caller may read alone: neither tells that there is anything else.
     """
@@ -75,7 +76,7 @@ async def list_documents(
     found: list[Document] = []
     after = cursor
     while len(found) <= limit:  # one more than is shown: it tells whether there is a next page
-        page = await system.documents.page(namespace, after=after, most=most, state=state, uri=uri)
+        page = await system.documents.page(namespace, after=after, most=most, state=state, uri=uri, inside=inside)
         found += [document for document in page if _listed(document, caller)]
         if len(page) < most:
             break

@@ -10,7 +10,7 @@ from ragline.cli.progress import LOOK_S, next_look, progress
 from ragline.cli.session import Session
 from ragline.cli.sources import Item, Trouble
 from ragline.cli.upload import Tally, Uploader
-from ragline.cli.watch import failures, look
+from ragline.cli.watch import failures, inside, look
 
 
 async def deliver(
@@ -50,4 +50,9 @@ async def deliver(
     finally:
         sending.cancel()
         await asyncio.wait([sending])
-    return await failures(server, namespace, tally.accepted) if wait else []
+    if not wait:
+        return []
+    lost = await failures(server, namespace, tally.accepted)
+    tally.inside = await inside(server, namespace, tally.accepted)
+    tally.inside_failed = sum(trouble.id not in tally.accepted for trouble in lost)
+    return lost

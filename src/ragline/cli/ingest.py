@@ -173,26 +173,28 @@ def _summary(
 ) -> None:  # fmt: skip
     screen, failed = session.screen, tally.troubles
     lost = sum(trouble.id in tally.accepted for trouble in failed)
-    done, of = len(tally.accepted) - lost, len(tally.accepted) - lost + len(failed)
+    done, of = len(tally.accepted) - lost, len(tally.accepted) + sum(trouble.id is None for trouble in failed)
     if screen.as_json:
         unchanged = tally.unchanged + (synced.unchanged if synced else 0)
         more = {"source": source, "deleted": synced.deleted, "kept": synced.kept} if synced else {}
         return screen.data(
             {
                 "namespace": now["name"], "created": created, "indexed" if wait else "accepted": done,
-                "unchanged": unchanged, **more, "failed": [asdict(trouble) for trouble in failed],
+                "inside": tally.inside, "unchanged": unchanged, **more, "failed": [asdict(trouble) for trouble in failed],
                 "sequence": tally.sequence or now["sequence"], "documents": now["documents"],
                 "chunks": now.get("chunks"), "took_s": round(took_s, 3), "unknown_languages": _unknown(now),
             }
         )  # fmt: skip
     verb = "Indexed" if wait else "Accepted"
-    known = f", {tally.unchanged} of them unchanged," if tally.unchanged else ""
+    known = f", {tally.unchanged} of them unchanged" if tally.unchanged else ""
+    if within := tally.inside + tally.inside_failed:
+        known += f", and {tally.inside}{f' of {within}' if tally.inside_failed else ''} inside"
     if synced:
         same, gone = synced.unchanged - synced.failed, synced.deleted
         words = f"{verb} {done} new or changed document{'s' * (done != 1)}{known}; {same} unchanged, {gone} deleted"
         screen.line(f"{words}; in {took_s:.1f} s.")
     else:
-        screen.line(f"{verb} {done} of {of} document{'s' * (of != 1)}{known} in {took_s:.1f} s.")
+        screen.line(f"{verb} {done} of {of} document{'s' * (of != 1)}{known}{',' * bool(known)} in {took_s:.1f} s.")
     held = sum(count for state, count in now["documents"].items() if state != "deleted")
     screen.line(
         f"Namespace {now['name']} holds {held} documents, {now.get('chunks')} chunks; its sequence is {now['sequence']}."

@@ -21,6 +21,7 @@ from ragline.cli.documents import confirm
 from ragline.cli.session import Session
 from ragline.cli.sources import Found, Trouble, find, from_files, is_url
 from ragline.cli.upload import Source, Tally, Uploader
+from ragline.cli.watch import listed
 from ragline.uris import clean
 
 if TYPE_CHECKING:
@@ -69,11 +70,12 @@ class Held:
 class Plan:
     """What is to be done, of what was `known`.
 
-    `unchanged`: nothing; `failed`: of those, what failed, and will again; `unseen`: cannot be told.
+    `unchanged`: nothing, `same`: their ids; `failed`: of those, what failed, and will again; `unseen`: cannot be told.
     """
 
     send: list[Found] = field(default_factory=list)
     unchanged: int = 0
+    same: set[str] = field(default_factory=set)
     failed: list[Trouble] = field(default_factory=list)
     vanished: list[Held] = field(default_factory=list)
     unseen: list[Held] = field(default_factory=list)
@@ -127,7 +129,7 @@ async def sync(session: Session, what: Following, *, ask: bool = True) -> Synced
         items = from_files(plan.send, what.metadata)
         lost = await deliver(session, what.namespace, items, uploader, tally, total=len(plan.send), wait=what.wait)
         tally.troubles.extend(lost)
-    tally.troubles.extend(plan.failed)
+    tally.troubles.extend([*plan.failed, *(await _failed_inside(server, what, plan))])
     if not done.kept:
         done.deleted = await _delete(server, what, plan.vanished, tally)
     await _verify(server, what, plan, tally, kept=done.kept > 0)
@@ -144,6 +146,7 @@ def compare(found: Sequence[Found], held: Sequence[Held], troubles: Sequence[Tro
             plan.send.append(file)
             continue
         plan.unchanged += 1
+        plan.same.add(one.id)
         if one.state == "failed":
             plan.failed.append(Trouble(one.uri, one.reason or "failed", one.id))
     hidden = {clean(trouble.uri) for trouble in troubles}
@@ -152,6 +155,14 @@ def compare(found: Sequence[Found], held: Sequence[Held], troubles: Sequence[Tro
         above = {".", *("/".join(parts[: n + 1]) for n in range(len(parts)))}
         (plan.vanished if hidden.isdisjoint(above) else plan.unseen).append(one)
     return plan
+
+
+async def _failed_inside(server: Connection, what: Following, plan: Plan) -> list[Trouble]:
+    """What failed inside the unchanged, and will again."""
+    if not plan.same:
+        return []
+    failed = listed(server, what.namespace, state="failed", inside=True)
+    return [Trouble(one["uri"], one["reason"], one["id"]) async for one in failed if one["root"] in plan.same]
 
 
 async def _held(server: Connection, what: Following) -> list[Held]:

@@ -38,13 +38,19 @@ SHARED = ("groups", "namespace", "source")
 
 @dataclass(slots=True)
 class Tally:
-    """What has become of the items so far. `accepted`: document id → (uri, revision). Units: `sent_bytes` in bytes."""
+    """What has become of the items so far. `accepted`: document id → (uri, revision). `inside`, `inside_failed`: how many
+    files inside these are indexed, or failed, once that was waited for.
+
+    Units: `sent_bytes` in bytes.
+    """
 
     accepted: dict[str, tuple[str, int]] = field(default_factory=dict)
     unchanged: int = 0
     troubles: list[Trouble] = field(default_factory=list)
     found: int = 0
     sent_bytes: int = 0
+    inside: int = 0
+    inside_failed: int = 0
     sequence: int = 0
 
 

@@ -66,23 +66,30 @@ async def failures(server: Connection, namespace: str, ours: Mapping[str, tuple[
     ]
 
 
+async def inside(server: Connection, namespace: str, ours: Mapping[str, tuple[str, int]]) -> int:
+    """How many documents that are indexed lie inside `ours`."""
+    members = listed(server, namespace, state="indexed", inside=True)
+    return sum([document["root"] in ours async for document in members])
+
+
 def _is_ours(document: Mapping[str, Any], ours: Mapping[str, tuple[str, int]]) -> bool:
     """Also where it lies, at whatever depth, inside one of ours: members are written before their archive is done."""
     return document["id"] in ours or document["root"] in ours
 
 
 async def listed(
-    server: Connection, namespace: str, *, state: str | None = None, most: int | None = None
+    server: Connection, namespace: str, *, state: str | None = None, most: int | None = None, inside: bool | None = None
 ) -> AsyncIterator[dict[str, Any]]:
-    """Documents by id, page by page."""
+    """Documents by id, page by page. `inside`: only files that lie in other documents, or only the others."""
     cursor, given = "", 0
     while cursor is not None:
         limit = PAGE if most is None else min(PAGE, most - given)
         if limit <= 0:
             return
         page = await server.get(
-            "v1", "namespaces", namespace, "documents", state=state, cursor=cursor or None, limit=limit
-        )
+            "v1", "namespaces", namespace, "documents", state=state, cursor=cursor or None, limit=limit,
+            inside=None if inside is None else str(inside).lower(),
+        )  # fmt: skip
         for document in page["documents"]:
             given += 1
             yield document

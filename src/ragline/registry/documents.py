@@ -34,7 +34,7 @@ from ragline.registry.rows import (
     tell,
     unknown_document,
 )  # fmt: skip
-from ragline.registry.tables import documents, history, namespaces
+from ragline.registry.tables import IS_MEMBER, documents, history, namespaces
 from ragline.types import Document, HistoryEntry, Namespace, State
 
 LOOK_AGAIN_S = 0.02
@@ -139,13 +139,17 @@ class Documents:
         return document
 
     async def page(
-        self, namespace: str, *, after: str, most: int, state: State | None, uri: str | None = None
-    ) -> list[Document]:
-        """By id, from just behind `after`. Tombstones only when asked for by `state`."""
+        self, namespace: str, *, after: str, most: int, state: State | None, uri: str | None = None,
+        inside: bool | None = None,
+    ) -> list[Document]:  # fmt: skip
+        """By id, from just behind `after`. Tombstones only when asked for by `state`. `inside`: only what lies in another
+        document, or only what does not."""
         query = select(documents).where(documents.c.namespace == namespace, documents.c.id > after)
         query = query.where(documents.c.state == state if state else documents.c.state != State.DELETED)
         if uri is not None:
             query = query.where(documents.c.uri == uri)
+        if inside is not None:
+            query = query.where(IS_MEMBER if inside else ~IS_MEMBER)
         query = query.order_by(documents.c.id).limit(most)
         rows = await self._database.read(lambda connection: connection.execute(query).all())
         return [document_of(row) for row in rows]
