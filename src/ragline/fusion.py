@@ -88,12 +88,16 @@ def _merge(
         raise ValueError(f"top_k must be at least 1, not {top_k}")
     hits: dict[str, Hit] = {}
     scores: dict[str, float] = {}
-    ranks: dict[str, dict[LegName, int]] = {}
+    places: dict[LegName, dict[str, int]] = {}
     for leg in sorted(rankings):  # in a fixed order: which leg answered first must not move a score's last bit
-        for rank, (hit, gain) in enumerate(zip(rankings[leg], points[leg], strict=True), start=1):
-            chunk_id = hit.chunk.id
-            hits.setdefault(chunk_id, hit)
+        ids = [hit.chunk.id for hit in rankings[leg]]
+        places[leg] = {chunk_id: rank for rank, chunk_id in enumerate(ids, start=1)}
+        hits = dict(zip(ids, rankings[leg], strict=True)) | hits
+        for chunk_id, gain in zip(ids, points[leg], strict=True):
             scores[chunk_id] = scores.get(chunk_id, 0.0) + gain
-            ranks.setdefault(chunk_id, {})[leg] = rank
     best = sorted(scores, key=lambda chunk_id: (-scores[chunk_id], chunk_id))[:top_k]
-    return [Hit(hits[i].chunk, hits[i].uri, hits[i].title, scores[i], scale, ranks[i]) for i in best]
+    return [
+        Hit(hits[i].chunk, hits[i].uri, hits[i].title, scores[i], scale,
+            {leg: ranks[i] for leg, ranks in places.items() if i in ranks})
+        for i in best
+    ]  # fmt: skip

@@ -40,7 +40,8 @@ def gateway(system: System, *, owner_token: str) -> FastAPI:
     """Every route."""
     app = _app(system.settings.http, system.keys, system.clock, owner_token, _ready(system))
     app.state.system, app.state.embedder = system, system.embedder
-    for module in (namespaces, documents, sources, search, answers, keys, audit, backup, embeddings):
+    # Routes are tried in this order, and most requests are searches; none shadows another.
+    for module in (search, answers, namespaces, documents, sources, keys, audit, backup, embeddings):
         app.include_router(module.router, responses=problems.RESPONSES)
     return app
 
