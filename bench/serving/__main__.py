@@ -41,7 +41,7 @@ from ragline.settings import Settings
 RATE = 50.0
 """Requests a second of the steady load."""
 
-STEADY_S = 30.0
+STEADY_S = 20.0
 WARM_UP_S = 2.0
 ROUNDS = 2
 """Times each system is started; the figures are medians, so that a noise of the machine hits all alike."""
@@ -78,8 +78,7 @@ def main() -> int:
         work: Path = given.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
         results = run(given, work)
-    if given.json:
-        given.json.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+    _keep(given, results)
     markdown = report.markdown(results)
     if given.markdown:
         given.markdown.write_text(markdown, "utf-8")
@@ -114,6 +113,7 @@ def run(given: argparse.Namespace, work: Path) -> dict[str, Any]:
                 rows += _under_load("bare parts", held, target, bodies, callers, given.seconds)
         results["corpora"].append({"chunks": held, "real": real, "ready_s": median(starts)})
         results["rows"] += [asdict(one) for one in _medians(rows)]
+        _keep(given, results)
     if given.steady:
         folder, mine = work / f"{given.steady}", work / "steady"
         fill(folder, given.data, given.steady)
@@ -121,11 +121,18 @@ def run(given: argparse.Namespace, work: Path) -> dict[str, Any]:
         shutil.copytree(folder, mine)  # ingest makes it larger
         results["steady"] = _steady(mine, bodies, given.data, work)
         shutil.rmtree(mine)
+        _keep(given, results)
     if given.frameworks:
         held, _ = fill(work / f"{sizes[0]}", given.data, sizes[0])
         rows = _versus(work / f"{sizes[0]}", held, bodies, callers, given.seconds, work / "frameworks")
         results["frameworks"] = [asdict(one) for one in rows]
     return results
+
+
+def _keep(given: argparse.Namespace, results: dict[str, Any]) -> None:
+    """After each part: a run that is cut short keeps what it has."""
+    if given.json:
+        given.json.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
 
 
 def _versus(
