@@ -13,12 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ragline.api.next_step import next_step
 from ragline.build import build, open_embedder
-from ragline.errors import DocumentRejected, EngineUnavailable, NotFound, RaglineError
+from ragline.contents import Kept
+from ragline.errors import DocumentRejected, EngineError, EngineTimeout, EngineUnavailable, NotFound, RaglineError
+from ragline.findings import Kind, judge
 from ragline.ingest import _Superseded
 from ragline.protocols import Embedder, Purpose, Vectors
 from ragline.settings import Settings
 from ragline.types import Document, NamespaceSettings, SearchRequest, State, Upload
+from ragline.workers import MOST_BACKOFF_S
 from tests.house import NOBODY, House
 from tests.reading import Counted
 
@@ -161,6 +165,42 @@ async def test_words_that_change_during_indexing_reach_the_stores(house: House) 
     assert len((await house.system.search.search(request)).passages) == 1
 
 
+async def test_an_engine_that_is_away_costs_no_attempts_however_long(house: House, monkeypatch: Any) -> None:
+    document, system = await house.accept("a.txt", "Herons wait for as long as it takes."), house.system
+
+    async def down(*_: Any, **__: Any) -> None:
+        raise EngineUnavailable("The store is away.", next_step="Wait.", engine="vectors")
+
+    monkeypatch.setattr(system.vectors, "upsert", down)
+    for attempt in (1, 2, 3, 4, 5, 6, 7, 2000):
+        await house.expire_leases()
+        set_attempt = f"UPDATE documents SET attempt = {attempt - 1} WHERE attempt > 0"
+        await system.database.write(lambda c, sql=set_attempt: c.exec_driver_sql(sql).rowcount)  # type: ignore[misc]
+        (claimed,) = await house.claim()
+        before = system.clock.now()
+        await system.ingest_worker._one(claimed)
+        row = (await system.upkeep.rows([document.id]))[document.id]
+        assert row.lease_until <= system.clock.now() + MOST_BACKOFF_S
+        assert row.lease_until > before + min(MOST_BACKOFF_S, 2.0 ** min(attempt, 6)) / 2
+    assert (await house.look(document)).state is State.CHUNKED
+    story = await system.documents.history(document.id)
+    assert sum(entry.event == "engine away" for entry in story) == 8
+    step = await next_step(system, await house.look(document))
+    assert "It waits for an engine that was away; attempt 2001 begins then" in step.words
+    limits = replace(system.audit.limits, chunked_s=0.0)
+    overdue = judge(row, [], await _kept(house, document), now=system.clock.now(), limits=limits)
+    assert [finding.kind for finding in overdue] == [Kind.OVERDUE]
+    monkeypatch.undo()
+    await house.expire_leases()
+    await house.work()
+    assert (await house.look(document)).state is State.INDEXED
+
+
+async def _kept(house: House, document: Document) -> list[Kept]:
+    namespace = await house.system.namespaces.get("default")
+    return [one for one in await house.system.contents.kept(namespace) if one.document == document.id]
+
+
 async def test_an_engine_that_fails_for_a_while_costs_attempts_not_documents(house: House, monkeypatch: Any) -> None:
     document = await house.accept("a.txt", "Patience is a virtue of herons.")
     (claimed,) = await house.claim()
@@ -174,19 +214,20 @@ async def test_an_engine_that_fails_for_a_while_costs_attempts_not_documents(hou
     now = await house.look(document)
     assert (now.state, now.live) == (State.CHUNKED, None)
     events = [(entry.event, entry.detail) for entry in await house.system.documents.history(document.id)]
-    assert events[-1] == ("interrupted", "The store is away. Wait.")
+    assert events[-1] == ("engine away", "The store is away. Wait.")
     await house.expire_leases()
     await house.work()
     assert (await house.look(document)).state is State.INDEXED
 
 
+@pytest.mark.parametrize("error", [EngineError, EngineTimeout])
 async def test_after_the_last_attempt_the_document_fails_with_what_stood_in_its_way(
-    house: House, monkeypatch: Any
+    house: House, monkeypatch: Any, error: type[EngineError]
 ) -> None:
     document = await house.accept("a.txt", "Some herons have less patience.")
 
     async def down(*_: Any, **__: Any) -> None:
-        raise EngineUnavailable("The store is away.", next_step="Wait.", engine="vectors")
+        raise error("The store chokes.", next_step="Wait.", engine="vectors")
 
     monkeypatch.setattr(house.system.vectors, "upsert", down)
     for _ in range(house.system.settings.ingest.max_attempts):
@@ -196,7 +237,7 @@ async def test_after_the_last_attempt_the_document_fails_with_what_stood_in_its_
     now = await house.look(document)
     assert now.state is State.FAILED
     assert now.reason
-    assert now.reason.startswith("gave up: The store is away.")
+    assert now.reason.startswith("gave up: The store chokes.")
     assert f"documents retry {document.id}" in now.reason
 
 

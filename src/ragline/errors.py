@@ -10,8 +10,9 @@
     ├── Conflict                       409  no   somebody else changed it first
     ├── Overloaded                     429  yes  carries retry_after_s
     ├── DocumentRejected               422  no   the document cannot be processed; ends `failed(reason)`
-    ├── EngineError                    503  yes  a store, a model, a broker; the adapter's table translates to these
-    │   ├── EngineUnavailable          503  yes  refused, reset, gone
+    ├── EngineError                    503  yes  a store, a model, a broker; the adapter's table translates to these.
+    │   │                                        By itself: it failed at this call, which may be the call's doing
+    │   ├── EngineUnavailable          503  yes  refused, reset, gone: whatever is asked of it
     │   ├── EngineTimeout              504  yes  no answer within the deadline
     │   └── EngineRejected             502  no   it answered, and said no (wrong dimension, bad credentials)
     └── ConfigurationError             500  no   a setting is wrong or something is missing; the process does not start

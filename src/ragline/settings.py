@@ -97,7 +97,11 @@ class IngestSettings(_Section):
     tool_memory_bytes: int = Field(2 << 30, gt=0, description="Address space of one such program.")
     concurrency: int = Field(128, gt=0, description="Documents in work at once in one process.")
     lease_s: float = Field(300.0, gt=0, description="How long a worker owns a document before another may take it.")
-    max_attempts: int = Field(5, gt=0, description="Tries before a document that hits engine errors ends `failed`.")
+    max_attempts: int = Field(
+        5,
+        gt=0,
+        description="Tries before a document ends `failed`; one that meets an engine which is away does not count.",
+    )
     received_deadline_s: float = Field(
         4 * 3600.0, gt=0,
         description="How long an attempt may stay at parsing without a step; then it is stopped and begun again. Longer than "

@@ -16,11 +16,12 @@ import structlog
 
 from ragline import metrics
 from ragline.clock import Clock
-from ragline.errors import DocumentRejected, EngineError, RaglineError, Reason
+from ragline.errors import DocumentRejected, EngineError, EngineUnavailable, RaglineError, Reason
 from ragline.findings import Limits
 from ragline.ingest import Ingest
 from ragline.registry.claims import Claims
 from ragline.registry.database import Database
+from ragline.registry.rows import AWAY, INTERRUPTED
 from ragline.settings import IngestSettings
 from ragline.types import Document, State
 
@@ -30,6 +31,8 @@ IDLE_S = 1.0
 """How long an idle loop waits before it looks for what another process has left; our own commits wake it at once."""
 
 MOST_BACKOFF_S = 60.0
+LAST_DOUBLING = 6
+"""The attempt after which a wait is the longest; after a day of outage two to the attempt is no number any more."""
 
 WATCH_S = 10.0
 """Between two looks for what makes no step; deadlines are far longer."""
@@ -157,6 +160,8 @@ class IngestWorker:
             await self._again(document, self._stalled.pop(me), start, retryable=True)
         except DocumentRejected as error:
             await self._fail(document, error.reason, f"{error.message} {error.next_step}", start)
+        except EngineUnavailable as error:
+            await self._put_off(document, str(error), start, event=AWAY)
         except RaglineError as error:
             await self._again(document, str(error), start, retryable=error.retryable)
         except Exception as error:  # a defect must cost its own document only, and must be seen
@@ -168,15 +173,20 @@ class IngestWorker:
             step = f"Mend the cause, then `ragline documents retry {document.id}`."
             limit = f" ({self._settings.max_attempts} such attempts: ingest.max_attempts)" if retryable else ""
             return await self._fail(document, Reason.GAVE_UP, f"{why.rstrip('.')}{limit}. {step}", start)
-        after_s = min(MOST_BACKOFF_S, 2.0**document.attempt) * random.uniform(0.5, 1.0)
-        log.warning("document interrupted", document=document.id, attempt=document.attempt, why=why)
-        took_s = time.perf_counter() - start
-        await self._say(partial(self._claims.release, document, after_s=after_s, detail=why, took_s=took_s))
-        return None
+        return await self._put_off(document, why, start, event=INTERRUPTED)
+
+    async def _put_off(self, document: Document, why: str, start: float, *, event: str) -> None:
+        """Another attempt begins later. For an engine that is away, however often: that is not the document's doing, and it is
+        overdue in the audit when it lasts."""
+        backoff_s = MOST_BACKOFF_S if document.attempt >= LAST_DOUBLING else 2.0**document.attempt
+        log.warning("document put off", document=document.id, attempt=document.attempt, how=event, why=why)
+        took_s, after_s = time.perf_counter() - start, backoff_s * random.uniform(0.5, 1.0)
+        release = partial(self._claims.release, document, after_s=after_s, detail=why, took_s=took_s, event=event)
+        await self._say(release)
 
     async def _used_up(self, document: Document) -> bool:
-        """Whether this was the last attempt that may be interrupted. One that ended with its process does not count: it
-        was not the document's doing, nor an engine's."""
+        """Whether this was the last attempt that may be interrupted. One that ended with its process, or for want of an
+        engine, does not count: it was not the document's doing."""
         try:
             return await self._claims.interruptions(document) + 1 >= self._settings.max_attempts
         except EngineError:

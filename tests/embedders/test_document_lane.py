@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ragline.embedders.document_lane import DocumentLane
-from ragline.errors import EngineUnavailable
+from ragline.errors import EngineError, EngineUnavailable
 from ragline.protocols import Vectors
 
 CEILING_S = 60.0
@@ -99,12 +99,12 @@ def _refuses(tokens: list[list[int]]) -> Vectors:
 
 
 BAD: dict[str, tuple[Callable[[list[list[int]]], Any], type[Exception], str]] = {
-    "too few": (lambda tokens: np.zeros((len(tokens) - 1, 1), np.float32), EngineUnavailable, r"shape \(1, 1\)"),
-    "too wide": (lambda tokens: np.zeros((len(tokens), 2), np.float32), EngineUnavailable, r"shape \(2, 2\)"),
-    "flat": (lambda tokens: np.zeros(len(tokens), np.float32), EngineUnavailable, r"shape \(2,\)"),
+    "too few": (lambda tokens: np.zeros((len(tokens) - 1, 1), np.float32), EngineError, r"shape \(1, 1\)"),
+    "too wide": (lambda tokens: np.zeros((len(tokens), 2), np.float32), EngineError, r"shape \(2, 2\)"),
+    "flat": (lambda tokens: np.zeros(len(tokens), np.float32), EngineError, r"shape \(2,\)"),
     "nothing": (lambda tokens: None, AttributeError, "shape"),
     "error": (_refuses, ValueError, "no"),
-    "exit": (_exits, EngineUnavailable, "broken off: SystemExit enough"),
+    "exit": (_exits, EngineError, "broken off: SystemExit enough"),
 }
 
 

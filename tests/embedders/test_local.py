@@ -14,7 +14,7 @@ import pytest
 
 from ragline.embedders import local, model_files
 from ragline.embedders.local import LocalEmbedder
-from ragline.errors import ConfigurationError, EngineUnavailable, MissingDependency
+from ragline.errors import ConfigurationError, EngineError, EngineUnavailable, MissingDependency
 from ragline.protocols import Purpose, Vectors
 
 MODEL = "all-MiniLM-L6-v2"
@@ -224,7 +224,7 @@ async def test_closed_twice_and_used_after(cache_dir: Path) -> None:
 
 
 async def test_a_failing_model_is_an_engine_error(embedder: LocalEmbedder) -> None:
-    with pytest.raises(EngineUnavailable, match="model failed"):
+    with pytest.raises(EngineError, match="model failed"):
         embedder._queries.encode([[10**9]])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ragline.ingest import InWork
+from ragline.registry.rows import AWAY, INTERRUPTED
 from ragline.registry.upkeep import Standing
 from ragline.system import System
 from ragline.types import Document, State
@@ -29,7 +30,11 @@ async def next_step(system: System, document: Document) -> NextStep:
     if work is not None and work.attempt == one.attempt:
         return _at_work(system, work)
     attempt = f"attempt {one.attempt + 1}"
-    if row.lease_until > now and await _was_interrupted(system, row):
+    event = await _put_off(system, row) if row.lease_until > now else None
+    if event == AWAY:
+        words = f"It waits for an engine that was away; {attempt} begins then, and as many more as it takes."
+        return NextStep(words, row.lease_until)
+    if event == INTERRUPTED:
         return NextStep(f"It waits after an interruption; {attempt} begins then.", row.lease_until)
     if row.lease_until > now:
         words = "A worker of another process holds it. If that one ends, another takes it then."
@@ -56,6 +61,7 @@ def _at_work(system: System, work: InWork) -> NextStep:
     return NextStep(words, system.clock.now() + max(0.0, left_s))
 
 
-async def _was_interrupted(system: System, row: Standing) -> bool:
+async def _put_off(system: System, row: Standing) -> str | None:
+    """How the document's newest attempt ended, if it did."""
     story = await system.documents.history(row.document.id)
-    return bool(story) and story[-1].event == "interrupted" and story[-1].attempt == row.document.attempt
+    return story[-1].event if story and story[-1].attempt == row.document.attempt else None

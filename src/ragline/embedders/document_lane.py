@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ragline.errors import EngineUnavailable
+from ragline.errors import EngineError, EngineUnavailable
 from ragline.protocols import Vectors
 
 INGEST_NICENESS = 10
@@ -176,16 +176,16 @@ class DocumentLane:
             request.future.get_loop().call_soon_threadsafe(settle)
 
 
-def _misshapen(shape: tuple[int, ...], expected: tuple[int, ...]) -> EngineUnavailable:
-    return EngineUnavailable(
+def _misshapen(shape: tuple[int, ...], expected: tuple[int, ...]) -> EngineError:
+    return EngineError(
         f"The embedder gave vectors of shape {shape}, not {expected}.",
         next_step="Retry; if it stays so, the model is not the one that the space names.",
         engine="embedder:local",
     )
 
 
-def _broken_off(error: BaseException) -> EngineUnavailable:
-    return EngineUnavailable(
+def _broken_off(error: BaseException) -> EngineError:
+    return EngineError(
         f"The embedder was broken off: {type(error).__name__} {error}".rstrip(),
         next_step="Retry.",
         engine="embedder:local",

@@ -23,7 +23,7 @@ import numpy as np
 
 from ragline.embedders.document_lane import DocumentLane, closed, lower_priority
 from ragline.embedders.model_files import READY_MADE, ModelFiles, Precision, damaged, locate, prepare
-from ragline.errors import EngineUnavailable
+from ragline.errors import EngineError
 from ragline.protocols import Purpose, Vectors
 from ragline.types import Space
 
@@ -194,7 +194,7 @@ class Encoder:
         try:
             rows: Vectors = self._session.run([self._output], {name: feeds[name] for name in self._inputs})[0]
         except Exception as error:
-            raise EngineUnavailable(
+            raise EngineError(
                 f"The embedding model failed: {type(error).__name__}.",
                 next_step="Retry; if it happens again, look at the process's memory.",
                 engine=ENGINE,

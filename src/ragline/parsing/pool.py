@@ -90,7 +90,7 @@ class ParserPool:
         if isinstance(reply, Rejection):
             raise DocumentRejected(Reason(reply.reason), reply.message, next_step=reply.next_step)
         if isinstance(reply, SlowLane):
-            raise _unavailable("A parser process asked for what it had.")
+            raise RuntimeError("a parser asked for the slow lane in it")
         return reply
 
     async def _ask(

@@ -18,6 +18,7 @@ from ragline.registry.rows import (
     EPOCHS,
     FOREIGN,
     INTERRUPTED,
+    INTERRUPTIONS,
     IS_BEYOND,
     IS_DUE,
     LEASED,
@@ -153,7 +154,7 @@ class Claims:
             now = self._clock.now()
             for row in connection.execute(LEASED).all():
                 if row.told != row.attempt:  # else it was given back in order, and waits for its next attempt
-                    tell(connection, row.id, now, row.revision, row.attempt, "interrupted", DIED)
+                    tell(connection, row.id, now, row.revision, row.attempt, INTERRUPTED, DIED)
             connection.execute(END_LEASES)
 
         await self._database.write(work)
@@ -163,12 +164,13 @@ class Claims:
         return (await self._interrupted(document))[0]
 
     async def interruptions(self, document: Document) -> int:
-        """How often an attempt at this revision was interrupted while its process lived on."""
+        """How often an attempt at this revision was interrupted while its process lived on. None for an engine that was away
+        is among them."""
         return (await self._interrupted(document))[1]
 
     async def _interrupted(self, document: Document) -> tuple[int, int]:
         given = {"which": document.id, "revision": document.revision}
-        rows = await self._database.read(lambda c: c.execute(INTERRUPTED, given).all())
+        rows = await self._database.read(lambda c: c.execute(INTERRUPTIONS, given).all())
         deaths = sum(row.detail == DIED for row in rows)
         return deaths, len(rows) - deaths
 
@@ -246,15 +248,16 @@ class Claims:
         return await self._database.write(work)
 
     async def release(
-        self, document: Document, *, after_s: float, detail: str = "", took_s: float | None = None
-    ) -> None:
+        self, document: Document, *, after_s: float, detail: str = "", took_s: float | None = None,
+        event: str = INTERRUPTED,
+    ) -> None:  # fmt: skip
         """Give the claim back; another attempt may start in `after_s`. `detail`: what stood in this one's way."""
 
         def work(connection: Connection) -> None:
             until = {"lease_until": self._clock.now() + after_s if after_s else 0.0}
             changed = connection.execute(UPDATE_MINE, mine(document) | until).rowcount
             if changed and detail:
-                self._event(connection, document, "interrupted", detail, took_s)
+                self._event(connection, document, event, detail, took_s)
 
         await self._database.write(work)
 

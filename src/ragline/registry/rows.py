@@ -17,6 +17,9 @@ from ragline.types import Document, State
 SWEPT, SWEEP_NOW, SWEEP_ONCE_LIVE = 0, 1, 2
 """Whether rows and blobs of older contents remain, and when they may go. Only SWEEP_NOW is work that is due."""
 
+INTERRUPTED, AWAY = "interrupted", "engine away"
+"""How the end of an attempt is told that did not come through: what failed may be the document's doing; or was not."""
+
 MOST_IDS = 500
 """Ids in one statement."""
 
@@ -61,14 +64,14 @@ _TOLD = (
     select(func.max(history.c.attempt))
     .where(
         history.c.document == documents.c.id, history.c.revision == documents.c.revision,
-        history.c.event == "interrupted",
+        history.c.event.in_((INTERRUPTED, AWAY)),
     )
     .scalar_subquery()
 )  # fmt: skip
-INTERRUPTED = select(history.c.detail).where(
+INTERRUPTIONS = select(history.c.detail).where(
     history.c.document == bindparam("which"),
     history.c.revision == bindparam("revision"),
-    history.c.event == "interrupted",
+    history.c.event == INTERRUPTED,
 )
 LEASED = select(documents.c.id, documents.c.revision, documents.c.attempt, _TOLD.label("told")).where(
     DUE, documents.c.lease_until > 0.0, documents.c.attempt > 0
