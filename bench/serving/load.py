@@ -55,13 +55,14 @@ class Connection:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(self, body: bytes) -> bool:
-        """Whether it was answered with 200."""
+        """Whether it was answered with 200. A kept connection that the server has closed meanwhile is opened anew, once."""
+        kept = self._streams is not None
         try:
             async with asyncio.timeout(LIMIT_S):
                 return await self._post(body)
-        except (OSError, asyncio.IncompleteReadError, TimeoutError):
+        except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
             self.close()
-            return False
+            return kept and not isinstance(error, TimeoutError) and await self.post(body)
 
     async def _post(self, body: bytes) -> bool:
         if self._streams is None:
