@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from ragline.testing.vectors import VectorStoreContract
 from ragline.types import Scope
 from ragline.vectors import faiss_index
 from ragline.vectors.faiss import FaissVectorStore
+from ragline.vectors.faiss_index import Half, IvfIndex
 from tests.killing import killed_after
 
 EVERYBODY = Scope()
@@ -33,6 +33,7 @@ import asyncio, sys
 from pathlib import Path
 from ragline.testing.corpus import DIM, embeddings, record
 from ragline.vectors.faiss import FaissVectorStore
+from ragline.vectors.faiss_index import Half, IvfIndex
 
 async def main(folder, start):
     store = FaissVectorStore(Path(folder))
@@ -74,26 +75,92 @@ async def test_what_was_acknowledged_survives_sigkill(tmp_path: Path) -> None:
             await store.aclose()
 
 
-async def test_the_lists_are_learnt_anew_when_the_collection_has_outgrown_them(monkeypatch: Any) -> None:
+@pytest.fixture
+def half(monkeypatch: pytest.MonkeyPatch) -> Half:
+    """5,000 random vectors of unit length; a sketch is learnt from 200 on."""
     monkeypatch.setattr(faiss_index, "FLAT_BELOW", 200)
-    rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(5_000, 32)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    half = vectors.astype(np.float16)
-    keys = np.arange(1, len(half) + 1)
-    index = faiss_index.IvfIndex(keys[:100], half[:100], 32)
+    vectors = np.random.default_rng(0).normal(size=(5_000, 32))
+    halves: Half = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+    return halves
+
+
+def _index(half: Half, kept: Path, count: int = 0) -> IvfIndex:
+    return IvfIndex([(np.arange(1, count + 1), half[:count])] if count else [], half.shape[1], kept)
+
+
+def _add(index: IvfIndex, half: Half, start: int, end: int) -> None:
+    index.replace([], list(range(start + 1, end + 1)), half[start:end])
+    index.tend()
+
+
+def _learnt(index: IvfIndex) -> bool:
+    return index._sketch is not None and index._sketch.nlist > 1
+
+
+def _best(index: IvfIndex, half: Half, asked: Iterable[int]) -> list[int]:
+    return [index.nearest(half[n].astype(np.float32), 1)[0][0] for n in asked]
+
+
+def test_the_sketch_is_learnt_anew_when_the_collection_has_outgrown_it(half: Half, tmp_path: Path) -> None:
+    index = _index(half, tmp_path / "sketch.npz", 100)
+    assert not _learnt(index)
     for start in range(100, len(half), 100):
-        index.replace([], keys[start : start + 100].tolist(), half[start : start + 100])
-        if index.outgrown():
-            index.rebuild(keys[: start + 100], half[: start + 100])
-    index.replace(keys[:50].tolist(), [], half[:0])
+        _add(index, half, start, start + 100)
+    index.replace(list(range(1, 51)), [], half[:0])
     assert len(index) == 4_950
-    assert index._index.nlist > 1
+    assert _learnt(index)
     asked = range(50, 5_000, 99)
-    assert [index.nearest(vectors[n], 1)[0][0] for n in asked] == [n + 1 for n in asked]
-    few = [int(key) for key in keys[60:4_000:400]]
-    exact = sorted(few, key=lambda key: -float(vectors[key - 1] @ vectors[0]))
-    assert [key for key, _ in index.nearest_of(few, vectors[0], 3)] == exact[:3]
+    assert _best(index, half, asked) == [n + 1 for n in asked]
+    assert not {key for key, _ in index.nearest(half[7].astype(np.float32), 1_000)} & set(range(1, 51))
+    few = list(range(61, 4_000, 400))
+    asked_for = half[0].astype(np.float32)
+    exact = sorted(few, key=lambda key: -float(half[key - 1].astype(np.float32) @ asked_for))
+    assert [key for key, _ in index.nearest_of(few, asked_for, 3)] == exact[:3]
+
+
+def test_what_is_gone_hides_nothing(half: Half, tmp_path: Path) -> None:
+    """Neither what comes after it, nor what stands behind a crowd of copies that are gone; it leaves the sketch in time."""
+    index = _index(half, tmp_path / "sketch.npz")
+    _add(index, half, 0, 2_000)
+    copies = np.repeat(half[:1], 400, axis=0)
+    index.replace([], list(range(10_001, 10_401)), copies)
+    index.replace(list(range(10_001, 10_401)), [], half[:0])
+    assert index.nearest(half[0].astype(np.float32), 20)[0][0] == 1
+    assert len(index.nearest(half[0].astype(np.float32), 20)) == 20
+    _add(index, half, 2_000, 3_000)
+    assert _best(index, half, range(0, 3_000, 29)) == [n + 1 for n in range(0, 3_000, 29)]
+    index.replace(list(range(1, 501)), [], half[:0])
+    index.tend()
+    assert index._sketch.ntotal == len(index) == 2_500
+    assert _best(index, half, range(500, 3_000, 29)) == [n + 1 for n in range(500, 3_000, 29)]
+
+
+def test_what_was_learnt_serves_the_next_start(half: Half, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when vectors have come and gone since it was kept: nothing is learnt, everything is found."""
+    kept = tmp_path / "sketch.npz"
+    _add(_index(half, kept), half, 0, 4_000)
+    assert [path.name for path in tmp_path.iterdir()] == ["sketch.npz"]
+    monkeypatch.setattr(IvfIndex, "_learn", lambda index: pytest.fail("learnt again"))
+    alive = np.concatenate([np.arange(101, 4_001), np.arange(4_501, 5_001)])
+    index = IvfIndex([(alive, half[alive - 1])], half.shape[1], kept)
+    index.tend()
+    asked = [int(key) - 1 for key in alive[::45]]
+    assert _best(index, half, asked) == [n + 1 for n in asked]
+    assert {key for key, _ in index.nearest(half[0].astype(np.float32), 5_000)} <= set(alive.tolist())
+
+
+@pytest.mark.parametrize("damage", [b"", b"no sketch", None])
+def test_a_damaged_sketch_is_learnt_anew(half: Half, tmp_path: Path, damage: bytes | None) -> None:
+    kept = tmp_path / "sketch.npz"
+    _add(_index(half, kept), half, 0, 1_000)
+    whole = kept.read_bytes()
+    middle = len(whole) // 2
+    kept.write_bytes(whole[:middle] + b"damage" + whole[middle + 6 :] if damage is None else damage)
+    index = _index(half, kept, 1_000)
+    assert not _learnt(index)
+    index.tend()
+    assert _learnt(index)
+    assert _best(index, half, range(0, 1_000, 50)) == [n + 1 for n in range(0, 1_000, 50)]
 
 
 async def test_vectors_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:

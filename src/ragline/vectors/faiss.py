@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from ragline.errors import EngineRejected, EngineUnavailable
 from ragline.protocols import Vectors
 from ragline.types import FieldType, Groups, Hit, Metadata, Record, Scope
 from ragline.vectors.faiss_collection import Collection, NewerFormat
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -123,6 +126,7 @@ class FaissVectorStore:
         await asyncio.to_thread(self._writing.shutdown)
         await asyncio.to_thread(self._searching.shutdown)
         for collection in opened:
+            await asyncio.to_thread(collection.keep)
             await asyncio.to_thread(collection.close)
 
     async def _get(self, collection: str) -> Collection:
@@ -131,7 +135,8 @@ class FaissVectorStore:
             return found
         async with self._opening:
             if collection not in self._open:
-                self._open[collection] = await self._run(self._writing, lambda: self._read(collection))
+                opened = self._open[collection] = await self._run(self._writing, lambda: self._read(collection))
+                self._writing.submit(_tend, collection, opened)
             return self._open[collection]
 
     def _read(self, collection: str) -> Collection:
@@ -157,6 +162,14 @@ class FaissVectorStore:
             raise EngineUnavailable(
                 "The vector store is closed.", next_step="Start the process again.", engine=ENGINE
             ) from error
+
+
+def _tend(name: str, collection: Collection) -> None:
+    """Nobody waits for it: a defect must be seen."""
+    try:
+        collection.tend()
+    except Exception:
+        log.exception("defect while learning from vectors", collection=name)
 
 
 @contextmanager

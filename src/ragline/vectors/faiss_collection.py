@@ -2,9 +2,10 @@
 
     {folder}/dim         written last: the collection exists once it is there
             /rows.db     chunks with their payload and vector; reader groups and filterable fields, one row a value
+            /sketch.npz  what the index has learnt, so that a start need not: derived, may be missing or old
 
-IVF rather than a graph: adding a vector costs microseconds instead of a millisecond of the cores that embed, and the
-index needs no file of its own. Vectors are held in half precision, in the rows as well.
+IVF rather than a graph: adding a vector costs microseconds instead of a millisecond of the cores that embed. Vectors are
+held in half precision, in the rows as well.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ RARE: Final = 2_000
 
 MOST_TIED: Final = 1000
 """Hits of one score among which the order goes by chunk id; more of them, copies of one text, and any may come."""
+
+READ_AT_ONCE: Final = 10_000
+"""Vectors read at a time when the collection is opened."""
 
 FORMAT: Final = 1
 """Of the rows, as SQLite's `user_version`; 0 is what the first version left there, and is the same."""
@@ -70,7 +74,7 @@ class Collection:
         (found,) = self._sql().execute("PRAGMA user_version").fetchone()
         if found > FORMAT:
             raise NewerFormat(f"its rows are of format {found}, this version reads {FORMAT}")
-        self._index = IvfIndex(*self._stored(), dim)
+        self._index = IvfIndex(self._stored(), dim, folder / "sketch.npz")
         self._private = self._count_private()
 
     @staticmethod
@@ -110,8 +114,7 @@ class Collection:
             )
         self._private += sum(bool(records[position].groups) for position in kept)
         self._index.replace(gone, keys, half)
-        if self._index.outgrown():
-            self._index.rebuild(*self._stored())
+        self._index.tend()
 
     def update_payload(self, document: str, title: str, groups: Groups, fields: Metadata) -> None:
         with self._transaction() as sql:
@@ -156,6 +159,14 @@ class Collection:
         rows = self._sql().execute("SELECT document, content, count(*) FROM chunk GROUP BY document, content")
         return {(document, content): count for document, content, count in rows}
 
+    def tend(self) -> None:
+        """Once it is open: learn what was not kept. Like a write, and like one it may take long; searches go on."""
+        self._index.tend()
+
+    def keep(self) -> None:
+        """What was learnt, for the next start."""
+        self._index.keep()
+
     def close(self) -> None:
         for connection in self._connections:
             connection.close()
@@ -179,11 +190,12 @@ class Collection:
             passing.update(key for (key,) in self._sql().execute(query, [*part, *scoped.values]))
         return [one for one in found if one[0] in passing]
 
-    def _stored(self) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
-        """All keys, ascending, and their vectors."""
-        rows = self._sql().execute("SELECT key, vector FROM vector ORDER BY key").fetchall()
-        vectors = np.frombuffer(b"".join(vector for _, vector in rows), np.float16).reshape(-1, self.dim)
-        return np.array([key for key, _ in rows], np.int64), vectors
+    def _stored(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float16]]]:
+        """All keys and their vectors, in parts."""
+        rows = self._sql().execute("SELECT key, vector FROM vector ORDER BY key")
+        while part := rows.fetchmany(READ_AT_ONCE):
+            vectors = np.frombuffer(b"".join(vector for _, vector in part), np.float16).reshape(-1, self.dim)
+            yield np.array([key for key, _ in part], np.int64), vectors
 
     def _count_private(self) -> int:
         return int(self._sql().execute("SELECT count(*) FROM chunk WHERE open = 0").fetchone()[0])
