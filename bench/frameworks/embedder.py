@@ -13,6 +13,8 @@ import onnxruntime  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from ragline.embedders.local import EXACT_SUMS, sums_are_wide
+
 MAX_TOKENS = 256
 """Special tokens included; what the model's sentence_bert_config.json says."""
 
@@ -31,7 +33,8 @@ class MiniLM:
             )
         options = onnxruntime.SessionOptions()  # its threads as it comes: one a core
         # As Ragline sets them: equal vectors on every CPU, and without the kernel that is slower than its parts.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        if not sums_are_wide():
+            options.add_session_config_entry(EXACT_SUMS, "1")
         self._session = onnxruntime.InferenceSession(
             str(models[0]), options, providers=["CPUExecutionProvider"], disabled_optimizers=["SkipLayerNormFusion"]
         )

@@ -95,7 +95,7 @@ def _merge(
         hits = dict(zip(ids, rankings[leg], strict=True)) | hits
         for chunk_id, gain in zip(ids, points[leg], strict=True):
             scores[chunk_id] = scores.get(chunk_id, 0.0) + gain
-    best = sorted(scores, key=lambda chunk_id: (-scores[chunk_id], chunk_id))[:top_k]
+    best = [i for _, i in sorted([(-score, chunk_id) for chunk_id, score in scores.items()])[:top_k]]
     return [
         Hit(hits[i].chunk, hits[i].uri, hits[i].title, scores[i], scale,
             {leg: ranks[i] for leg, ranks in places.items() if i in ranks})

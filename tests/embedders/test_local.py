@@ -116,6 +116,20 @@ async def test_int8_stays_close_to_fp32(embedder: LocalEmbedder, cache_dir: Path
     assert exact.space != embedder.space
 
 
+async def test_the_cpu_adds_up_exactly(
+    embedder: LocalEmbedder, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever kernel this CPU got, its vectors are those of the slow one, which is right everywhere."""
+    monkeypatch.setattr(local, "sums_are_wide", lambda: False)
+    careful = await LocalEmbedder.load(MODEL, source="package", cache_dir=cache_dir)
+    try:
+        texts = ["a word", "the heart pumps blood through arteries and veins " * 20]
+        expected = await careful.embed(texts, purpose="document")
+        np.testing.assert_allclose(await embedder.embed(texts, purpose="document"), expected, atol=1e-6)
+    finally:
+        await careful.aclose()
+
+
 async def test_a_long_text_is_cut_at_max_tokens(embedder: LocalEmbedder) -> None:
     most = embedder.space.max_tokens - 2  # without the two special tokens
     longest, longer = ("word " * n for n in (most, most + 500))

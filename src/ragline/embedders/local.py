@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -43,6 +44,10 @@ YIELD_S = 0.05
 
 SLOW_FUSIONS = ["SkipLayerNormFusion"]
 """Graph rewrites that ONNX Runtime must leave: this kernel takes 7 times what its two parts take."""
+
+EXACT_SUMS = "session.x64quantprecision"
+"""Without it, a CPU that has AVX2 but no VNNI saturates 16-bit sums, and its vectors differ from everyone's; with it, one that
+has VNNI takes 1.9 times as long for a query and 2.6 times for a document, for the same vectors."""
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -173,8 +178,8 @@ class Encoder:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
-        # Without it, a CPU that has AVX2 but no VNNI saturates 16-bit sums, and its vectors differ from everyone's.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        if not sums_are_wide():
+            options.add_session_config_entry(EXACT_SUMS, "1")
         try:
             self._session = onnxruntime.InferenceSession(
                 str(files.model), options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOW_FUSIONS
@@ -232,6 +237,18 @@ def _cut_at(tokenizer: Tokenizer, max_tokens: int) -> Tokenizer:
 def _encodable(text: str) -> str:
     """Half of a surrogate pair has no UTF-8, which the tokenizer needs; the text keeps its length."""
     return _LONE_SURROGATE.sub("\ufffd", text)
+
+
+@cache
+def sums_are_wide() -> bool:
+    """Whether this CPU adds up products of 8-bit numbers without saturating. Unknown is no: slower, and never wrong."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return True
+    try:
+        words = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return "avx512_vnni" in words or "avx_vnni" in words
 
 
 def _cores() -> int:

@@ -175,11 +175,12 @@ class Collection:
         """Rows to hits, equal scores by chunk id. A key without a row was deleted a moment ago."""
         if len(found) > top_k:
             found = [one for one in found if one[1] >= found[top_k - 1][1]]
-        keys = [key for key, _ in found]
         rows: dict[int, Any] = {}
-        for part in _parts(keys):
-            query = f"SELECT key, {_COLUMNS} FROM chunk WHERE key IN ({_marks(part)})"
-            rows.update((row[0], row[1:]) for row in self._sql().execute(query, part))
+        for part in _parts([key for key, _ in found]):
+            # As one value: the interpreter lock is given up at each row, and under load every time costs a wait for it.
+            query = f"SELECT json_group_array(json_array(key, {_COLUMNS})) FROM chunk WHERE key IN ({_marks(part)})"
+            (read,) = self._sql().execute(query, part).fetchone()
+            rows.update((key, row) for key, *row in json.loads(read))
         hits = [_hit(rows[key], score) for key, score in found if key in rows]
         return sorted(hits, key=lambda hit: (-hit.score, hit.chunk.id))[:top_k]
 
