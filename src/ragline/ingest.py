@@ -129,6 +129,8 @@ class Ingest:
         self._settings = settings
         self._languages = languages
         self._coming = 0
+        self._cutting = asyncio.Lock()
+        """One at a time: several threads that compute in Python take turns with the event loop, which then waits for each."""
         paced = partial(
             Coalescer[_Write, None], most=MOST_RECORDS, weigh=_records_of, enough=ENOUGH_RECORDS, pace_s=self._pace_s
         )
@@ -220,7 +222,8 @@ class Ingest:
         start = time.perf_counter()
         read = partial(self._contents.original, namespace, document.id, document.blob)
         parsed = await self._parser.parse(read, name=document.uri, media_type=document.media_type)
-        spans, language = await asyncio.to_thread(self._cut, parsed, namespace.settings)
+        async with self._cutting:
+            spans, language = await asyncio.to_thread(self._cut, parsed, namespace.settings)
         if not spans and not parsed.members:
             raise DocumentRejected(Reason.NO_TEXT, f"{document.uri} holds no text.", next_step="Check the file.")
         if not await self._members.take(namespace, document, parsed):

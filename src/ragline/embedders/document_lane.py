@@ -7,8 +7,6 @@ takes the next call itself. The text that came first goes next, and with it what
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
@@ -19,10 +17,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ragline.errors import EngineError, EngineUnavailable
+from ragline.priority import lower_priority
 from ragline.protocols import Vectors
-
-INGEST_NICENESS = 10
-"""Priority of document threads, in Unix steps below normal (Linux only): they take what queries and the loop leave."""
 
 Encode = Callable[[list[list[int]]], Vectors]
 
@@ -194,11 +190,3 @@ def _broken_off(error: BaseException) -> EngineError:
 
 def closed() -> EngineUnavailable:
     return EngineUnavailable("The embedder is closed.", next_step="Send the request again.", engine="embedder:local")
-
-
-def lower_priority() -> None:
-    """Of the calling thread; elsewhere than on Linux a thread has no priority of its own."""
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        with suppress(OSError):  # forbidden here: at normal priority it is still right, and a pool would be broken
-            os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + INGEST_NICENESS))

@@ -14,6 +14,7 @@ from tantivy import Occur, Query
 
 from ragline.keywords.folding import fold
 from ragline.keywords.tantivy_rows import EVERYONE, RESTRICTED, columns, group_term, hit, read, row, schema, stored
+from ragline.priority import lower_priority
 from ragline.types import AnyOf, Condition, FieldType, Groups, Hit, Metadata, Record, Scalar, Scope
 
 WRITER_MEMORY_BYTES = 32 << 20
@@ -63,7 +64,8 @@ class Collection:
         if sidecar["format"] > FORMAT:
             raise ValueError(f"format {sidecar['format']} is newer than {FORMAT}")
         self.fields = {name: FieldType(kind) for name, kind in sidecar["fields"].items()}
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix="tantivy-write")
+        # Tantivy's own threads, merges among them, inherit the priority of the one that begins them.
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="tantivy-write", initializer=lower_priority)
         self._columns = columns(self.fields)
         self._analyzer = _analyzer()
         self._stop_words = frozenset(self._analyzer.analyze(_STOP_WORDS))
