@@ -57,7 +57,7 @@ async def build(settings: Settings) -> System:
         closers.append(vectors.aclose)
         keywords = open_keywords(settings)
         closers.append(keywords.aclose)
-        embedder = BatchingEmbedder(RememberingEmbedder(await open_embedder(settings)))
+        embedder = RememberingEmbedder(merged(await open_embedder(settings), settings))
         closers.append(embedder.aclose)
         generators = [open_generator(one, embedder) for one in settings.generators]
         closers.extend(generator.aclose for generator in generators)
@@ -119,6 +119,7 @@ async def build(settings: Settings) -> System:
 
             parts = {"vectors": vectors, "keywords": keywords, "upkeep": upkeep, "contents": contents, "claims": claims}
             failpoints.arm(settings.failpoint, parts | {"namespaces": namespaces, "documents": documents})
+        await epochs.check_model()
         if not any(namespace.name == DEFAULT_NAMESPACE for namespace in await namespaces.all()):
             await epochs.create_namespace(DEFAULT_NAMESPACE, NamespaceSettings())
     except BaseException:
@@ -154,7 +155,16 @@ async def open_embedder(settings: Settings) -> Embedder:
 
         cache_dir = settings.cache_dir or Path.home() / ".cache" / "ragline"
         return await LocalEmbedder.load(url.netloc, source=chosen.source, cache_dir=cache_dir, threads=chosen.threads)
-    raise _unknown("embedder.url", url.scheme, "use local://MODEL")
+    if url.scheme in ("http", "https"):
+        from ragline.embedders.openai import OpenAIEmbedder
+
+        return await OpenAIEmbedder.connect(chosen)
+    raise _unknown("embedder.url", url.scheme, "use local://MODEL or http(s)://HOST/v1")
+
+
+def merged(embedder: Embedder, settings: Settings) -> Embedder:
+    """Queries of all callers in one model call. A server merges them itself, and one slow answer must not hold them all."""
+    return BatchingEmbedder(embedder) if urlsplit(settings.embedder.url).scheme == "local" else embedder
 
 
 def open_generator(settings: GeneratorSettings, embedder: Embedder) -> Generator:

@@ -33,11 +33,12 @@ class HttpSettings(_Section):
 
 
 class EmbedderSettings(_Section):
-    """The default embedder. A change is a new space: run `ragline reindex` for each namespace."""
+    """The default embedder. A change of the model, its revision or what stands before documents is a new space: run
+    `ragline reindex` for each namespace. What is marked (server) is for http(s) URLs only."""
 
     url: str = Field(
         "local://all-MiniLM-L6-v2",
-        description="local://MODEL, with weights by `source`.",
+        description="local://MODEL, with weights by `source`; or http(s)://HOST/v1: any server with OpenAI's /embeddings.",
     )
     source: str = Field(
         "package",
@@ -48,6 +49,49 @@ class EmbedderSettings(_Section):
         description="ISO 639-1 codes of the languages the model knows; empty: `en` for all-MiniLM-L6-v2, else all.",
     )
     threads: int = Field(0, ge=0, description="Document model calls at a time, one thread each; 0: one per core.")
+    model: str = Field("", description="(server) Model name as the server knows it.")
+    revision: str = Field(
+        "",
+        description="(server) Your name for the state of that model. Give another one when the provider has changed it.",
+    )
+    api_key: SecretStr | None = Field(None, description="(server) Bearer token.")
+    dimensions: int | None = Field(
+        None,
+        gt=0,
+        description="(server) Components a vector, for models that can shorten theirs; empty: the model's own.",
+    )
+    query_prefix: str = Field("", description="(server) Put before queries, as E5 needs: `query: `.")
+    document_prefix: str = Field("", description="(server) Put before documents, as E5 needs: `passage: `.")
+    query_input_type: str = Field(
+        "",
+        description="(server) Sent as `input_type` with queries: `query` for `ragline serve embedder`; empty: not sent.",
+    )
+    document_input_type: str = Field("", description="(server) Sent as `input_type` with documents; empty: not sent.")
+    max_tokens: int = Field(
+        512, gt=8, description="(server) Longest text in the model's tokens; a longer one is cut there."
+    )
+    tokenizer: str = Field(
+        "",
+        description="(server) The model's tokenizer: a tokenizer.json, its folder, or hub:OWNER/NAME; empty: approximated.",
+    )
+    max_texts: int = Field(32, gt=0, description="(server) Most texts in a request: 32 in TEI, 2048 at OpenAI.")
+    max_request_bytes: int = Field(
+        256 << 10, gt=0, description="(server) Most bytes of text in a request. A token has at least one byte."
+    )
+    concurrency: int = Field(
+        4, gt=0, description="(server) Requests with documents in flight; queries do not wait for them."
+    )
+    timeout_s: float = Field(30.0, gt=0, description="(server) Limit for one request.")
+    patience_s: float = Field(
+        60.0, ge=0, description="(server) How long documents may wait in all while the server says 429 or 503."
+    )
+
+    @model_validator(mode="after")
+    def _server_settings_have_a_server(self) -> EmbedderSettings:
+        marked = {name for name, field in type(self).model_fields.items() if "(server)" in (field.description or "")}
+        if not self.url.startswith(("http://", "https://")) and (idle := sorted(marked & self.model_fields_set)):
+            raise ValueError(f"{', '.join(idle)}: only for an http(s) url, which {self.url!r} is not")
+        return self
 
 
 class GeneratorSettings(_Section):

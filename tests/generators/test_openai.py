@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from ragline.connections.model_server import retry_after_s
 from ragline.errors import (
     ConfigurationError,
     EngineError,
@@ -22,7 +23,7 @@ from ragline.errors import (
     Overloaded,
     RaglineError,
 )
-from ragline.generators.openai import OpenAIGenerator, retry_after_s
+from ragline.generators.openai import OpenAIGenerator
 from ragline.prompting import build_prompt
 from ragline.settings import GeneratorSettings
 from ragline.testing.passages import passages

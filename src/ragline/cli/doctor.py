@@ -266,7 +266,8 @@ async def _embedder(settings: Settings) -> Finding:
     model = await open_embedder(settings)
     try:
         await model.embed(["a probe"], purpose="query")
-        return Finding("embedder", "ok", f"{model.space.id}, {settings.embedder.url} from {settings.embedder.source}")
+        where = f" from {settings.embedder.source}" if settings.embedder.url.startswith("local:") else ""
+        return Finding("embedder", "ok", f"{model.space.id}, {settings.embedder.url}{where}")
     finally:
         await model.aclose()
 

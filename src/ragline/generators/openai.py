@@ -15,25 +15,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
 
+from ragline.connections.model_server import CONNECT_TIMEOUT_S, MAX_ERROR_BYTES, retry_after_s
+from ragline.connections.sse import MAX_LINE_CHARS, lines
 from ragline.errors import ConfigurationError, EngineError, EngineRejected, EngineTimeout, EngineUnavailable, Overloaded
 from ragline.settings import GeneratorSettings
 from ragline.types import Prompt, Token, Usage
 
-CONNECT_TIMEOUT_S = 5.0
-MAX_EVENT_CHARS = 1 << 20
-"""A longer event is no token; it would only fill the memory."""
-DEFAULT_RETRY_AFTER_S = 5.0
-MAX_RETRY_AFTER_S = 600.0
-MAX_ERROR_BYTES = 64 << 10
 TEMPERATURE = 0.0
 """The same passages should give the same answer; grounding, not invention, is asked for."""
 
@@ -143,9 +136,9 @@ class OpenAIGenerator:
 
         Only `data` lines matter: the protocol gives every event exactly one, and comments (`: ping`) keep it alive.
         """
-        async with aclosing(_lines(response)) as lines:
-            async for line in lines:
-                if len(line) > MAX_EVENT_CHARS:
+        async with aclosing(lines(response)) as arriving:
+            async for line in arriving:
+                if len(line) > MAX_LINE_CHARS:
                     raise self._malformed("an event is longer than any token")
                 if not line.startswith("data:"):
                     continue
@@ -249,29 +242,3 @@ class OpenAIGenerator:
         except (httpx.HTTPError, TimeoutError, ValueError, KeyError, TypeError, AttributeError):
             return "", ""
         return code, parameter if isinstance(parameter, str) else ""
-
-
-async def _lines(response: httpx.Response) -> AsyncGenerator[str, None]:
-    """Lines as they arrive. Unlike httpx's, an endless one ends, and U+2028, which JSON may hold, ends none."""
-    held = ""
-    async for text in response.aiter_text():
-        *lines, held = (held + text).replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        for line in lines:
-            yield line
-        if len(held) > MAX_EVENT_CHARS:
-            yield held
-            return
-    if held:
-        yield held
-
-
-def retry_after_s(header: str, now: datetime | None = None) -> float:
-    """Seconds of a Retry-After header, a number or a date; the default when it is neither. At most ten minutes."""
-    try:
-        wait = float(header)
-    except ValueError:
-        try:
-            wait = (parsedate_to_datetime(header) - (now or datetime.now(UTC))).total_seconds()
-        except (ValueError, TypeError):
-            return DEFAULT_RETRY_AFTER_S
-    return min(max(0.0, wait), MAX_RETRY_AFTER_S) if math.isfinite(wait) else DEFAULT_RETRY_AFTER_S
