@@ -20,7 +20,7 @@ from ragline.ingest import Ingest
 from ragline.languages import known_to
 from ragline.members import Members
 from ragline.mending import Mending
-from ragline.protocols import Embedder, Generator, KeywordIndex, Parser, VectorStore
+from ragline.protocols import Embedder, Generator, KeywordIndex, Parser, Reranker, VectorStore
 from ragline.query import Search
 from ragline.registry.claims import Claims
 from ragline.registry.database import Database, sqlite_url
@@ -32,7 +32,8 @@ from ragline.registry.namespaces import Namespaces
 from ragline.registry.sources import Sources
 from ragline.registry.upkeep import Upkeep
 from ragline.remembering import RememberingEmbedder
-from ragline.settings import GeneratorSettings, Settings
+from ragline.reranking import Reranking
+from ragline.settings import GeneratorSettings, RerankerSettings, Settings
 from ragline.snapshots import Snapshots
 from ragline.system import System
 from ragline.types import NamespaceSettings
@@ -59,6 +60,9 @@ async def build(settings: Settings) -> System:
         closers.append(keywords.aclose)
         embedder = RememberingEmbedder(merged(await open_embedder(settings), settings))
         closers.append(embedder.aclose)
+        reranker = await open_reranker(settings.reranker)
+        if reranker:
+            closers.append(reranker.aclose)
         generators = [open_generator(one, embedder) for one in settings.generators]
         closers.extend(generator.aclose for generator in generators)
         parser = open_parser(settings)
@@ -98,6 +102,7 @@ async def build(settings: Settings) -> System:
         search = Search(
             snapshots=snapshots, documents=documents, guard=Guard(database), embedder=embedder, vectors=vectors,
             keywords=keywords, settings=settings.query, languages=languages,
+            reranking=Reranking(reranker, settings.reranker) if reranker else None,
         )  # fmt: skip
         system = System(
             settings=settings, clock=clock, database=database, namespaces=namespaces, documents=documents,
@@ -165,6 +170,22 @@ async def open_embedder(settings: Settings) -> Embedder:
 def merged(embedder: Embedder, settings: Settings) -> Embedder:
     """Queries of all callers in one model call. A server merges them itself, and one slow answer must not hold them all."""
     return BatchingEmbedder(embedder) if urlsplit(settings.embedder.url).scheme == "local" else embedder
+
+
+async def open_reranker(settings: RerankerSettings) -> Reranker | None:
+    scheme = urlsplit(settings.url).scheme
+    if not settings.url:
+        return None
+    if scheme == "local":
+        from ragline.rerankers.local import LocalReranker
+
+        return await LocalReranker.load(settings)
+    dialect, _, transport = scheme.partition("+")
+    if dialect in ("cohere", "jina", "tei") and transport in ("http", "https"):
+        from ragline.rerankers.http import HttpReranker
+
+        return HttpReranker(settings)
+    raise _unknown("reranker.url", scheme, "use local:///folder, cohere+https://…, jina+https://… or tei+http://…")
 
 
 def open_generator(settings: GeneratorSettings, embedder: Embedder) -> Generator:

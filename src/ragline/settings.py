@@ -94,6 +94,24 @@ class EmbedderSettings(_Section):
         return self
 
 
+class RerankerSettings(_Section):
+    """A second, closer look at the best passages. Off while `url` is empty."""
+
+    url: str = Field(
+        "",
+        description="local:///folder or local://hub/OWNER/NAME (an ONNX cross-encoder); cohere+https://api.cohere.com/v2, "
+        "jina+https://api.jina.ai/v1 or tei+http://HOST (whose /rerank is spoken).",
+    )
+    model: str = Field("", description="Model name as the server knows it; TEI needs none.")
+    api_key: SecretStr | None = Field(None, description="Bearer token for the server.")
+    candidates: int = Field(30, gt=0, le=1000, description="Passages that are looked at, the best of the fused ones.")
+    deadline_ms: int = Field(
+        300, gt=0, description="Limit for the step; over it the fused order stands, and `degraded` has `rerank`."
+    )
+    max_tokens: int = Field(512, gt=8, description="Longest pair of query and passage of a local model; cut there.")
+    threads: int = Field(1, gt=0, description="Queries that a local model serves at a time, one thread each.")
+
+
 class GeneratorSettings(_Section):
     """One generator; the list is tried in order, and the extractive one always stands behind it."""
 
@@ -199,6 +217,7 @@ class Settings(BaseSettings):
     )
     http: HttpSettings = HttpSettings()
     embedder: EmbedderSettings = EmbedderSettings()
+    reranker: RerankerSettings = RerankerSettings()
     generators: tuple[GeneratorSettings, ...] = (GeneratorSettings(),)
     query: QuerySettings = QuerySettings()
     ingest: IngestSettings = IngestSettings()

@@ -369,7 +369,8 @@ class SearchRequest:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A chunk that a leg returned. Scores of two scales never meet in one sum: ``bm25``, ``cosine``, ``rrf``, ``convex``."""
+    """A chunk that a leg returned. Scores of two scales never meet in one sum: ``bm25``, ``cosine``, ``rrf``, ``convex``,
+    ``rerank:`` and the model."""
 
     chunk: Chunk
     uri: str

@@ -388,7 +388,7 @@ async def test_the_space_names_what_document_vectors_depend_on(connect: Connect)
     space = (await connect()).space
     assert (space.model, space.precision, space.dim, space.max_tokens) == ("large", PRECISION, DIM, 512)
     assert (await connect(query_prefix="query: ", concurrency=9)).space == space
-    others = [{"revision": "2026-01"}, {"document_prefix": "passage: "}, {"dimensions": 4}]
+    others: list[dict[str, object]] = [{"revision": "2026-01"}, {"document_prefix": "passage: "}, {"dimensions": 4}]
     spaces = {(await connect(**other)).space for other in others}
     assert len({one.id for one in spaces | {space}}) == 4
 

@@ -20,7 +20,7 @@ def embedder_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("embedder-server")
     address = f"http://127.0.0.1:{(port := free_port())}"
     program = "from ragline.cli.main import run; run()"
-    command = [sys.executable, "-c", program, "serve", "embedder", "--port", str(port), "--data-dir", folder / "data"]
+    command = [sys.executable, "-c", program, "serve", "embedder", "--port", str(port), "--data-dir", str(folder)]
 
     def ready() -> bool:
         try:

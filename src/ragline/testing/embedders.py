@@ -50,7 +50,8 @@ class EmbedderContract:
     async def test_no_texts_have_no_vectors(self, embedder: Embedder) -> None:
         for purpose in ("query", "document"):
             vectors = await embedder.embed([], purpose=purpose)
-            assert (vectors.shape, vectors.dtype) == ((0, embedder.space.dim), np.float32)
+            assert vectors.shape == (0, embedder.space.dim)
+            assert vectors.dtype == np.float32
 
     async def test_vectors_are_of_the_space_and_of_unit_length(self, embedder: Embedder) -> None:
         assert embedder.space.dim > 0
@@ -58,7 +59,8 @@ class EmbedderContract:
         assert embedder.space.revision
         for purpose in ("query", "document"):
             vectors = await embedder.embed(["one", "two words"], purpose=purpose)
-            assert (vectors.shape, vectors.dtype) == ((2, embedder.space.dim), np.float32)
+            assert vectors.shape == (2, embedder.space.dim)
+            assert vectors.dtype == np.float32
             assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-4)
 
     async def test_they_come_in_order_and_do_not_depend_on_each_other(self, embedder: Embedder) -> None:
