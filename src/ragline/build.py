@@ -203,7 +203,11 @@ def open_generator(settings: GeneratorSettings, embedder: Embedder) -> Generator
             from ragline.generators.openai import OpenAIGenerator
 
             return OpenAIGenerator(settings)
-    raise _unknown("generators.url", url.scheme, "use extractive://, gguf://… or http(s)://…")
+        case "anthropic+http" | "anthropic+https":
+            from ragline.generators.anthropic import AnthropicGenerator
+
+            return AnthropicGenerator(settings)
+    raise _unknown("generators.url", url.scheme, "use extractive://, gguf://…, http(s)://… or anthropic+https://…")
 
 
 def open_parser(settings: Settings) -> Parser:

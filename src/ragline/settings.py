@@ -117,7 +117,8 @@ class GeneratorSettings(_Section):
 
     url: str = Field(
         "extractive://",
-        description="extractive://, gguf:///path/model.gguf, gguf://package, or http(s)://HOST/v1 (OpenAI-compatible).",
+        description="extractive://, gguf:///path/model.gguf, gguf://package, http(s)://HOST/v1 (OpenAI-compatible), or "
+        "anthropic+https://api.anthropic.com/v1.",
     )
     model: str = Field("", description="Model name as the server knows it.")
     api_key: SecretStr | None = Field(None, description="Bearer token for the server.")
@@ -135,6 +136,11 @@ class QuerySettings(_Section):
     candidates: int = Field(50, gt=0, le=1000, description="Hits fetched per leg before fusion (at least 2 × top_k).")
     max_top_k: int = Field(200, gt=0, description="Largest top_k a request may ask for.")
     max_query_chars: int = Field(8_000, gt=0, description="Longest query.")
+    generator_patience_ms: int = Field(
+        3_000,
+        ge=0,
+        description="How long an answer may wait in all while generators say 429; then the next one is asked.",
+    )
     context_tokens: int = Field(2_000, gt=0, description="Budget for the passages of one answer, in embedder tokens.")
     answer_tokens: int = Field(512, gt=0, description="Longest answer, in the generator's tokens.")
 

@@ -108,10 +108,9 @@ class Space:
         """Whether the probes say that it is another model under the same name. A space without a probe never has."""
         if not self.probe or not other.probe:
             return False
-        alike = sum(map(operator.mul, self.probe, other.probe)) / (
-            math.hypot(*self.probe) * math.hypot(*other.probe) or 1
-        )
-        return alike < SAME_MODEL
+        product: float = math.fsum(map(operator.mul, self.probe, other.probe))
+        lengths: float = math.hypot(*self.probe) * math.hypot(*other.probe)
+        return product < SAME_MODEL * lengths
 
 
 @dataclass(frozen=True, slots=True)

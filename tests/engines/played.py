@@ -50,6 +50,8 @@ class Played:
     asked: list[Asked] = field(default_factory=list)
     in_flight: int = 0
     most_in_flight: int = 0
+    wrong: list[AssertionError] = field(default_factory=list)
+    """What `answer` found wrong with a request; raised when the server ends."""
     left: asyncio.Event = field(default_factory=asyncio.Event)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -74,7 +76,11 @@ class Played:
             self.asked.append(asked)
             self.arrived.set()
             await asyncio.sleep(0)  # others that are on their way are in flight too
-            answer = self.answer(asked)
+            try:
+                answer = self.answer(asked)
+            except AssertionError as error:
+                self.wrong.append(error)
+                raise ConnectionError from error
             if answer is HANG:
                 await reader.read()
                 self.left.set()
@@ -95,6 +101,8 @@ async def played() -> AsyncIterator[Played]:
         yield ours
     finally:
         server.close()
+    if ours.wrong:
+        raise ours.wrong[0]
 
 
 def nowhere() -> str:

@@ -26,8 +26,10 @@ from ragline.errors import (
 from ragline.generators.openai import OpenAIGenerator
 from ragline.prompting import build_prompt
 from ragline.settings import GeneratorSettings
+from ragline.testing.generators import GeneratorContract
 from ragline.testing.passages import passages
 from ragline.types import Token, Usage
+from tests.engines.played import Answer, Played, played
 
 PROMPT = build_prompt("What is red?", passages("The secret apple is red."))
 KEY = "sk-very-secret"
@@ -117,6 +119,19 @@ DONE = b"data: [DONE]\n\n"
 async def ask(generator: OpenAIGenerator) -> list[Token]:
     async with aclosing(generator.generate(PROMPT, max_tokens=7)) as tokens:
         return [token async for token in tokens]
+
+
+class TestContract(GeneratorContract):
+    @pytest.fixture
+    async def answering(self) -> AsyncIterator[Played]:
+        async with played() as ours:
+            parts = [event(None), event("A lighthouse "), event("[1]."), usage(31, 5), DONE]
+            ours.answer = lambda _: Answer(b"".join(parts), headers={"content-type": "text/event-stream"})
+            yield ours
+
+    @pytest.fixture
+    def connect(self, answering: Played) -> Callable[[], OpenAIGenerator]:
+        return lambda: OpenAIGenerator(GeneratorSettings(url=f"{answering.url}/v1", model="small", timeout_s=30.0))
 
 
 # ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -375,4 +390,4 @@ def test_the_name_says_what_answers_and_nothing_secret(make: Make) -> None:
     generator = make()
 
     assert generator.name == "openai:small"
-    assert KEY not in repr(vars(generator))
+    assert KEY not in repr(vars(generator)) + repr(vars(generator._server))
