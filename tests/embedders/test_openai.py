@@ -15,11 +15,15 @@ import pytest
 from openai.types import CreateEmbeddingResponse, Embedding, EmbeddingCreateParams
 from openai.types.create_embedding_response import Usage
 from pydantic import TypeAdapter, ValidationError
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Metaspace
 
 from ragline.build import build
 from ragline.connections.model_server import Busy
 from ragline.embedders.local import LocalEmbedder
 from ragline.embedders.openai import PRECISION, OpenAIEmbedder
+from ragline.embedders.token_spans import NamedTokenizer, approximate_spans
 from ragline.errors import (
     ConfigurationError,
     EngineError,
@@ -458,3 +462,23 @@ async def test_a_tokenizer_that_is_not_there_is_named(connect: Connect, tmp_path
 def test_a_servers_setting_beside_a_local_model_is_refused() -> None:
     with pytest.raises(ValidationError, match="max_texts: only for an http"):
         EmbedderSettings(max_texts=5)
+
+
+# ── tokens without the tokenizer ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "name", ["on-the-origin-of-species.txt", "chemical-elements.csv", "planets.jsonl", "si-units.md"]
+)
+def test_approximate_tokens_are_about_as_many_as_the_models(embedder: LocalEmbedder, name: str) -> None:
+    """The figures of docs/adr/0014."""
+    text = (Path(__file__).resolve().parents[2] / "demo" / "documents" / name).read_text("utf-8")
+    assert 0.95 <= len(approximate_spans(text)) / len(embedder.token_spans(text)) <= 1.2
+
+
+def test_spans_of_a_named_tokenizer_leave_out_white_space_that_its_tokens_have() -> None:
+    tokenizer = Tokenizer(WordLevel({"▁two": 0, "▁words": 1, "▁": 2}, unk_token="▁"))
+    tokenizer.pre_tokenizer = Metaspace()
+    text = "two  words "
+    spans = NamedTokenizer(tokenizer).spans(text)
+    assert [text[start:end] for start, end in spans] == ["two", "words"]

@@ -266,6 +266,27 @@ async def test_every_status_has_its_error(
         assert secret not in repr(caught.value)
 
 
+VLLM = {
+    "object": "error",
+    "message": "This model's maximum context length is 8 tokens.",
+    "type": "BadRequestError",
+    "code": 400,
+}
+LLAMA_CPP = {"error": {"code": 400, "message": "the secret apple", "type": "exceed_context_size_error", "n_ctx": 8}}
+
+
+@pytest.mark.parametrize("body", [TOO_LONG, VLLM, {"error": VLLM}, LLAMA_CPP])
+async def test_whoever_says_that_the_prompt_is_too_long_the_step_names_the_setting(
+    server: Server, make: Make, body: object
+) -> None:
+    server.script = [refusal(400, body)]
+
+    with pytest.raises(EngineRejected) as caught:
+        await ask(make())
+
+    assert "RAGLINE_QUERY__CONTEXT_TOKENS" in caught.value.next_step
+
+
 async def test_a_limit_carries_how_long_to_wait(server: Server, make: Make) -> None:
     server.script = [refusal(429, None, "Retry-After: 17")]
 
