@@ -106,6 +106,13 @@ async def test_one_that_fails_or_is_late_leaves_the_fused_order(
         await server.left.wait()
 
 
+async def test_one_leg_alone_keeps_its_own_scores(system: System, server: Played) -> None:
+    request = SearchRequest("lighthouse", "default", NOBODY, top_k=3, legs=("keyword",))
+    found = await system.search.search(request)
+    assert {passage.hit.scale for passage in found.passages} == {"bm25"}
+    assert server.asked == []
+
+
 async def test_it_is_off_by_default(tmp_path: Path) -> None:
     assert await open_reranker(Settings(data_dir=tmp_path).reranker) is None
 

@@ -81,14 +81,15 @@ class Search:
                 scope = Scope(request.groups, parse_filters(request.filters, namespace.epoch.fields))
             rankings = await self._rankings(request, namespace, scope, timings, degraded)
             ranked = partial(_fused, request, await self._fusion(request, namespace), rankings)
-            wanted = max(request.top_k, self._reranking.candidates) if self._reranking else request.top_k
+            reranking = self._reranking if len(request.legs) > 1 else None  # one leg alone keeps its own scores
+            wanted = max(request.top_k, reranking.candidates) if reranking else request.top_k
             with metrics.stage(timings, "fuse", metrics.retrieval_latency_ms):
                 best = ranked(most=LOOKED_AT * wanted)
             with metrics.stage(timings, "guard", metrics.retrieval_latency_ms):
                 hits, settled = await self._readable(namespace, request, best, ranked, degraded, most=wanted)
-            if self._reranking:
+            if reranking:
                 with metrics.stage(timings, "rerank", metrics.retrieval_latency_ms):
-                    hits = await self._reranking.order(request.query, hits, degraded)
+                    hits = await reranking.order(request.query, hits, degraded)
                 hits = hits[: request.top_k]
             passages = tuple(Passage(n, hit) for n, hit in enumerate(hits, start=1))
         return Retrieved(passages, tuple(degraded), namespace.epoch.label, settled, timings)

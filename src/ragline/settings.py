@@ -104,9 +104,9 @@ class RerankerSettings(_Section):
     )
     model: str = Field("", description="Model name as the server knows it; TEI needs none.")
     api_key: SecretStr | None = Field(None, description="Bearer token for the server.")
-    candidates: int = Field(30, gt=0, le=1000, description="Passages that are looked at, the best of the fused ones.")
+    candidates: int = Field(20, gt=0, le=1000, description="Passages that are looked at, the best of the fused ones.")
     deadline_ms: int = Field(
-        300, gt=0, description="Limit for the step; over it the fused order stands, and `degraded` has `rerank`."
+        1_000, gt=0, description="Limit for the step; over it the fused order stands, and `degraded` has `rerank`."
     )
     max_tokens: int = Field(512, gt=8, description="Longest pair of query and passage of a local model; cut there.")
     threads: int = Field(1, gt=0, description="Queries that a local model serves at a time, one thread each.")
