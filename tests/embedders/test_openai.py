@@ -34,7 +34,7 @@ from ragline.errors import (
 )
 from ragline.settings import EmbedderSettings, Settings
 from ragline.testing.embedders import EmbedderContract
-from ragline.types import SearchRequest
+from ragline.types import SearchRequest, State
 from tests.engines.played import HANG, Answer, Asked, Played, nowhere, played
 from tests.house import House
 
@@ -82,6 +82,25 @@ async def test_the_whole_service_runs_on_it(embedder_url: str, tmp_path: Path) -
         assert (await system.namespaces.get("default")).epoch.space.probe == system.embedder.space.probe
         assert len(system.embedder.space.probe) == 64
     finally:
+        await system.aclose()
+
+
+async def test_a_document_outlasts_a_provider_that_limits_longer_than_its_patience(tmp_path: Path) -> None:
+    async with played() as server:
+        server.answer = embeddings
+        chosen = EmbedderSettings(url=f"{server.url}/v1", model="large", api_key=KEY, patience_s=0)
+        system = await build(Settings(data_dir=tmp_path, embedder=chosen))
+        house = House(system)
+        accepted = await house.accept("leave.txt", "Everyone has 28 days of paid leave a year.")
+        server.answer = lambda _: limited("30")
+        (claimed,) = await house.claim()
+        await system.ingest_worker._one(claimed)
+        waiting = await house.look(accepted)
+        assert waiting.state not in (State.INDEXED, State.FAILED)
+        server.answer = embeddings
+        await house.expire_leases()
+        await house.work_as_workers_do()
+        assert (await house.look(accepted)).state is State.INDEXED
         await system.aclose()
 
 
