@@ -2,8 +2,9 @@
 
     search ─▶ pack ─▶ prompt ─▶ generate ─▶ check citations ─▶ does it hold? ─▶ answer
 
-Generators are tried in the order of the settings. When one fails, or its answer does not hold to its passages, the
-extractive one answers instead: sentences of the passages, cited, or an honest refusal. `degraded` says so.
+Generators are tried in the order of the settings; one that limits its requests is waited for, within a bound. When one
+fails, or its answer does not hold to its passages, the next one is asked, and in the end the extractive one answers:
+sentences of the passages, cited, or an honest refusal. `degraded` says so.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ from ragline.settings import QuerySettings
 from ragline.types import Answer, Passage, Prompt, Retrieved, SearchRequest, Usage
 
 log = structlog.get_logger()
+
+
+LEAST_WAIT_S = 0.1
+"""Between two tries, whatever Retry-After says: one that says 0 and means it not is asked a few times only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +84,19 @@ class Answers:
         yield found
         prompt = build_prompt(request.query, packed)
         degraded: list[str] = []
+        patience_s = self._settings.generator_patience_ms / 1000
         for position, generator in enumerate(self._generators):
             last = position == len(self._generators) - 1
-            attempt = _Attempt(generator, prompt, self._settings.answer_tokens, start)
-            async with aclosing(attempt.pieces()) as pieces:
-                async for piece in pieces:
-                    yield Piece(piece)
+            while True:
+                attempt = _Attempt(generator, prompt, self._settings.answer_tokens, start)
+                async with aclosing(attempt.pieces()) as pieces:
+                    async for piece in pieces:
+                        yield Piece(piece)
+                wait_s = attempt.asks_to_wait_s()
+                if wait_s is None or wait_s > patience_s:
+                    break
+                patience_s -= wait_s
+                await asyncio.sleep(wait_s)
             if not attempt.failed and (last or attempt.stands()):
                 yield attempt.answer(found, degraded, start)
                 return
@@ -132,6 +144,12 @@ class _Attempt:
         metrics.citations_removed_total.inc(self._citations.removed)
         metrics.tokens_total.labels(name, "prompt").inc(self._usage.prompt_tokens)
         metrics.tokens_total.labels(name, "completion").inc(self._usage.completion_tokens)
+
+    def asks_to_wait_s(self) -> float | None:
+        """Of a generator that limits its requests and has said nothing yet: for how long."""
+        if not isinstance(self.error, Overloaded) or self.text:
+            return None
+        return max(self.error.retry_after_s, LEAST_WAIT_S)
 
     def stands(self) -> bool:
         """A refusal stands, and so does an answer that cites and holds to what it cites."""

@@ -20,7 +20,7 @@ from ragline.ingest import Ingest
 from ragline.languages import known_to
 from ragline.members import Members
 from ragline.mending import Mending
-from ragline.protocols import Embedder, Generator, KeywordIndex, Parser, VectorStore
+from ragline.protocols import Embedder, Generator, KeywordIndex, Parser, Reranker, VectorStore
 from ragline.query import Search
 from ragline.registry.claims import Claims
 from ragline.registry.database import Database, sqlite_url
@@ -32,7 +32,8 @@ from ragline.registry.namespaces import Namespaces
 from ragline.registry.sources import Sources
 from ragline.registry.upkeep import Upkeep
 from ragline.remembering import RememberingEmbedder
-from ragline.settings import GeneratorSettings, Settings
+from ragline.reranking import Reranking
+from ragline.settings import GeneratorSettings, RerankerSettings, Settings
 from ragline.snapshots import Snapshots
 from ragline.system import System
 from ragline.types import NamespaceSettings
@@ -57,8 +58,11 @@ async def build(settings: Settings) -> System:
         closers.append(vectors.aclose)
         keywords = open_keywords(settings)
         closers.append(keywords.aclose)
-        embedder = BatchingEmbedder(RememberingEmbedder(await open_embedder(settings)))
+        embedder = RememberingEmbedder(merged(await open_embedder(settings), settings))
         closers.append(embedder.aclose)
+        reranker = await open_reranker(settings.reranker)
+        if reranker:
+            closers.append(reranker.aclose)
         generators = [open_generator(one, embedder) for one in settings.generators]
         closers.extend(generator.aclose for generator in generators)
         parser = open_parser(settings)
@@ -98,6 +102,7 @@ async def build(settings: Settings) -> System:
         search = Search(
             snapshots=snapshots, documents=documents, guard=Guard(database), embedder=embedder, vectors=vectors,
             keywords=keywords, settings=settings.query, languages=languages,
+            reranking=Reranking(reranker, settings.reranker) if reranker else None,
         )  # fmt: skip
         system = System(
             settings=settings, clock=clock, database=database, namespaces=namespaces, documents=documents,
@@ -119,6 +124,7 @@ async def build(settings: Settings) -> System:
 
             parts = {"vectors": vectors, "keywords": keywords, "upkeep": upkeep, "contents": contents, "claims": claims}
             failpoints.arm(settings.failpoint, parts | {"namespaces": namespaces, "documents": documents})
+        await epochs.check_model()
         if not any(namespace.name == DEFAULT_NAMESPACE for namespace in await namespaces.all()):
             await epochs.create_namespace(DEFAULT_NAMESPACE, NamespaceSettings())
     except BaseException:
@@ -154,7 +160,32 @@ async def open_embedder(settings: Settings) -> Embedder:
 
         cache_dir = settings.cache_dir or Path.home() / ".cache" / "ragline"
         return await LocalEmbedder.load(url.netloc, source=chosen.source, cache_dir=cache_dir, threads=chosen.threads)
-    raise _unknown("embedder.url", url.scheme, "use local://MODEL")
+    if url.scheme in ("http", "https"):
+        from ragline.embedders.openai import OpenAIEmbedder
+
+        return await OpenAIEmbedder.connect(chosen)
+    raise _unknown("embedder.url", url.scheme, "use local://MODEL or http(s)://HOST/v1")
+
+
+def merged(embedder: Embedder, settings: Settings) -> Embedder:
+    """Queries of all callers in one model call. A server merges them itself, and one slow answer must not hold them all."""
+    return BatchingEmbedder(embedder) if urlsplit(settings.embedder.url).scheme == "local" else embedder
+
+
+async def open_reranker(settings: RerankerSettings) -> Reranker | None:
+    scheme = urlsplit(settings.url).scheme
+    if not settings.url:
+        return None
+    if scheme == "local":
+        from ragline.rerankers.local import LocalReranker
+
+        return await LocalReranker.load(settings)
+    dialect, _, transport = scheme.partition("+")
+    if dialect in ("cohere", "jina", "tei") and transport in ("http", "https"):
+        from ragline.rerankers.http import HttpReranker
+
+        return HttpReranker(settings)
+    raise _unknown("reranker.url", scheme, "use local:///folder, cohere+https://…, jina+https://… or tei+http://…")
 
 
 def open_generator(settings: GeneratorSettings, embedder: Embedder) -> Generator:
@@ -172,7 +203,11 @@ def open_generator(settings: GeneratorSettings, embedder: Embedder) -> Generator
             from ragline.generators.openai import OpenAIGenerator
 
             return OpenAIGenerator(settings)
-    raise _unknown("generators.url", url.scheme, "use extractive://, gguf://… or http(s)://…")
+        case "anthropic+http" | "anthropic+https":
+            from ragline.generators.anthropic import AnthropicGenerator
+
+            return AnthropicGenerator(settings)
+    raise _unknown("generators.url", url.scheme, "use extractive://, gguf://…, http(s)://… or anthropic+https://…")
 
 
 def open_parser(settings: Settings) -> Parser:

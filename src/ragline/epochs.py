@@ -15,7 +15,7 @@ import structlog
 
 from ragline.chunking import search_text
 from ragline.contents import Content, Contents
-from ragline.errors import EngineUnavailable
+from ragline.errors import ConfigurationError, EngineUnavailable
 from ragline.ingest import Ingest, records
 from ragline.protocols import KeywordIndex, Vectors, VectorStore
 from ragline.registry.documents import Documents
@@ -60,6 +60,18 @@ class Epochs:
         """Raises InvalidRequest: the name.  Conflict: it exists.  EngineError."""
         epoch = await self._make(name, settings)
         return await self._namespaces.create(settings, epoch)
+
+    async def check_model(self) -> None:
+        """Raises ConfigurationError: the embedder answers under the name of a namespace's model, and is another one."""
+        for namespace in await self._namespaces.all():
+            for epoch in filter(None, (namespace.epoch, namespace.building)):
+                if epoch.space == self._space and epoch.space.drifted(self._space):
+                    raise ConfigurationError(
+                        f"The provider has changed the model {self._space.model}: it does not give the vectors any more that "
+                        f"namespace {namespace.name} was built with.",
+                        next_step="Set embedder.revision to a new name, such as today's date, start, and run `ragline "
+                        "reindex`; until it is done, searches use the keyword leg alone.",
+                    )
 
     async def begin(self, name: str, *, instead_of: str = "") -> Epoch:
         """Register a building epoch with today's space and fields; a worker fills it. One of the same kind is resumed,

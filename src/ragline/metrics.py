@@ -15,7 +15,7 @@ LATENCY_MS = (1, 2, 5, 10, 20, 35, 50, 75, 100, 150, 200, 300, 500, 750, 1000, 2
 """Bucket bounds in milliseconds; exactly 150, 200 and 1000 are among them, because the objectives stand there."""
 
 retrieval_latency_ms = Histogram(
-    "retrieval_latency_ms", "Retrieval, by stage (total, embed, fuse, guard) or leg.", ["stage"],
+    "retrieval_latency_ms", "Retrieval, by stage (total, embed, fuse, guard, rerank) or leg.", ["stage"],
     buckets=LATENCY_MS, registry=REGISTRY,
 )  # fmt: skip
 generation_latency_ms = Histogram(

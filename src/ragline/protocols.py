@@ -116,6 +116,32 @@ class KeywordIndex(Protocol):
     async def aclose(self) -> None: ...
 
 
+class Reranker(Protocol):
+    """How well each text answers a query, read together with it. Scores of two scales are never compared."""
+
+    @property
+    def name(self) -> str:
+        """Such as ``cohere:rerank-v3.5``."""
+        ...
+
+    @property
+    def scale(self) -> str:
+        """Of its scores: ``rerank:`` and the name."""
+        ...
+
+    async def rerank(self, query: str, texts: Sequence[str]) -> list[float]:
+        """One finite score a text, in the order of `texts`, higher is better; [] for none.
+
+        Order:   a text's score does not depend on the other texts, nor on their order.
+        Length:  a pair over the model's context is cut there.
+        Time:    nothing is retried; a caller that leaves stops what is not yet computed.
+        Raises:  EngineError.
+        """
+        ...
+
+    async def aclose(self) -> None: ...
+
+
 class Generator(Protocol):
     """A prompt to an answer, as a stream."""
 

@@ -1,6 +1,6 @@
 """The query path, to passages.
 
-    snapshot ─▶ wait for min_sequence ─▶ [ keyword leg | embed ─▶ dense leg ] ─▶ fuse ─▶ guard ─▶ passages
+    snapshot ─▶ wait for min_sequence ─▶ [ keyword leg | embed ─▶ dense leg ] ─▶ fuse ─▶ guard ─▶ rerank ─▶ passages
 
 A leg that fails or is late leaves the other one answering, and the response says so in `degraded`. The guard drops a
 hit whose content is not what its document serves, and one that the caller may not read.
@@ -22,6 +22,7 @@ from ragline.leg import Leg
 from ragline.protocols import Embedder, KeywordIndex, VectorStore
 from ragline.registry.documents import Documents
 from ragline.registry.guard import Guard, GuardRow, GuardView
+from ragline.reranking import Reranking
 from ragline.settings import QuerySettings
 from ragline.singleflight import SingleFlight
 from ragline.snapshots import Snapshots
@@ -35,6 +36,7 @@ class Search:
     def __init__(
         self, *, snapshots: Snapshots, documents: Documents, guard: Guard, embedder: Embedder, vectors: VectorStore,
         keywords: KeywordIndex, settings: QuerySettings, languages: frozenset[str] | None = None,
+        reranking: Reranking | None = None,
     ) -> None:  # fmt: skip
         """`languages`: that the embedder knows; None: all."""
         self._snapshots = snapshots
@@ -45,6 +47,7 @@ class Search:
         self._keywords = keywords
         self._settings = settings
         self._languages = languages
+        self._reranking = reranking
         self._flights: SingleFlight[Retrieved] = SingleFlight()
         many = settings.leg_concurrency
         self._legs: dict[LegName, Leg] = {
@@ -78,10 +81,16 @@ class Search:
                 scope = Scope(request.groups, parse_filters(request.filters, namespace.epoch.fields))
             rankings = await self._rankings(request, namespace, scope, timings, degraded)
             ranked = partial(_fused, request, await self._fusion(request, namespace), rankings)
+            reranking = self._reranking if len(request.legs) > 1 else None  # one leg alone keeps its own scores
+            wanted = max(request.top_k, reranking.candidates) if reranking else request.top_k
             with metrics.stage(timings, "fuse", metrics.retrieval_latency_ms):
-                best = ranked(most=LOOKED_AT * request.top_k)
+                best = ranked(most=LOOKED_AT * wanted)
             with metrics.stage(timings, "guard", metrics.retrieval_latency_ms):
-                hits, settled = await self._readable(namespace, request, best, ranked, degraded)
+                hits, settled = await self._readable(namespace, request, best, ranked, degraded, most=wanted)
+            if reranking:
+                with metrics.stage(timings, "rerank", metrics.retrieval_latency_ms):
+                    hits = await reranking.order(request.query, hits, degraded)
+                hits = hits[: request.top_k]
             passages = tuple(Passage(n, hit) for n, hit in enumerate(hits, start=1))
         return Retrieved(passages, tuple(degraded), namespace.epoch.label, settled, timings)
 
@@ -162,9 +171,9 @@ class Search:
 
     async def _readable(
         self, namespace: Namespace, request: SearchRequest, best: Sequence[Hit], ranked: Callable[..., Sequence[Hit]],
-        degraded: list[str],
+        degraded: list[str], *, most: int,
     ) -> tuple[list[Hit], int]:  # fmt: skip
-        """The best `top_k` hits that are live and that the caller may read, and how far the namespace is settled.
+        """The best `most` hits that are live and that the caller may read, and how far the namespace is settled.
 
         One statement asks for the `best`; only when it drops too many, all are `ranked`, and others ask for more.
         """
@@ -176,9 +185,9 @@ class Search:
             for hit in part:
                 if _serves(view.rows.get(hit.chunk.document), hit, request.groups):
                     found.setdefault(hit.chunk.document if request.distinct == "document" else hit.chunk.id, hit)
-            if len(found) >= request.top_k:
+            if len(found) >= most:
                 break
-        return list(found.values())[: request.top_k], settled or 0
+        return list(found.values())[:most], settled or 0
 
     async def _look(self, namespace: Namespace, documents: Sequence[str], degraded: list[str]) -> GuardView:
         """With the registry away: the last-seen rows of documents that are open to everyone, and nothing else."""

@@ -33,11 +33,12 @@ class HttpSettings(_Section):
 
 
 class EmbedderSettings(_Section):
-    """The default embedder. A change is a new space: run `ragline reindex` for each namespace."""
+    """The default embedder. A change of the model, its revision or what stands before documents is a new space: run
+    `ragline reindex` for each namespace. What is marked (server) is for http(s) URLs only."""
 
     url: str = Field(
         "local://all-MiniLM-L6-v2",
-        description="local://MODEL, with weights by `source`.",
+        description="local://MODEL, with weights by `source`; or http(s)://HOST/v1: any server with OpenAI's /embeddings.",
     )
     source: str = Field(
         "package",
@@ -48,6 +49,67 @@ class EmbedderSettings(_Section):
         description="ISO 639-1 codes of the languages the model knows; empty: `en` for all-MiniLM-L6-v2, else all.",
     )
     threads: int = Field(0, ge=0, description="Document model calls at a time, one thread each; 0: one per core.")
+    model: str = Field("", description="(server) Model name as the server knows it.")
+    revision: str = Field(
+        "",
+        description="(server) Your name for the state of that model. Give another one when the provider has changed it.",
+    )
+    api_key: SecretStr | None = Field(None, description="(server) Bearer token.")
+    dimensions: int | None = Field(
+        None,
+        gt=0,
+        description="(server) Components a vector, for models that can shorten theirs; empty: the model's own.",
+    )
+    query_prefix: str = Field("", description="(server) Put before queries, as E5 needs: `query: `.")
+    document_prefix: str = Field("", description="(server) Put before documents, as E5 needs: `passage: `.")
+    query_input_type: str = Field(
+        "",
+        description="(server) Sent as `input_type` with queries: `query` for `ragline serve embedder`; empty: not sent.",
+    )
+    document_input_type: str = Field("", description="(server) Sent as `input_type` with documents; empty: not sent.")
+    max_tokens: int = Field(
+        512, gt=8, description="(server) Longest text in the model's tokens; a longer one is cut there."
+    )
+    tokenizer: str = Field(
+        "",
+        description="(server) The model's tokenizer: a tokenizer.json, its folder, or hub:OWNER/NAME; empty: approximated.",
+    )
+    max_texts: int = Field(32, gt=0, description="(server) Most texts in a request: 32 in TEI, 2048 at OpenAI.")
+    max_request_bytes: int = Field(
+        256 << 10, gt=0, description="(server) Most bytes of text in a request. A token has at least one byte."
+    )
+    concurrency: int = Field(
+        4, gt=0, description="(server) Requests with documents in flight; queries do not wait for them."
+    )
+    timeout_s: float = Field(30.0, gt=0, description="(server) Limit for one request.")
+    patience_s: float = Field(
+        60.0, ge=0, description="(server) How long documents may wait in all while the server says 429 or 503."
+    )
+
+    @model_validator(mode="after")
+    def _server_settings_have_a_server(self) -> EmbedderSettings:
+        marked = {name for name, field in type(self).model_fields.items() if "(server)" in (field.description or "")}
+        if not self.url.startswith(("http://", "https://")) and (idle := sorted(marked & self.model_fields_set)):
+            raise ValueError(f"{', '.join(idle)}: only for an http(s) url, which {self.url!r} is not")
+        return self
+
+
+class RerankerSettings(_Section):
+    """A second, closer look at the best passages. Off while `url` is empty."""
+
+    url: str = Field(
+        "",
+        description="local:///folder or local://hub/OWNER/NAME (an ONNX cross-encoder); cohere+https://api.cohere.com/v2, "
+        "jina+https://api.jina.ai/v1 or tei+http://HOST (whose /rerank is spoken).",
+    )
+    model: str = Field("", description="Model name as the server knows it; TEI needs none.")
+    api_key: SecretStr | None = Field(None, description="Bearer token for the server.")
+    candidates: int = Field(20, gt=0, le=1000, description="Passages that are looked at, the best of the fused ones.")
+    deadline_ms: int = Field(
+        1_000, gt=0, description="Limit for the step; over it the fused order stands, and `degraded` has `rerank`."
+    )
+    max_tokens: int = Field(512, gt=8, description="Longest pair of query and passage of a local model; cut there.")
+    threads: int = Field(1, gt=0, description="Queries that a local model serves at a time, one thread each.")
 
 
 class GeneratorSettings(_Section):
@@ -55,7 +117,8 @@ class GeneratorSettings(_Section):
 
     url: str = Field(
         "extractive://",
-        description="extractive://, gguf:///path/model.gguf, gguf://package, or http(s)://HOST/v1 (OpenAI-compatible).",
+        description="extractive://, gguf:///path/model.gguf, gguf://package, http(s)://HOST/v1 (OpenAI-compatible), or "
+        "anthropic+https://api.anthropic.com/v1.",
     )
     model: str = Field("", description="Model name as the server knows it.")
     api_key: SecretStr | None = Field(None, description="Bearer token for the server.")
@@ -73,6 +136,11 @@ class QuerySettings(_Section):
     candidates: int = Field(50, gt=0, le=1000, description="Hits fetched per leg before fusion (at least 2 × top_k).")
     max_top_k: int = Field(200, gt=0, description="Largest top_k a request may ask for.")
     max_query_chars: int = Field(8_000, gt=0, description="Longest query.")
+    generator_patience_ms: int = Field(
+        3_000,
+        ge=0,
+        description="How long an answer may wait in all while generators say 429; then the next one is asked.",
+    )
     context_tokens: int = Field(2_000, gt=0, description="Budget for the passages of one answer, in embedder tokens.")
     answer_tokens: int = Field(512, gt=0, description="Longest answer, in the generator's tokens.")
 
@@ -155,6 +223,7 @@ class Settings(BaseSettings):
     )
     http: HttpSettings = HttpSettings()
     embedder: EmbedderSettings = EmbedderSettings()
+    reranker: RerankerSettings = RerankerSettings()
     generators: tuple[GeneratorSettings, ...] = (GeneratorSettings(),)
     query: QuerySettings = QuerySettings()
     ingest: IngestSettings = IngestSettings()

@@ -7,6 +7,8 @@ SearchRequest → Hit (what a leg returned) → Passage (after fusion, guard and
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -76,10 +78,16 @@ class Scope:
 # ── corpora ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+SAME_MODEL = 0.98
+"""Least cosine of two probes of one model: half-precision and other batches cost 0.001, another model gives about 0."""
+
+
 @dataclass(frozen=True, slots=True)
 class Space:
     """One embedding model at one precision. Vectors of two spaces are never compared and never ranked together.
 
+    probe: a sample of a fixed text's vector, where nothing else tells one state of the model from another: a server's.
+           Not part of equality, since servers' vectors differ in the last digits: see `drifted`.
     Units: `dim` in components, `max_tokens` in the model's own tokens, special ones included.
     """
 
@@ -88,12 +96,21 @@ class Space:
     precision: str
     dim: int
     max_tokens: int
+    probe: tuple[float, ...] = field(default=(), compare=False)
 
     @property
     def id(self) -> str:
         """Stable name, safe in paths and collection names, such as ``all-MiniLM-L6-v2-53aa5117-fp32-384``."""
         model = "".join(c if c.isalnum() or c in "-." else "-" for c in self.model.rsplit("/", 1)[-1])
         return f"{model}-{self.revision[:8]}-{self.precision}-{self.dim}"
+
+    def drifted(self, other: Space) -> bool:
+        """Whether the probes say that it is another model under the same name. A space without a probe never has."""
+        if not self.probe or not other.probe:
+            return False
+        product: float = math.fsum(map(operator.mul, self.probe, other.probe))
+        lengths: float = math.hypot(*self.probe) * math.hypot(*other.probe)
+        return product < SAME_MODEL * lengths
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,7 +368,8 @@ class SearchRequest:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A chunk that a leg returned. Scores of two scales never meet in one sum: ``bm25``, ``cosine``, ``rrf``, ``convex``."""
+    """A chunk that a leg returned. Scores of two scales never meet in one sum: ``bm25``, ``cosine``, ``rrf``, ``convex``,
+    ``rerank:`` and the model."""
 
     chunk: Chunk
     uri: str

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ragline.answer import Answers
-from ragline.errors import EngineUnavailable
+from ragline.errors import EngineUnavailable, Overloaded
 from ragline.protocols import Generator
 from ragline.types import Prompt, Token, Usage
 from tests.api.conftest import Api
@@ -137,3 +137,54 @@ async def test_an_answer_that_does_not_hold_gives_way_to_sentences_of_the_docume
     assert (answer["generator"], answer["degraded"]) == ("extractive", ["ungrounded"])
     assert "30 days" in answer["answer"]
     assert "Sheba" not in answer["answer"]
+
+
+class Limited(Scripted):
+    """Refuses the first `times` calls with a Retry-After."""
+
+    def __init__(self, name: str, pieces: list[str], *, times: int, retry_after_s: float) -> None:
+        super().__init__(name, pieces)
+        self._times = times
+        self._retry_after_s = retry_after_s
+        self.asked = 0
+
+    async def generate(self, prompt: Prompt, *, max_tokens: int) -> AsyncGenerator[Token, None]:
+        self.asked += 1
+        if self.asked <= self._times:
+            raise Overloaded("Too many.", next_step="Wait.", retry_after_s=self._retry_after_s)
+        async for token in super().generate(prompt, max_tokens=max_tokens):
+            yield token
+
+
+HOLDS = ["Customers may return an unopened item within 30 days [1]."]
+
+
+async def test_a_generator_that_limits_is_waited_for_as_it_says(api: Api, generators: Any) -> None:
+    limited = Limited("limited", HOLDS, times=2, retry_after_s=0.01)
+    generators(limited, Scripted("second", HOLDS))
+    answer = await api.call("POST", "/v1/answers", json=QUESTION)
+    assert (answer["generator"], answer["degraded"], limited.asked) == ("limited", [], 3)
+
+
+async def test_but_not_for_long_then_the_next_answers_and_then_the_extractive_one(api: Api, generators: Any) -> None:
+    limited = Limited("limited", HOLDS, times=9, retry_after_s=60)
+    generators(limited, Scripted("second", HOLDS))
+    answer = await api.call("POST", "/v1/answers", json=QUESTION)
+    assert (answer["generator"], answer["degraded"], limited.asked) == ("second", ["generator:limited"], 1)
+
+    generators(limited, Limited("second", HOLDS, times=9, retry_after_s=60))
+    answer = await api.call("POST", "/v1/answers", json=QUESTION)
+    assert answer["generator"] == "extractive"
+    assert answer["degraded"] == ["generator:limited", "generator:second"]
+    assert "30 days" in answer["answer"]
+
+
+async def test_one_that_says_0_and_means_it_not_is_asked_a_few_times_only(
+    api: Api, generators: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited = Limited("limited", HOLDS, times=99, retry_after_s=0)
+    quick = api.system.settings.query.model_copy(update={"generator_patience_ms": 250})
+    generators(limited, Scripted("second", HOLDS))
+    monkeypatch.setattr(api.system.answers, "_settings", quick)
+    answer = await api.call("POST", "/v1/answers", json=QUESTION)
+    assert (answer["generator"], limited.asked) == ("second", 3)

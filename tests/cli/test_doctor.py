@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from tests.engines.played import nowhere
+
 from .conftest import Shell, ragline
 
 
@@ -44,3 +46,14 @@ def test_mending_needs_the_audit(tmp_path: Path) -> None:
     refused = ragline("doctor", "--mend", cwd=tmp_path)
     assert refused.code == 2
     assert "--deep --mend" in refused.err
+
+
+def test_a_reranker_and_a_generator_that_are_away_are_named(tmp_path: Path) -> None:
+    generators = json.dumps([{"url": f"anthropic+{nowhere()}/v1", "model": "claude"}])
+    done = ragline(
+        "doctor", "--json", cwd=tmp_path, RAGLINE_RERANKER__URL=f"tei+{nowhere()}", RAGLINE_GENERATORS=generators
+    )
+    found = {one["part"]: one for one in done.json["findings"]}
+    for part in ("reranker", "generator"):
+        assert found[part]["state"] == "broken"
+        assert found[part]["next_step"]

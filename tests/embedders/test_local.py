@@ -6,7 +6,7 @@ import asyncio
 import importlib.metadata
 import shutil
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from ragline.embedders import local, model_files
 from ragline.embedders.local import LocalEmbedder
 from ragline.errors import ConfigurationError, EngineError, EngineUnavailable, MissingDependency
 from ragline.protocols import Purpose, Vectors
+from ragline.testing.embedders import EmbedderContract
 
 MODEL = "all-MiniLM-L6-v2"
 SENTENCES = [
@@ -40,6 +41,12 @@ async def embedder(cache_dir: Path) -> AsyncIterator[LocalEmbedder]:
     embedder = await LocalEmbedder.load(MODEL, source="package", cache_dir=cache_dir, threads=2)
     yield embedder
     await embedder.aclose()
+
+
+class TestContract(EmbedderContract):
+    @pytest.fixture
+    def connect(self, cache_dir: Path) -> Callable[[], Awaitable[LocalEmbedder]]:
+        return lambda: LocalEmbedder.load(MODEL, source="package", cache_dir=cache_dir, threads=2)
 
 
 # ── vectors ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 
@@ -10,6 +11,7 @@ from ragline.citations import check, holds
 from ragline.embedders.local import LocalEmbedder
 from ragline.generators.extractive import MAX_CANDIDATES, MAX_SENTENCES, ExtractiveGenerator, Question, shortlist
 from ragline.prompting import REFUSAL, build_prompt
+from ragline.testing.generators import GeneratorContract
 from ragline.testing.passages import passage
 from ragline.types import Passage, Token, Usage
 
@@ -31,6 +33,14 @@ ROUTER = passage(
     "The router is reset by holding the small button on its back for ten seconds.", 3, title="Router manual"
 )
 ALL = (OIL, LEAVE, ROUTER)
+
+
+class TestContract(GeneratorContract):
+    holds_something = False  # it works with the embedder of the process, which others use
+
+    @pytest.fixture
+    def connect(self, embedder: LocalEmbedder) -> Callable[[], ExtractiveGenerator]:
+        return lambda: ExtractiveGenerator(embedder)
 
 
 async def ask(

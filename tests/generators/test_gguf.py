@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from ragline.generators import gguf
 from ragline.generators.gguf import CONTEXT_TOKENS, GgufGenerator, Loaded, model_path
 from ragline.generators.openai import OpenAIGenerator
 from ragline.settings import GeneratorSettings
+from ragline.testing.generators import GeneratorContract
 from ragline.types import Prompt, Token
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -59,6 +60,15 @@ async def server_of(generator: GgufGenerator) -> Loaded:
     return await generator._loading
 
 
+@pytest.mark.asyncio(loop_scope="session")
+class TestContract(GeneratorContract):
+    """Over llama.cpp's real server: with it, the OpenAI adapter, which is what speaks to it."""
+
+    @pytest.fixture
+    def connect(self) -> Callable[[], GgufGenerator]:
+        return lambda: GgufGenerator(GeneratorSettings(url="gguf://package", timeout_s=250))
+
+
 # ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -87,7 +97,7 @@ async def test_a_call_cancelled_in_the_middle_of_its_prompt_makes_room_too(gener
     waiting = asyncio.create_task(ask(generator))
     busy = False
     while not busy:
-        answer = await loaded.client._client.get("../slots")
+        answer = await loaded.client._server._client.get("../slots")
         (slot,) = answer.raise_for_status().json()
         busy = slot["is_processing"]
 

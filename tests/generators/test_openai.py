@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from ragline.connections.model_server import retry_after_s
 from ragline.errors import (
     ConfigurationError,
     EngineError,
@@ -22,11 +23,13 @@ from ragline.errors import (
     Overloaded,
     RaglineError,
 )
-from ragline.generators.openai import OpenAIGenerator, retry_after_s
+from ragline.generators.openai import OpenAIGenerator
 from ragline.prompting import build_prompt
 from ragline.settings import GeneratorSettings
+from ragline.testing.generators import GeneratorContract
 from ragline.testing.passages import passages
 from ragline.types import Token, Usage
+from tests.engines.played import Answer, Played, played
 
 PROMPT = build_prompt("What is red?", passages("The secret apple is red."))
 KEY = "sk-very-secret"
@@ -116,6 +119,19 @@ DONE = b"data: [DONE]\n\n"
 async def ask(generator: OpenAIGenerator) -> list[Token]:
     async with aclosing(generator.generate(PROMPT, max_tokens=7)) as tokens:
         return [token async for token in tokens]
+
+
+class TestContract(GeneratorContract):
+    @pytest.fixture
+    async def answering(self) -> AsyncIterator[Played]:
+        async with played() as ours:
+            parts = [event(None), event("A lighthouse "), event("[1]."), usage(31, 5), DONE]
+            ours.answer = lambda _: Answer(b"".join(parts), headers={"content-type": "text/event-stream"})
+            yield ours
+
+    @pytest.fixture
+    def connect(self, answering: Played) -> Callable[[], OpenAIGenerator]:
+        return lambda: OpenAIGenerator(GeneratorSettings(url=f"{answering.url}/v1", model="small", timeout_s=30.0))
 
 
 # ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -250,6 +266,27 @@ async def test_every_status_has_its_error(
         assert secret not in repr(caught.value)
 
 
+VLLM = {
+    "object": "error",
+    "message": "This model's maximum context length is 8 tokens.",
+    "type": "BadRequestError",
+    "code": 400,
+}
+LLAMA_CPP = {"error": {"code": 400, "message": "the secret apple", "type": "exceed_context_size_error", "n_ctx": 8}}
+
+
+@pytest.mark.parametrize("body", [TOO_LONG, VLLM, {"error": VLLM}, LLAMA_CPP])
+async def test_whoever_says_that_the_prompt_is_too_long_the_step_names_the_setting(
+    server: Server, make: Make, body: object
+) -> None:
+    server.script = [refusal(400, body)]
+
+    with pytest.raises(EngineRejected) as caught:
+        await ask(make())
+
+    assert "RAGLINE_QUERY__CONTEXT_TOKENS" in caught.value.next_step
+
+
 async def test_a_limit_carries_how_long_to_wait(server: Server, make: Make) -> None:
     server.script = [refusal(429, None, "Retry-After: 17")]
 
@@ -374,4 +411,4 @@ def test_the_name_says_what_answers_and_nothing_secret(make: Make) -> None:
     generator = make()
 
     assert generator.name == "openai:small"
-    assert KEY not in repr(vars(generator))
+    assert KEY not in repr(vars(generator)) + repr(vars(generator._server))

@@ -97,6 +97,7 @@ class PassageOut(BaseModel):
     page: int | None = None
     headings: list[str]
     score: float
+    scale: str = Field(description="Of the score: rrf, convex, bm25, cosine, or rerank: and the model.")
     ranks: dict[str, int] = Field(description="The passage's rank in each leg that found it, from 1.")
 
 

@@ -13,7 +13,7 @@ from ragline.api.access import Admin, Reader
 from ragline.api.models import NamespaceBody
 from ragline.errors import Conflict, InvalidRequest, NotFound
 from ragline.system import System
-from ragline.types import Fusion, Namespace, NamespaceSettings
+from ragline.types import Fusion, Namespace, NamespaceSettings, Space
 
 router = APIRouter(prefix="/v1/namespaces", tags=["namespaces"])
 
@@ -69,9 +69,14 @@ async def show_namespace(namespace: str, request: Request, _: Reader) -> dict[st
         "languages": await system.documents.languages(namespace) if found.foreign else {},
         "embedder_languages": sorted(system.languages) if system.languages is not None else None,
         "candidates": found.settings.candidates or system.settings.query.candidates,
-        "space": asdict(found.epoch.space) | {"id": found.epoch.space.id},
+        "space": _space(found.epoch.space),
         "serving_fields": dict(found.epoch.fields),
     }
+
+
+def _space(space: Space) -> dict[str, Any]:
+    """The probe is for the start alone."""
+    return {name: value for name, value in asdict(space).items() if name != "probe"} | {"id": space.id}
 
 
 @router.patch("/{namespace}")

@@ -138,6 +138,7 @@ def passage_out(passage: Passage) -> dict[str, Any]:
         "end": chunk.end,
         "headings": list(chunk.headings),
         "score": hit.score,
+        "scale": hit.scale,
         "ranks": dict(hit.ranks),
     }
     if chunk.page is not None:

@@ -158,6 +158,8 @@ async def _local(settings: Settings) -> list[Finding]:
     else:
         findings += await _engines(settings, folder)
     findings.append(await _try("embedder", lambda: _embedder(settings)))
+    if settings.reranker.url:
+        findings.append(await _try("reranker", lambda: _reranker(settings)))
     findings += [_ocr(settings), _office(settings)]
     for number, one in enumerate(settings.generators, 1):
         name = f"generator {number}" if len(settings.generators) > 1 else "generator"
@@ -266,14 +268,27 @@ async def _embedder(settings: Settings) -> Finding:
     model = await open_embedder(settings)
     try:
         await model.embed(["a probe"], purpose="query")
-        return Finding("embedder", "ok", f"{model.space.id}, {settings.embedder.url} from {settings.embedder.source}")
+        where = f" from {settings.embedder.source}" if settings.embedder.url.startswith("local:") else ""
+        return Finding("embedder", "ok", f"{model.space.id}, {settings.embedder.url}{where}")
+    finally:
+        await model.aclose()
+
+
+async def _reranker(settings: Settings) -> Finding:
+    from ragline.build import open_reranker
+
+    model = await open_reranker(settings.reranker)
+    assert model
+    try:
+        await model.rerank("a probe", ["a text"])
+        return Finding("reranker", "ok", model.name)
     finally:
         await model.aclose()
 
 
 async def _generator(one: GeneratorSettings, settings: Settings, name: str) -> Finding:
     """An HTTP generator is asked for its models: that costs no tokens."""
-    if one.url.startswith(("http://", "https://")):
+    if one.url.removeprefix("anthropic+").startswith(("http://", "https://")):
         return await _asked(one, name)
     from ragline.build import open_embedder, open_generator
 
@@ -292,7 +307,11 @@ async def _asked(one: GeneratorSettings, name: str) -> Finding:
     headers = {"Authorization": f"Bearer {one.api_key.get_secret_value()}"} if one.api_key else {}
     try:
         async with httpx.AsyncClient(headers=headers, timeout=10.0) as http:
-            answer = await http.get(f"{one.url.rstrip('/')}/models")
+            if one.url.startswith("anthropic+"):
+                from ragline.generators.anthropic import VERSION
+
+                http.headers["anthropic-version"] = VERSION
+            answer = await http.get(f"{one.url.removeprefix('anthropic+').rstrip('/')}/models")
     except httpx.HTTPError as error:
         return Finding(name, "broken", f"{one.url} does not answer: {error}", "Start it, or correct generators.url.")
     if answer.status_code in (401, 403):

@@ -144,8 +144,7 @@ async def _embedder(
 ) -> AsyncIterator[tuple[_Service, socket.socket, Callable[[str], None]]]:
     """The model, and the keys of the registry when there is one; the folder is not taken, so it may run beside `up`."""
     from ragline.api.app import embedder
-    from ragline.batching import BatchingEmbedder
-    from ragline.build import open_embedder
+    from ragline.build import merged, open_embedder
     from ragline.cli.server import listen
     from ragline.clock import SystemClock
     from ragline.registry.database import Database, sqlite_url
@@ -158,7 +157,7 @@ async def _embedder(
         try:
             clock = SystemClock()
             keys = Keys(database, clock)
-            model = BatchingEmbedder(await open_embedder(settings))
+            model = merged(await open_embedder(settings), settings)
             try:
                 app = embedder(model, settings.http, keys, clock, owner_token=token)
                 yield _Service(app, keys, None, f"/v1/embeddings of {model.space.model}"), listener, lambda url: None

@@ -51,20 +51,20 @@ class ModelFiles:
     max_tokens: int
 
 
-def locate(source: str) -> Path:
-    """The folder of the model that `source` names: ``package``, ``hub:OWNER/NAME``, or a folder.
+def locate(source: str, *, setting: str = "embedder.source") -> Path:
+    """The folder of the model that `source`, the value of `setting`, names: ``package``, ``hub:OWNER/NAME``, or a folder.
 
     Raises MissingDependency: it is not there; the error says what brings it.
     """
     if source == "package":
         return _packaged()
     if source.startswith("hub:"):
-        return _downloaded(source.removeprefix("hub:"))
+        return _downloaded(source.removeprefix("hub:"), setting)
     folder = Path(source).expanduser()
     if not folder.is_dir():
         raise MissingDependency(
-            f"The model folder {folder} (embedder.source) does not exist.",
-            next_step="Set embedder.source to `package`, to a folder that holds the model, or to hub:OWNER/NAME.",
+            f"The model folder {folder} ({setting}) does not exist.",
+            next_step=f"Set {setting} to a folder that holds the model, or to hub:OWNER/NAME.",
         )
     return folder
 
@@ -124,21 +124,21 @@ def _packaged() -> Path:
     )
 
 
-def _downloaded(name: str) -> Path:
+def _downloaded(name: str, setting: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError as error:
         raise MissingDependency(
-            f"embedder.source is hub:{name}, but package huggingface-hub is not installed.",
-            next_step="Run `pip install 'ragline[hub]'`, or set embedder.source to `package` or a folder.",
+            f"{setting} is hub:{name}, but package huggingface-hub is not installed.",
+            next_step=f"Run `pip install 'ragline[hub]'`, or set {setting} to a folder.",
         ) from error
     try:
         return Path(snapshot_download(name, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise MissingDependency(
             f"Model {name} cannot be downloaded from the hub: {type(error).__name__}.",
-            next_step="Check the name and the network, or set embedder.source to `package` or a folder.",
+            next_step=f"Check the name and the network, or set {setting} to a folder.",
         ) from error
 
 

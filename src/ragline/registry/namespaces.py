@@ -205,9 +205,14 @@ def _epoch(row: Mapping[str, Any]) -> Epoch:
         label=row["epochs_label"],
         vectors=row["epochs_vectors"],
         keywords=row["epochs_keywords"],
-        space=Space(**row["epochs_space"]),
+        space=_space(row["epochs_space"]),
         fields={name: FieldType(kind) for name, kind in row["epochs_fields"].items()},
     )
+
+
+def _space(stored: Mapping[str, Any]) -> Space:
+    """The inverse of `asdict`; one that an older version wrote has no probe."""
+    return Space(**{**stored, "probe": tuple(stored.get("probe", ()))})
 
 
 def settings_from(stored: Mapping[str, Any]) -> NamespaceSettings:

@@ -1,0 +1,1 @@
+"""Rerankers: one file a vendor. See `protocols.Reranker`."""
