@@ -14,6 +14,7 @@ from ragline.embedders.local import LocalEmbedder
 from ragline.settings import IngestSettings, Settings
 from ragline.system import System
 from ragline.types import NamespaceSettings
+from tests.engines.kafka import kafka as kafka
 from tests.house import House
 
 # Whoever runs us in the background may have SIGINT ignored, and the commands under test would inherit that.
