@@ -76,9 +76,7 @@ class Kafka:
         assert self._command
         assert self._folder
         host, _, port = self.hosts.rpartition(":")
-        server = running(
-            self._command, name="kafka", folder=self._folder, ready=lambda: answers(host, int(port))
-        )
+        server = running(self._command, name="kafka", folder=self._folder, ready=lambda: answers(host, int(port)))
         self._process = self._running.enter_context(server)
 
     def kill(self) -> None:
