@@ -13,14 +13,15 @@ import importlib
 import statistics
 import struct
 import time
-from collections.abc import Callable
-from dataclasses import astuple
+from collections.abc import Callable, Iterator
+from dataclasses import astuple, replace
+from typing import TypeAlias
 
 import numpy as np
 
 from ragline.chunking import chunk_id
 from ragline.chunklogs.messages import decoded, encoded
-from ragline.types import ChunkMessage
+from ragline.types import ChunkMessage, Topic
 
 MESSAGES, ROUNDS, BATCH = 1024, 7, 64
 DIM = 384
@@ -29,7 +30,10 @@ CHARS = 900
 
 WORDS = "the of and to in is that for it as was with be by on not he his but at are this have from or had an they which".split()
 
-_HEAD = struct.Struct("<BqIIH H H H I I")
+Write: TypeAlias = Callable[[ChunkMessage], bytes]
+Read: TypeAlias = Callable[[bytes], ChunkMessage]
+
+_HEAD = struct.Struct("<BqIIHHHHII")
 
 
 def messages(*, embedded: bool) -> list[ChunkMessage]:
@@ -44,7 +48,7 @@ def messages(*, embedded: bool) -> list[ChunkMessage]:
         )
         if embedded:
             tail = (vector / np.linalg.norm(vector)).astype("<f4").tobytes()
-            message = ChunkMessage(*astuple(message)[:7], "all-MiniLM-L6-v2-53aa5117-int8r1-384", tail)
+            message = replace(message, space="all-MiniLM-L6-v2-53aa5117-int8r1-384", vector=tail)
         made.append(message)
     return made
 
@@ -69,44 +73,43 @@ def unpacked(value: bytes) -> ChunkMessage:
     return ChunkMessage(namespace, doc_id, id, content, ordinal, count, text, space, parts[5])
 
 
+def ways(topic: Topic) -> Iterator[tuple[str, Write, Read]]:
+    yield "JSON", encoded, lambda value: decoded(value, topic)
+    yield "packed", packed, unpacked
+    try:
+        msgpack = importlib.import_module("msgpack")
+    except ImportError:
+        return
+    yield (
+        "MessagePack",
+        lambda message: bytes(msgpack.packb(astuple(message))),
+        lambda value: ChunkMessage(*msgpack.unpackb(value)),
+    )
+
+
+def measure(write: Write, read: Read, given: list[ChunkMessage]) -> tuple[float, float, float, float]:
+    """Bytes, bytes under gzip, microseconds to write and to read, a message."""
+    writing, reading = [], []
+    for _ in range(ROUNDS):
+        start = time.process_time()
+        values = [write(message) for message in given]
+        middle = time.process_time()
+        assert [read(value) for value in values] == given
+        writing.append(middle - start)
+        reading.append(time.process_time() - middle)
+    small = sum(len(gzip.compress(b"".join(values[at : at + BATCH]), 6)) for at in range(0, MESSAGES, BATCH))
+    spent = [1e6 * statistics.median(rounds) / MESSAGES for rounds in (writing, reading)]
+    return sum(map(len, values)) / MESSAGES, small / MESSAGES, spent[0], spent[1]
+
+
 def main() -> None:
     print(f"{'':24}{'bytes':>8}{'gzip':>8}{'write':>10}{'read':>10}   (microseconds of the processor a message)")
-    for embedded in (False, True):
-        topic = "doc_vectors" if embedded else "doc_chunks"
-        given = messages(embedded=embedded)
-        ways: dict[str, tuple[Callable[[ChunkMessage], bytes], Callable[[bytes], ChunkMessage]]] = {
-            "JSON": (encoded, lambda value, topic=topic: decoded(value, topic)),  # type: ignore[misc]
-            "packed": (packed, unpacked),
-        }
-        try:
-            msgpack = importlib.import_module("msgpack")
-            ways["MessagePack"] = (
-                lambda message: bytes(msgpack.packb(astuple(message))),
-                lambda value: ChunkMessage(*msgpack.unpackb(value)),
-            )
-        except ImportError:
-            pass
-        for name, (write, read) in ways.items():
-            writing, reading = [], []
-            for _ in range(ROUNDS):
-                start = time.process_time()
-                values = [write(message) for message in given]
-                middle = time.process_time()
-                assert [read(value) for value in values] == given
-                writing.append(middle - start)
-                reading.append(time.process_time() - middle)
-            size = sum(map(len, values)) / MESSAGES
-            small = (
-                sum(len(gzip.compress(b"".join(values[at : at + BATCH]), 6)) for at in range(0, MESSAGES, BATCH))
-                / MESSAGES
-            )
-            row = (
-                size,
-                small,
-                1e6 * statistics.median(writing) / MESSAGES,
-                1e6 * statistics.median(reading) / MESSAGES,
-            )
-            print(f"{topic + ' ' + name:24}{row[0]:8.0f}{row[1]:8.0f}{row[2]:10.1f}{row[3]:10.1f}")
+    topics: tuple[Topic, ...] = ("doc_chunks", "doc_vectors")
+    for topic in topics:
+        given = messages(embedded=topic == "doc_vectors")
+        for name, write, read in ways(topic):
+            size, small, writing, reading = measure(write, read, given)
+            print(f"{topic + ' ' + name:24}{size:8.0f}{small:8.0f}{writing:10.1f}{reading:10.1f}")
 
 
 if __name__ == "__main__":

@@ -87,8 +87,8 @@ def options_of(url: str) -> Options:
     known = Options.__dataclass_fields__
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         if name not in known or name in given:
-            options = ", ".join(sorted(known.keys() - {"hosts", "prefix", "user", "password"}))
-            raise _wrong(f"there is no option {name!r}", f"there are {options}")
+            names = ", ".join(sorted(known.keys() - {"hosts", "prefix", "user", "password"}))
+            raise _wrong(f"there is no option {name!r}", f"there are {names}")
         try:
             given[name] = _READ[str(known[name].type)](value)
         except ValueError:
@@ -118,7 +118,9 @@ def _seconds(value: str) -> float:
 
 
 def _switch(value: str) -> bool:
-    return {"true": True, "1": True, "false": False, "0": False}[value.lower()] if value else True
+    if value.lower() not in ("", "1", "true", "0", "false"):
+        raise ValueError
+    return value.lower() not in ("0", "false")
 
 
 _READ: Mapping[str, Any] = {"int": _number, "float": _seconds, "bool": _switch, "str": str}
