@@ -355,12 +355,14 @@ class ChunkMessage:
 class Delivery:
     """A message as a reader of the log got it. `hold` numbers one holding of the part of the log that it lies in: once that
     is taken from this reader, what was delivered under it is somebody else's. `place` and `offset`: where it lies there.
+    `bulk`: it came by the bulk lane.
     """
 
     message: ChunkMessage
     hold: int
     place: str
     offset: int
+    bulk: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from ragline import metrics
 from ragline.chunklogs.kafka_connection import ENGINE, Options, options_of, translated, translating
 from ragline.chunklogs.kafka_reader import KafkaChunkReader
 from ragline.chunklogs.messages import encoded
@@ -73,6 +74,7 @@ class KafkaChunkLog:
         why = ("reason", reason.encode("utf-8", "replace")[: REASON_BYTES // 2])
         sent = [(key, value, (why, ("place", place.encode()))) for key, value, place in letters]
         await self._send(self._options.dead(topic), sent)
+        metrics.dead_letters_total.labels(topic).inc(len(sent))
 
     async def reader(self, topic: Topic) -> KafkaChunkReader:
         given = self._options

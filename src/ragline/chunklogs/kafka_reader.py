@@ -90,7 +90,8 @@ class KafkaChunkReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiok
                             break  # what is found goes out before anything is waited for
                         await self._bury_raw(hold, record, str(error))
                         continue
-                    found.append(Delivery(message, hold.number, hold.name, record.offset))
+                    bulk = hold.place.topic != self._fresh
+                    found.append(Delivery(message, hold.number, hold.name, record.offset, bulk))
                 self._backlog.popleft()
         return found
 
