@@ -86,7 +86,7 @@ class EmbedWorker:
                 for one, row in zip(due, rows, strict=True)
             ]
             embedded.sort(key=lambda pair: (pair[1].doc_id, pair[1].content, pair[1].ordinal))
-            for bulk in (False, True):
+            for bulk in sorted({by.bulk for by, _ in embedded}):
                 await self._log.append("doc_vectors", [one for by, one in embedded if by.bulk == bulk], bulk=bulk)
         await reader.done(batch)
         metrics.log_messages_total.labels("doc_chunks", "embedded").inc(len(due))
@@ -123,6 +123,7 @@ class IndexWorker:
 
     async def run(self) -> None:
         """Until cancelled; then what is in work is finished."""
+        self._sets = {}  # what an earlier run has held was another reader's
         await _consume(self._log, "doc_vectors", self._take, most=INDEX_BATCH, at_once=INDEX_AT_ONCE)
 
     async def _take(self, reader: ChunkReader, batch: list[Delivery]) -> None:
