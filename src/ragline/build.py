@@ -179,7 +179,7 @@ def open_log(settings: Settings) -> ChunkLog | None:
             )
         from ragline.chunklogs.kafka import KafkaChunkLog
 
-        return KafkaChunkLog(settings.log)
+        return KafkaChunkLog(settings.log, tombstones_s=settings.ingest.tombstone_retention_s)
     raise _unknown("log", scheme, "use kafka://HOST:PORT, or leave it empty for none")
 
 

@@ -8,6 +8,7 @@ replica in sync, and a retry inside the client does not double it. docs/engines/
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -22,7 +23,7 @@ from ragline import metrics
 from ragline.chunklogs.kafka_connection import ENGINE, Options, options_of, translated, translating
 from ragline.chunklogs.kafka_reader import KafkaChunkReader
 from ragline.chunklogs.messages import encoded
-from ragline.errors import EngineRejected, MissingDependency
+from ragline.errors import ConfigurationError, EngineRejected, MissingDependency
 from ragline.types import ChunkMessage, DeadLetter, Topic
 
 log = structlog.get_logger()
@@ -32,6 +33,9 @@ TOPICS: tuple[Topic, ...] = ("doc_chunks", "doc_vectors")
 PART = 500
 """Messages handed to the producer before it is waited for: bounds what is in memory, and what one deadline is for."""
 
+SEGMENT_H = 6
+"""Kafka deletes segments, not messages: one lies for so much longer than the retention, at most."""
+
 REASON_BYTES = 4096
 """A dead letter is larger than the message that it was by its headers, at most so much."""
 
@@ -40,10 +44,20 @@ BATCH_BYTES = 256 << 10
 
 
 class KafkaChunkLog:
-    """Connects at the first call. Raises ConfigurationError: the URL; MissingDependency: what its `compression` needs."""
+    """Connects at the first call.
 
-    def __init__(self, url: str) -> None:
+    Raises:  ConfigurationError: the URL; or topics that would be made keep messages for longer than `tombstones_s`, for which
+             the registry knows deleted documents.  MissingDependency: what its `compression` needs.
+    """
+
+    def __init__(self, url: str, *, tombstones_s: float = math.inf) -> None:
         self._options = options_of(url)
+        if self._options.retention_h * 3600 + SEGMENT_H * 3600 > tombstones_s:
+            raise ConfigurationError(
+                f"log: retention_h={self._options.retention_h} (and up to {SEGMENT_H} h more) is longer than deleted documents "
+                f"are remembered ({tombstones_s / 3600:.0f} h): what is delivered late would not be known as late.",
+                next_step="Raise ingest.tombstone_retention_s, or lower retention_h behind the URL.",
+            )
         self._starting = asyncio.Lock()
         self._topics: dict[str, int] | None = None
         self._producer: AIOKafkaProducer | None = None
@@ -208,7 +222,7 @@ class KafkaChunkLog:
 
     async def _make_topics(self, admin: AIOKafkaAdminClient) -> dict[str, int]:
         given, retention_ms = self._options, self._options.retention_h * 3_600_000
-        kept = {"retention.ms": str(retention_ms), "segment.ms": str(min(retention_ms, 6 * 3_600_000))}
+        kept = {"retention.ms": str(retention_ms), "segment.ms": str(min(retention_ms, SEGMENT_H * 3_600_000))}
         limits = {
             given.topic(topic, bulk=bulk): given.max_message_bytes + REASON_BYTES
             for topic in TOPICS
