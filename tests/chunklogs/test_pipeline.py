@@ -487,6 +487,7 @@ async def test_what_is_parsed_again_while_it_serves_goes_by_the_bulk_lane(
     async with working(system):
         await settled(system)
         await drained(system)
+        await until(lambda: _swept(system))
     await whole(house, [document])
 
 

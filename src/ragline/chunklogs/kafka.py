@@ -39,6 +39,12 @@ SEGMENT_H = 6
 REASON_BYTES = 4096
 """A dead letter is larger than the message that it was by its headers, at most so much."""
 
+FRESH_WITHIN_MS = 50
+"""While bulk messages lie ready, how long until the client asks for fresh ones again; 200 by itself."""
+
+LOOK_AGAIN_S = 0.05
+"""Between two looks for topics that were just made."""
+
 BATCH_BYTES = 256 << 10
 """What the producer gathers for a partition while its last request is under way; a larger message still goes alone."""
 
@@ -97,7 +103,7 @@ class KafkaChunkLog:
             consumer = AIOKafkaConsumer(
                 **given.client(), group_id=given.group(topic), enable_auto_commit=False, auto_offset_reset="earliest",
                 session_timeout_ms=int(given.session_s * 1000), heartbeat_interval_ms=int(given.session_s * 1000 / 4),
-                max_poll_interval_ms=600_000, max_partition_fetch_bytes=max(given.max_message_bytes, 1 << 20),
+                max_poll_interval_ms=600_000, consumer_timeout_ms=FRESH_WITHIN_MS, max_partition_fetch_bytes=max(given.max_message_bytes, 1 << 20),
             )  # fmt: skip
             await _start(consumer.start, consumer.stop)
         names = given.topic(topic), given.topic(topic, bulk=True)
@@ -241,10 +247,9 @@ class KafkaChunkLog:
             error = kafka_errors.for_code(code)
             if error not in (kafka_errors.NoError, kafka_errors.TopicAlreadyExistsError):
                 raise translated(error(), f"making the topic {name}")
-        described = {one["topic"]: len(one["partitions"]) for one in await admin.describe_topics(list(limits))}
+        while not set(limits) <= (described := _led(await admin.describe_topics(list(limits)))).keys():
+            await asyncio.sleep(LOOK_AGAIN_S)  # noqa: ASYNC110 - the brokers yet have to hear of what was made
         for name in limits:
-            if not described.get(name):
-                raise translated(kafka_errors.LeaderNotAvailableError(), f"looking at the topic {name}")
             if not name.endswith("_dead") and described[name] != given.partitions:
                 log.warning(
                     "the topic stays as it is", topic=name, partitions=described[name], setting=given.partitions
@@ -260,6 +265,15 @@ async def _start(start: Any, stop: Any) -> None:
         with suppress(kafka_errors.KafkaError):
             await stop()
         raise
+
+
+def _led(topics: Sequence[Any]) -> dict[str, int]:
+    """Topic → partitions, of those where each has a leader."""
+    return {
+        one["topic"]: len(one["partitions"])
+        for one in topics
+        if one["partitions"] and all(part["leader"] >= 0 for part in one["partitions"])
+    }
 
 
 async def _group_offsets(admin: AIOKafkaAdminClient, group: str) -> dict[TopicPartition, int]:
