@@ -103,7 +103,8 @@ class KafkaChunkLog:
             consumer = AIOKafkaConsumer(
                 **given.client(), group_id=given.group(topic), enable_auto_commit=False, auto_offset_reset="earliest",
                 session_timeout_ms=int(given.session_s * 1000), heartbeat_interval_ms=int(given.session_s * 1000 / 4),
-                max_poll_interval_ms=600_000, consumer_timeout_ms=FRESH_WITHIN_MS, max_partition_fetch_bytes=max(given.max_message_bytes, 1 << 20),
+                max_poll_interval_ms=600_000, consumer_timeout_ms=FRESH_WITHIN_MS,
+                max_partition_fetch_bytes=max(given.max_message_bytes, 1 << 20),
             )  # fmt: skip
             await _start(consumer.start, consumer.stop)
         names = given.topic(topic), given.topic(topic, bulk=True)
@@ -247,8 +248,8 @@ class KafkaChunkLog:
             error = kafka_errors.for_code(code)
             if error not in (kafka_errors.NoError, kafka_errors.TopicAlreadyExistsError):
                 raise translated(error(), f"making the topic {name}")
-        while not set(limits) <= (described := _led(await admin.describe_topics(list(limits)))).keys():
-            await asyncio.sleep(LOOK_AGAIN_S)  # noqa: ASYNC110 - the brokers yet have to hear of what was made
+        while not set(limits) <= (described := _led(await admin.describe_topics(list(limits)))).keys():  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_AGAIN_S)  # the brokers have yet to hear of what was made
         for name in limits:
             if not name.endswith("_dead") and described[name] != given.partitions:
                 log.warning(
