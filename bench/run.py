@@ -22,7 +22,16 @@ from bench.figures import Figure, Ground, Skipped, show, write
 
 BENCHMARKS = ("quality", "query_path", "ingest_rate", "parsing", "formats", "startup", "extractive")
 """In this order: `quality` indexes what `query_path` and `startup` use."""
-STUDIES = ("vector_engines", "embedder_precision", "registry_commits", "readers", "chunking", "crashes", "hostile_mix")
+STUDIES = (
+    "vector_engines",
+    "embedder_precision",
+    "registry_commits",
+    "readers",
+    "chunking",
+    "crashes",
+    "hostile_mix",
+    "chunk_messages",
+)
 
 NO_DATA = """No --data, so what needs a collection is skipped. Get SciFact (BEIR) from
 https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets/scifact.zip, unpack it, and name the folder around it."""

@@ -93,7 +93,7 @@ async def test_every_point_stands_around_a_method_that_there_is(tmp_path: Path) 
     from ragline.build import build
     from ragline.settings import Settings
 
-    system = await build(Settings(data_dir=tmp_path))
+    system = await build(Settings(data_dir=tmp_path, log="kafka://127.0.0.1:9"))
     try:
         for point in failpoints.POINTS:
             part, _, method = point.partition(".")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,14 +14,15 @@ from ragline.blobs import KeepingBlobs, open_blobs
 from ragline.clock import SystemClock
 from ragline.contents import Contents
 from ragline.epochs import Epochs
-from ragline.errors import ConfigurationError
+from ragline.errors import ConfigurationError, MissingDependency
 from ragline.findings import Limits
 from ragline.housekeeper import Housekeeper
 from ragline.ingest import Ingest
 from ragline.languages import known_to
+from ragline.log_workers import EmbedWorker, IndexWorker, Undertaker
 from ragline.members import Members
 from ragline.mending import Mending
-from ragline.protocols import Embedder, Generator, KeywordIndex, Parser, Reranker, VectorStore
+from ragline.protocols import ChunkLog, Embedder, Generator, KeywordIndex, Parser, Reranker, VectorStore
 from ragline.query import Search
 from ragline.registry.claims import Claims
 from ragline.registry.database import Database, sqlite_url
@@ -70,9 +72,12 @@ async def build(settings: Settings) -> System:
         namespaces, documents = Namespaces(database, clock), Documents(database, clock)
         claims = Claims(database, clock)
         if not settings.registry:
-            await claims.end_all_leases()
+            await claims.end_all_leases(but_on_log=bool(settings.log))
         blobs = KeepingBlobs(open_blobs(settings.blobs or str(settings.data_dir.absolute() / "blobs")))
         closers.append(blobs.aclose)
+        chunk_log = open_log(settings)
+        if chunk_log:
+            closers.append(chunk_log.aclose)
         contents = Contents(blobs)
         snapshots = Snapshots(namespaces, clock)
         members = Members(contents=contents, registry=MemberRows(database, clock), settings=settings.ingest)
@@ -80,6 +85,7 @@ async def build(settings: Settings) -> System:
         ingest = Ingest(
             snapshots=snapshots, documents=documents, claims=claims, contents=contents, members=members, parser=parser,
             embedder=embedder, vectors=vectors, keywords=keywords, settings=settings.ingest, clock=clock, languages=languages,
+            log=chunk_log,
         )  # fmt: skip
         epochs = Epochs(
             namespaces=namespaces, documents=documents, contents=contents, ingest=ingest, vectors=vectors,
@@ -104,6 +110,13 @@ async def build(settings: Settings) -> System:
             keywords=keywords, settings=settings.query, languages=languages,
             reranking=Reranking(reranker, settings.reranker) if reranker else None,
         )  # fmt: skip
+        embed_worker, index_worker = None, None
+        if chunk_log:
+            undertaker, attempts = Undertaker(documents=documents, claims=claims), settings.ingest.max_attempts
+            embed_worker = EmbedWorker(ingest=ingest, chunk_log=chunk_log, undertaker=undertaker, attempts=attempts)
+            index_worker = IndexWorker(
+                ingest=ingest, chunk_log=chunk_log, undertaker=undertaker, clock=clock, attempts=attempts
+            )
         system = System(
             settings=settings, clock=clock, database=database, namespaces=namespaces, documents=documents,
             claims=claims, sources=Sources(database, clock), keys=Keys(database, clock), blobs=blobs, contents=contents,
@@ -113,6 +126,8 @@ async def build(settings: Settings) -> System:
             ingest_worker=IngestWorker(
                 ingest=ingest, claims=claims, database=database, clock=clock, limits=may_stand, settings=settings.ingest
             ),
+            log=chunk_log,
+            embed_worker=embed_worker, index_worker=index_worker,
             housekeeper=Housekeeper(
                 epochs=epochs, namespaces=namespaces, mending=mending, upkeep=upkeep, clock=clock,
                 settings=settings.ingest,
@@ -122,7 +137,14 @@ async def build(settings: Settings) -> System:
         if settings.failpoint:
             from ragline import failpoints
 
-            parts = {"vectors": vectors, "keywords": keywords, "upkeep": upkeep, "contents": contents, "claims": claims}
+            parts = {
+                "vectors": vectors,
+                "keywords": keywords,
+                "upkeep": upkeep,
+                "contents": contents,
+                "claims": claims,
+                "log": chunk_log,
+            }
             failpoints.arm(settings.failpoint, parts | {"namespaces": namespaces, "documents": documents})
         await epochs.check_model()
         if not any(namespace.name == DEFAULT_NAMESPACE for namespace in await namespaces.all()):
@@ -150,6 +172,21 @@ def open_keywords(settings: Settings) -> KeywordIndex:
 
         return TantivyKeywordIndex(settings.data_dir.absolute() / "keywords")
     raise _unknown("keywords", scheme, "leave it empty for the embedded Tantivy")
+
+
+def open_log(settings: Settings) -> ChunkLog | None:
+    if not settings.log:
+        return None
+    scheme = urlsplit(settings.log).scheme
+    if scheme == "kafka":
+        if find_spec("aiokafka") is None:
+            raise MissingDependency(
+                "log: Kafka needs the package aiokafka.", next_step="Run `pip install 'ragline[kafka]'`."
+            )
+        from ragline.chunklogs.kafka import KafkaChunkLog
+
+        return KafkaChunkLog(settings.log, tombstones_s=settings.ingest.tombstone_retention_s)
+    raise _unknown("log", scheme, "use kafka://HOST:PORT, or leave it empty for none")
 
 
 async def open_embedder(settings: Settings) -> Embedder:

@@ -28,9 +28,9 @@ POINTS = (
     "keywords.update_payload", "claims.mark_live", "vectors.delete", "keywords.delete", "contents.sweep",
     "claims.mark_swept", "namespaces.plan_epoch", "vectors.create", "keywords.create", "namespaces.start_building",
     "namespaces.cut_over", "vectors.drop", "keywords.drop", "namespaces.forget_epoch", "contents.forget",
-    "upkeep.purge_tombstones",
+    "upkeep.purge_tombstones", "log.append",
 )  # fmt: skip
-"""Every durable step of the ingest path, of a re-index and of housekeeping: PART.METHOD."""
+"""Every durable step of the ingest path, of a re-index and of housekeeping: PART.METHOD. `log` only where there is one."""
 
 
 def arm(setting: str, parts: Mapping[str, object]) -> None:
@@ -44,7 +44,13 @@ def arm(setting: str, parts: Mapping[str, object]) -> None:
     point, _, number = point.partition(":")
     name, _, moment = point.rpartition(".")
     part, _, method = name.partition(".")
-    if name not in POINTS or moment not in ("before", "after") or not (number or "1").isdecimal() or number == "0":
+    if (
+        name not in POINTS
+        or parts.get(part) is None
+        or moment not in ("before", "after")
+        or not (number or "1").isdecimal()
+        or number == "0"
+    ):
         raise ConfigurationError(
             f"failpoint: {setting!r} names no point.",
             next_step="It is for crash tests: leave it empty, or write PART.METHOD.before or .after, with :N for the N-th "

@@ -5,6 +5,9 @@
 `accept` is the client's call; the rest is done by workers (`process`), each step from what the one before left in the
 blob store, so that a crash at any line loses nothing and repeats at most one step. At least once, idempotent effect.
 
+With a chunk log, `process` ends with the chunks on it, and the workers of `log_workers` call the other two stages: `embed_texts`
+and, through `finish`, `index`.
+
 Two guards make "late never wins": `index` looks at the row before and after it writes, and at query time a hit whose
 content is not its document's `live` is dropped (see `query`).
 """
@@ -16,7 +19,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +29,7 @@ import numpy as np
 import structlog
 
 from ragline import metrics
-from ragline.chunking import chunk, search_text
+from ragline.chunking import chunk, chunk_id, search_text
 from ragline.clock import Clock
 from ragline.coalescing import Coalescer
 from ragline.contents import Content, Contents, off_loop
@@ -35,19 +38,21 @@ from ragline.errors import (
     EngineRejected,
     EngineUnavailable,
     InvalidRequest,
+    NotFound,
     Reason,
     TooLarge,
 )
 from ragline.filters import coerce_metadata
 from ragline.languages import of_document
 from ragline.members import Members
-from ragline.protocols import Embedder, KeywordIndex, Parser, Vectors, VectorStore
+from ragline.protocols import ChunkLog, Embedder, KeywordIndex, Parser, Vectors, VectorStore
 from ragline.registry.acceptance import Accepted, Incoming, document_id, fingerprint
 from ragline.registry.claims import Claims
 from ragline.registry.documents import Documents
 from ragline.settings import IngestSettings
 from ragline.snapshots import Snapshots
 from ragline.types import (
+    ChunkMessage,
     Document,
     Epoch,
     Metadata,
@@ -111,9 +116,9 @@ class Ingest:
     def __init__(
         self, *, snapshots: Snapshots, documents: Documents, claims: Claims, contents: Contents, members: Members,
         parser: Parser, embedder: Embedder, vectors: VectorStore, keywords: KeywordIndex, settings: IngestSettings,
-        clock: Clock, languages: frozenset[str] | None = None,
+        clock: Clock, languages: frozenset[str] | None = None, log: ChunkLog | None = None,
     ) -> None:  # fmt: skip
-        """`languages`: that the embedder knows; None: all."""
+        """`languages`: that the embedder knows; None: all. `log`: that drives documents from their chunks on."""
         self.in_work: dict[str, InWork] = {}
         """Document → how far it is, of those that this process is at."""
         self._clock = clock
@@ -128,6 +133,7 @@ class Ingest:
         self._keywords = keywords
         self._settings = settings
         self._languages = languages
+        self._log = log
         self._coming = 0
         self._cutting = asyncio.Lock()
         """One at a time: several threads that compute in Python take turns with the event loop, which then waits for each."""
@@ -197,6 +203,9 @@ class Ingest:
             try:
                 with self._on_its_way():
                     content = await self.parse(namespace, document)
+                    if self._log is not None and content.spans:
+                        await self._hand_over(self._log, document, content)
+                        return
                     vectors = await self.embed(namespace, document, content)
                 await self.index(document, content, vectors)
             except _Superseded:
@@ -248,6 +257,29 @@ class Ingest:
             parsed, self._embedder.token_spans, chunk_tokens=sizes.chunk_tokens, overlap_tokens=sizes.overlap_tokens
         )
         return spans, of_document(parsed.text) if self._languages is not None else None
+
+    async def _hand_over(self, log: ChunkLog, document: Document, content: Content) -> None:
+        """Chunks to the log. What is served already and only parsed again goes by the bulk lane: nobody waits for it."""
+        start = time.perf_counter()
+        self._step(document, "embedding")
+        title, count = _title(document, content), len(content.spans)
+        messages = [
+            ChunkMessage(
+                document.namespace, document.id, chunk_id(document.namespace, document.id, document.content, ordinal),
+                document.content, ordinal, count,
+                search_text(title, span.headings, content.text[span.start : span.end]),
+            )
+            for ordinal, span in enumerate(content.spans)
+        ]  # fmt: skip
+        await log.append("doc_chunks", messages, bulk=document.blob == document.live_blob)
+        took_s, deadline_s = time.perf_counter() - start, self._settings.chunked_deadline_s
+        if not await self._claims.hand_over(document, deadline_s=deadline_s, took_s=took_s):
+            raise _Superseded
+
+    async def wanted(self, contents: Collection[tuple[str, int]]) -> set[tuple[str, int]]:
+        """Those of (document, content) that are still to be embedded and indexed: chunked, the newest, and not live."""
+        rows = await self._documents.look_all({id for id, _ in contents})
+        return {(id, number) for id, number in contents if id in rows and _awaits(rows[id], number)}
 
     async def embed(self, namespace: Namespace, document: Document, content: Content) -> Vectors:
         """Chunks to vectors of the embedder's space, left as a blob; read back from there when they are."""
@@ -308,6 +340,44 @@ class Ingest:
             self._snapshots.forget(document.namespace)  # refused: the epochs may be others by now
             if not await self._claims.renew(document, lease_s=self._settings.lease_s):
                 raise _Superseded
+
+    async def finish(self, id: str, number: int, vectors: Vectors) -> bool:
+        """The index stage of a content whose vectors came over the log, all of them. False: too late, nothing was done.
+
+        Shapes:  vectors (chunks, dim) of `space`, by ordinal.
+        """
+        while True:
+            now = await self._documents.look(id)
+            if now is None or not _awaits(now, number):
+                return False
+            try:
+                namespace = await self._snapshots.get(now.namespace)
+            except NotFound:
+                return False
+            assert now.blob
+            content = await self._contents.get(namespace, now, now.blob, number)
+            if content is None:
+                await self._claims.drive_again(id, why="its chunks are gone from the blob store: to be parsed again")
+                return False
+            if len(content.spans) != len(vectors):  # parsed anew meanwhile, into others
+                return False
+            await self._contents.put_vectors(namespace, now, self.space, vectors)
+            try:
+                await self.index(now, content, vectors)
+            except _Superseded:
+                await self._take_back(namespace, now)
+                continue  # another attempt at the same content may have begun: these vectors are as good as its own
+            return True
+
+    @property
+    def space(self) -> Space:
+        """Of the vectors that `embed_texts` makes and `finish` takes."""
+        return self._embedder.space
+
+    @property
+    def longest_lease_s(self) -> float:
+        """How far ahead a lease may reach."""
+        return max(self._settings.lease_s, self._settings.chunked_deadline_s if self._log is not None else 0.0)
 
     def _unless_dense(self, epoch: Epoch) -> str:
         if epoch.space == self._embedder.space:
@@ -447,6 +517,13 @@ async def _alone(upsert: _Upsert, write: _Write) -> Exception | None:
     except Exception as error:  # noqa: BLE001 (as above)
         return error
     return None
+
+
+def _awaits(document: Document, number: int) -> bool:
+    return (
+        document.content == number and document.live != number and document.state is State.CHUNKED
+        and document.settled < document.revision
+    )  # fmt: skip
 
 
 def _fields(document: Document, epoch: Epoch) -> Metadata:

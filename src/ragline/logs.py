@@ -40,7 +40,7 @@ def configure(level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(LEVELS[level])
-    for name in ("httpx", "httpcore", "asyncio", "alembic", "fsspec", "faiss.loader"):  # talkative
+    for name in ("httpx", "httpcore", "asyncio", "alembic", "fsspec", "faiss.loader", "aiokafka"):  # talkative
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     logging.getLogger("uvicorn.error").setLevel(logging.DEBUG if level == "debug" else logging.WARNING)

@@ -49,6 +49,17 @@ stalled_total = Counter(
 )
 leases_ended_total = Counter("leases_ended", "Leases ended that a clock set back had made endless.", registry=REGISTRY)
 chunks_total = Counter("chunks_indexed", "Chunks written to both stores.", registry=REGISTRY)
+consumer_lag = Gauge(
+    "consumer_lag", "Messages of the chunk log that are not done, of all readers together.", ["topic", "group"],
+    registry=REGISTRY,
+)  # fmt: skip
+log_messages_total = Counter(
+    "log_messages", "Messages of the chunk log by what became of them here: embedded, indexed, late.",
+    ["topic", "outcome"], registry=REGISTRY,
+)  # fmt: skip
+dead_letters_total = Counter(
+    "dead_letters", "Messages of the chunk log that went to the dead letters.", ["topic"], registry=REGISTRY
+)
 citations_removed_total = Counter("citations_removed", "Citations that pointed nowhere.", registry=REGISTRY)
 tokens_total = Counter("generation_tokens", "Tokens of generators.", ["generator", "kind"], registry=REGISTRY)
 http_requests_total = Counter("http_requests", "Requests by route and status.", ["route", "status"], registry=REGISTRY)

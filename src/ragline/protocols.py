@@ -13,7 +13,23 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ragline.types import BlobEntry, FieldType, Groups, Hit, Metadata, Parsed, Prompt, Record, Scope, Space, Token
+from ragline.types import (
+    BlobEntry,
+    ChunkMessage,
+    DeadLetter,
+    Delivery,
+    FieldType,
+    Groups,
+    Hit,
+    Metadata,
+    Parsed,
+    Prompt,
+    Record,
+    Scope,
+    Space,
+    Token,
+    Topic,
+)
 
 Vectors: TypeAlias = NDArray[np.float32]
 Purpose: TypeAlias = Literal["query", "document"]
@@ -140,6 +156,66 @@ class Reranker(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+class ChunkLog(Protocol):
+    """Chunks between the stages: a durable log that a group of readers shares, from which nothing goes before it is done.
+
+    Delivery:  at least once. What was appended is delivered until a reader says `done`, also after a crash of reader or
+               broker, and then maybe twice and not in order: whoever reads must not mind.
+    Order:     messages of one document go one after the other to one reader at a time, as they were appended.
+    Lanes:     `bulk` messages are read when no fresh ones wait.
+    """
+
+    async def append(self, topic: Topic, messages: Sequence[ChunkMessage], *, bulk: bool = False) -> None:
+        """Durable on every replica that is in sync, when it returns. When it raises, or is cancelled, some may be in the log.
+
+        Raises:  EngineRejected: a message is over the limit of the log; then none is appended.  EngineError.
+        """
+        ...
+
+    async def reader(self, topic: Topic) -> ChunkReader:
+        """One more reader in the group of `topic`; the readers share its messages."""
+        ...
+
+    async def lag(self) -> dict[tuple[str, str], int]:
+        """(topic, group) → messages that are not done, of all readers together. One truth: every process says the same."""
+        ...
+
+    async def dead_letters(self, topic: Topic, *, most: int) -> list[DeadLetter]:
+        """What nobody could process, oldest first."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class ChunkReader(Protocol):
+    """One reader of a group. Used by one task at a time for `read`; `done` and `bury` from any."""
+
+    @property
+    def holds(self) -> frozenset[int]:
+        """Numbers of the parts of the log that are this reader's now; see `Delivery.hold`."""
+        ...
+
+    async def read(self, *, most: int, within_s: float) -> list[Delivery]:
+        """The next messages, at most `most`; none: nothing came within `within_s`. A call that is cancelled loses nothing.
+
+        What is no valid chunk is not returned: it goes to the dead letters with its reason.
+        """
+        ...
+
+    async def done(self, deliveries: Sequence[Delivery]) -> None:
+        """Never deliver these again, once everything before them is done too. In any order, more than once; of a hold that is
+        this reader's no more, nothing happens."""
+        ...
+
+    async def bury(self, deliveries: Sequence[Delivery], reason: str) -> None:
+        """Nobody can process these: they go to the dead letters with `reason`, and are done."""
+        ...
+
+    async def aclose(self) -> None:
+        """Leave the group: what is not done goes to the other readers at once."""
+        ...
 
 
 class Generator(Protocol):

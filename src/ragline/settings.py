@@ -217,6 +217,10 @@ class Settings(BaseSettings):
     vectors: str = Field("", description="Vector store URL; empty: the embedded one.")
     keywords: str = Field("", description="Keyword index URL; empty: the embedded Tantivy.")
     registry: str = Field("", description="Registry URL; empty: SQLite in the data folder.")
+    log: str = Field(
+        "",
+        description="Chunk log URL, kafka://HOST:PORT…; empty: none, the stages call each other (docs/engines/kafka.md).",
+    )
     blobs: str = Field("", description="Blob store, any fsspec URL; empty: a folder in the data folder.")
     failpoint: str = Field(
         "", description="For crash tests alone: where the process kills itself (docs/crash-safety.md). Empty: nowhere."

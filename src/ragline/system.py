@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from ragline.answer import Answers
 from ragline.audit import Audit
@@ -14,8 +15,9 @@ from ragline.contents import Contents
 from ragline.epochs import Epochs
 from ragline.housekeeper import Housekeeper
 from ragline.ingest import Ingest
+from ragline.log_workers import EmbedWorker, IndexWorker
 from ragline.mending import Mending
-from ragline.protocols import Embedder, KeywordIndex, VectorStore
+from ragline.protocols import ChunkLog, Embedder, KeywordIndex, VectorStore
 from ragline.query import Search
 from ragline.registry.claims import Claims
 from ragline.registry.database import Database
@@ -27,6 +29,12 @@ from ragline.registry.upkeep import Upkeep
 from ragline.settings import Settings
 from ragline.snapshots import Snapshots
 from ragline.workers import IngestWorker
+
+WorkerRole: TypeAlias = Literal["parse", "embed", "index"]
+"""What a worker does. `parse` is whatever is due in the registry: parsing, new words, sweeping, housekeeping; and without a
+chunk log all of it."""
+
+WORKER_ROLES: tuple[WorkerRole, ...] = ("parse", "embed", "index")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,10 @@ class System:
     search: Search
     answers: Answers
     ingest_worker: IngestWorker
+    log: ChunkLog | None
+    """None: there is none, and the two that follow are none either."""
+    embed_worker: EmbedWorker | None
+    index_worker: IndexWorker | None
     housekeeper: Housekeeper
     closers: tuple[Callable[[], Awaitable[None]], ...]
     """What to close, in order, each once."""
@@ -66,11 +78,16 @@ class System:
             await self.vectors.contents(namespace.epoch.vectors)
             await self.keywords.contents(namespace.epoch.keywords)
 
-    async def work(self) -> None:
-        """Run the workers until cancelled."""
+    async def work(self, roles: Collection[WorkerRole] = WORKER_ROLES) -> None:
+        """Run the workers until cancelled; then what they hold is finished or given back."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.ingest_worker.run())
-            group.create_task(self.housekeeper.run())
+            if "parse" in roles:
+                group.create_task(self.ingest_worker.run())
+                group.create_task(self.housekeeper.run())
+            if self.embed_worker and "embed" in roles:
+                group.create_task(self.embed_worker.run())
+            if self.index_worker and "index" in roles:
+                group.create_task(self.index_worker.run())
 
     async def aclose(self) -> None:
         for close in self.closers:

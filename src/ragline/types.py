@@ -341,6 +341,56 @@ class Record:
     search_text: str
 
 
+# ── the chunk log ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+Topic: TypeAlias = Literal["doc_chunks", "doc_vectors"]
+"""What waits for the embed stage; what waits for the index stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkMessage:
+    """A chunk on its way from stage to stage; see docs/engines/kafka.md for how it is written.
+
+    count:   chunks of the content, all of which must arrive; `ordinal` counts from 0 to `count` - 1.
+    text:    what is embedded (title, heading path, the chunk's text), not only what is cited.
+    space:   id of the space of `vector`; empty: it is not embedded yet.   vector: little-endian float32, dim × 4 bytes.
+    """
+
+    namespace: str
+    doc_id: str
+    chunk_id: str
+    content: int
+    ordinal: int
+    count: int
+    text: str
+    space: str = ""
+    vector: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message as a reader of the log got it. `hold` numbers one holding of the part of the log that it lies in: once that
+    is taken from this reader, what was delivered under it is somebody else's. `place` and `offset`: where it lies there.
+    `bulk`: it came by the bulk lane.
+    """
+
+    message: ChunkMessage
+    hold: int
+    place: str
+    offset: int
+    bulk: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that nobody can process, byte for byte as it was, and why. `place`: where it lay in the log."""
+
+    value: bytes
+    reason: str
+    place: str
+
+
 # ── queries ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

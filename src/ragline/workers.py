@@ -240,7 +240,7 @@ class IngestWorker:
 
     async def _watch(self) -> None:
         """Nothing stays stuck: stop attempts that make no step, and end leases that a clock set back has made endless."""
-        longest_s = max(self._settings.lease_s, MOST_BACKOFF_S) + WATCH_S
+        longest_s = max(self._ingest.longest_lease_s, MOST_BACKOFF_S) + WATCH_S
         while True:
             await asyncio.sleep(WATCH_S)
             self.stop_stalled()

@@ -54,6 +54,13 @@ def retriever(system: System, *, owner_token: str) -> FastAPI:
     return app
 
 
+def worker(system: System, *, owner_token: str) -> FastAPI:
+    """Health and metrics only."""
+    app = _app(system.settings.http, system.keys, system.clock, owner_token, _ready(system))
+    app.state.system = system
+    return app
+
+
 def embedder(served: Embedder, http: HttpSettings, keys: Keys, clock: Clock, *, owner_token: str) -> FastAPI:
     """`/v1/embeddings` only."""
 
@@ -92,11 +99,13 @@ def _ready(system: System) -> Callable[[], Awaitable[list[str]]]:
     async def missing() -> list[str]:
         """What does not answer; asked of the engines themselves."""
         found = []
-        for name, ask in (
-            ("registry", system.documents.waiting),
-            ("vectors", system.vectors.collections),
-            ("keywords", system.keywords.collections),
-        ):
+        engines: dict[str, Callable[[], Awaitable[object]]] = {
+            "registry": system.documents.waiting, "vectors": system.vectors.collections,
+            "keywords": system.keywords.collections,
+        }  # fmt: skip
+        if system.log is not None:
+            engines["log"] = system.log.lag
+        for name, ask in engines.items():
             try:
                 await ask()
             except RaglineError as error:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from ragline import metrics
+from ragline.errors import EngineError
+from ragline.protocols import ChunkLog
 from ragline.system import System
 
 router = APIRouter(tags=["health"])
@@ -32,4 +36,14 @@ async def exposition(request: Request) -> Response:
     system: System | None = getattr(request.app.state, "system", None)
     if system is not None:
         metrics.documents_waiting.set(await system.documents.waiting())
+        if system.log is not None:
+            await _tell_lag(system.log)
     return Response(generate_latest(metrics.REGISTRY), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+async def _tell_lag(log: ChunkLog) -> None:
+    """No lag is told while the log does not answer: an old one would look like work that stands still."""
+    metrics.consumer_lag.clear()
+    with suppress(EngineError):
+        for (topic, group), messages in (await log.lag()).items():
+            metrics.consumer_lag.labels(topic, group).set(messages)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ragline.ingest import InWork
-from ragline.registry.rows import AWAY, INTERRUPTED
+from ragline.registry.rows import AWAY, INTERRUPTED, LOGGED
 from ragline.registry.upkeep import Standing
 from ragline.system import System
 from ragline.types import Document, State
@@ -36,6 +36,9 @@ async def next_step(system: System, document: Document) -> NextStep:
         return NextStep(words, row.lease_until)
     if event == INTERRUPTED:
         return NextStep(f"It waits after an interruption; {attempt} begins then.", row.lease_until)
+    if event == LOGGED:
+        words = "Its chunks are on the chunk log, on their way to the stores. They are appended again then, if it is not live."
+        return NextStep(words, row.lease_until)
     if row.lease_until > now:
         words = "A worker of another process holds it. If that one ends, another takes it then."
         return NextStep(words, row.lease_until)

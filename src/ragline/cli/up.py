@@ -58,7 +58,7 @@ def up(
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Run all of Ragline on this machine: API, workers and engines in one process, until Ctrl-C."""
-    given = _given(data_dir, host, port, config)
+    given = given_settings(data_dir, host, port, config)
     run_to_exit(_serve(Part.GATEWAY, given, Screen(as_json=as_json)), as_json=as_json, debug=debug, loop=fast_loop())
 
 
@@ -68,11 +68,11 @@ def serve(
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Serve the HTTP API, or one layer of it. On the embedded engines the workers run here too, as under `up`."""
-    given = _given(data_dir, host, port, config)
+    given = given_settings(data_dir, host, port, config)
     run_to_exit(_serve(part, given, Screen(as_json=as_json)), as_json=as_json, debug=debug, loop=fast_loop())
 
 
-def _given(data_dir: Path | None, host: str | None, port: int | None, config: Path | None) -> dict[str, Any]:
+def given_settings(data_dir: Path | None, host: str | None, port: int | None, config: Path | None) -> dict[str, Any]:
     http = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     given = {"data_dir": data_dir, "config": config, "http": http or None}
     return {name: value for name, value in given.items() if value is not None}
@@ -92,7 +92,7 @@ async def _serve(part: Part, given: dict[str, Any], screen: Screen) -> None:
             open_to_all = not await service.keys.exist()
             if open_to_all and not _is_loopback(settings.http.host):
                 raise _must_be_closed(settings.http.host)
-            url = _url(listener)
+            url = address(listener)
             access_log = settings.log_level == "debug"
             # What stands by now stays: left to the collector, looking through it stops every request for 70 ms, again and again.
             gc.collect()
@@ -192,7 +192,7 @@ def fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _url(listener: socket.socket) -> str:
+def address(listener: socket.socket) -> str:
     """Where this machine reaches it: an address that means all of them is reached by loopback."""
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)

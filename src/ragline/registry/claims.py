@@ -15,6 +15,7 @@ from ragline.registry.rows import (
     CLAIM,
     END_LEASES,
     END_LEASES_BEYOND,
+    END_LEASES_OFF_LOG,
     EPOCHS,
     FOREIGN,
     INTERRUPTED,
@@ -22,6 +23,7 @@ from ragline.registry.rows import (
     IS_BEYOND,
     IS_DUE,
     LEASED,
+    LOGGED,
     LOOK_MINE,
     SWEEP_NOW,
     SWEPT,
@@ -147,15 +149,18 @@ class Claims:
 
         return await self._database.write(work)
 
-    async def end_all_leases(self) -> None:
-        """For whoever alone works on this registry and has just begun: what a killed process held is due again."""
+    async def end_all_leases(self, *, but_on_log: bool = False) -> None:
+        """For whoever alone works on this registry and has just begun: what a killed process held is due again.
+
+        `but_on_log`: not what was handed over to the chunk log, which has outlived that process.
+        """
 
         def work(connection: Connection) -> None:
             now = self._clock.now()
             for row in connection.execute(LEASED).all():
                 if row.told != row.attempt:  # else it was given back in order, and waits for its next attempt
                     tell(connection, row.id, now, row.revision, row.attempt, INTERRUPTED, DIED)
-            connection.execute(END_LEASES)
+            connection.execute(END_LEASES_OFF_LOG if but_on_log else END_LEASES)
 
         await self._database.write(work)
 
@@ -244,6 +249,21 @@ class Claims:
         def work(connection: Connection) -> bool:
             until = {"lease_until": self._clock.now() + lease_s}
             return bool(connection.execute(UPDATE_MINE, mine(document) | until).rowcount)
+
+        return await self._database.write(work)
+
+    async def hand_over(self, document: Document, *, deadline_s: float, took_s: float) -> bool:
+        """The chunk log drives the document from here; it is claimed again when that takes longer than `deadline_s`.
+
+        False: it was superseded, or another worker has it.
+        """
+
+        def work(connection: Connection) -> bool:
+            until = {"lease_until": self._clock.now() + deadline_s}
+            changed = connection.execute(UPDATE_MINE, mine(document) | until).rowcount
+            if changed:
+                self._event(connection, document, LOGGED, "its chunks are on the chunk log", took_s)
+            return bool(changed)
 
         return await self._database.write(work)
 

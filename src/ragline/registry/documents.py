@@ -10,7 +10,7 @@ and the attempt it was claimed with, and changes nothing when either has moved o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -30,6 +30,7 @@ from ragline.registry.rows import (
     document_of,
     get_row,
     next_sequence,
+    rows_of,
     superseded,
     tell,
     unknown_document,
@@ -130,6 +131,11 @@ class Documents:
     async def look(self, id: str) -> Document | None:
         row = await self._database.read(lambda connection: get_row(connection, id))
         return document_of(row) if row is not None else None
+
+    async def look_all(self, ids: Collection[str]) -> dict[str, Document]:
+        """Id → document, of those that there are."""
+        rows = await self._database.read(lambda connection: rows_of(connection, sorted(ids)))
+        return {id: document_of(row) for id, row in rows.items()}
 
     async def get(self, namespace: str, id: str) -> Document:
         """Raises NotFound, also for a tombstone."""

@@ -20,6 +20,9 @@ SWEPT, SWEEP_NOW, SWEEP_ONCE_LIVE = 0, 1, 2
 INTERRUPTED, AWAY = "interrupted", "engine away"
 """How the end of an attempt is told that did not come through: what failed may be the document's doing; or was not."""
 
+LOGGED = "on the log"
+"""How the end of an attempt is told whose chunks the chunk log has: from there on it drives the document."""
+
 MOST_IDS = 500
 """Ids in one statement."""
 
@@ -53,6 +56,14 @@ FOREIGN = update(namespaces).where(namespaces.c.name == bindparam("which")).valu
 EPOCHS = select(namespaces.c.epoch, namespaces.c.building).where(namespaces.c.name == bindparam("which"))
 SETTINGS = select(namespaces.c.settings).where(namespaces.c.name == bindparam("which"))
 END_LEASES = update(documents).where(DUE).values(lease_until=0.0, late_until=0.0)
+END_LEASES_OFF_LOG = END_LEASES.where(
+    ~select(literal(1))
+    .where(
+        history.c.document == documents.c.id, history.c.revision == documents.c.revision,
+        history.c.attempt == documents.c.attempt, history.c.event == LOGGED,
+    )
+    .exists()
+)  # fmt: skip
 IS_BEYOND = select(literal(1)).where(DUE, documents.c.lease_until > bindparam("beyond")).limit(1)
 END_LEASES_BEYOND = (
     update(documents)
@@ -64,7 +75,7 @@ _TOLD = (
     select(func.max(history.c.attempt))
     .where(
         history.c.document == documents.c.id, history.c.revision == documents.c.revision,
-        history.c.event.in_((INTERRUPTED, AWAY)),
+        history.c.event.in_((INTERRUPTED, AWAY, LOGGED)),
     )
     .scalar_subquery()
 )  # fmt: skip

@@ -1,0 +1,112 @@
+"""`ragline work`: the roles of the ingest path as processes of their own, joined by the chunk log."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ragline.cli.options import Config, DataDir, Debug, Json
+from ragline.cli.screen import Screen
+from ragline.cli.session import run_to_exit
+from ragline.cli.up import Host, Port, address, fast_loop, given_settings
+
+if TYPE_CHECKING:
+    from ragline.errors import ConfigurationError
+    from ragline.settings import Settings
+
+
+class Role(StrEnum):
+    PARSE = "parse"
+    EMBED = "embed"
+    INDEX = "index"
+
+
+SHARED = ("registry", "vectors", "keywords", "blobs")
+"""Settings of what the roles share. Each must name a server when they run in several processes."""
+
+
+def work(
+    roles: Annotated[list[Role], typer.Argument(help="parse, embed, index: one of them, or several in one process.")],
+    *, data_dir: DataDir = None, host: Host = None, port: Port = None, config: Config = None, as_json: Json = False,
+    debug: Debug = False,
+) -> None:  # fmt: skip
+    """Run roles of the ingest path over the chunk log, until SIGTERM: then what is in work is finished. The port answers
+    /healthz, /readyz and /metrics."""
+    given = given_settings(data_dir, host, port, config)
+    run_to_exit(_work(roles, given, Screen(as_json=as_json)), as_json=as_json, debug=debug, loop=fast_loop())
+
+
+async def _work(roles: Sequence[Role], given: dict[str, Any], screen: Screen) -> None:
+    from ragline import logs
+    from ragline.api.app import worker
+    from ragline.build import build
+    from ragline.cli.server import listen, serving
+    from ragline.settings import load_settings
+
+    settings = load_settings(**given)
+    logs.configure(settings.log_level)
+    if wrong := _unfit(settings, roles):
+        raise wrong
+    token = secrets.token_urlsafe(32)
+    try:
+        with _taken(settings, token), listen(settings.http.host, settings.http.port) as listener:
+            system = await build(settings)
+            try:
+                todo = partial(system.work, [role.value for role in roles])
+                async with serving(worker(system, owner_token=token), listener, settings.http, work=todo):
+                    _tell(screen, address(listener), roles)
+                    await asyncio.Event().wait()
+            finally:
+                await system.aclose()
+    except asyncio.CancelledError:
+        screen.note("Stopped.")
+
+
+def _tell(screen: Screen, url: str, roles: Sequence[Role]) -> None:
+    if screen.as_json:
+        return screen.data({"url": url, "roles": [role.value for role in roles], "pid": os.getpid()})
+    return screen.line(
+        f"Works on {', '.join(roles)}; health and metrics at {url}. Ctrl-C or SIGTERM: finishes what it holds, and stops."
+    )
+
+
+@contextmanager
+def _taken(settings: Settings, token: str) -> Iterator[None]:
+    """The data folder, where embedded engines stand in it."""
+    from ragline.datafolder import DataFolder
+
+    if all(getattr(settings, name) for name in SHARED):
+        yield
+        return
+    folder = DataFolder(settings.data_dir)
+    folder.take(token)
+    try:
+        yield
+    finally:
+        folder.release()
+
+
+def _unfit(settings: Settings, roles: Sequence[Role]) -> ConfigurationError | None:
+    from ragline.errors import ConfigurationError
+
+    if not settings.log:
+        return ConfigurationError(
+            "log: it is not set, and `ragline work` gets its work from it.",
+            next_step='Set log = "kafka://HOST:9092"; without a chunk log `ragline up` runs all roles in one process.',
+        )
+    own = [name for name in SHARED if not getattr(settings, name)]
+    if own and set(roles) != set(Role):
+        return ConfigurationError(
+            f"`ragline work {' '.join(roles)}` shares {', '.join(own)} with processes of other roles, and embedded engines "
+            "belong to one process.",
+            next_step="Name servers in these settings, or run all roles in one process: `ragline work parse embed index`.",
+        )
+    return None

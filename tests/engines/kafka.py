@@ -1,0 +1,160 @@
+"""A real Kafka broker (KRaft, one node) from its published jars, which Maven brings once into the user's cache.
+
+One broker a session; each test has topics of its own by a prefix. ``RAGLINE_TEST_KAFKA=kafka://host:9092`` is used
+instead when it is set; tests that kill the broker are skipped then, because it is the user's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.engines.server import free_port, given, missing, running
+
+VERSION = "4.1.0"
+OLDEST_JAVA = 17
+
+_POM = f"""\
+<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>tests</groupId><artifactId>kafka</artifactId><version>1</version>
+  <dependencies>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{VERSION}</version></dependency>
+  </dependencies>
+</project>
+"""
+
+_PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+log.dirs={folder}/log
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=3
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+auto.create.topics.enable=false
+"""
+
+_JVM = ("-Xms64m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+
+
+class Kafka:
+    """`hosts`: ``host:port``, as clients are given it."""
+
+    def __init__(self, hosts: str, command: list[str] | None = None, folder: Path | None = None) -> None:
+        self.hosts = hosts
+        self._command = command
+        self._folder = folder
+        self._running = ExitStack()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def url(self, **words: object) -> str:
+        """Of topics that nobody else uses; three partitions of one replica, unless `words` say otherwise."""
+        query = "&".join(f"{name}={value}" for name, value in ({"partitions": 3, "replication": 1} | words).items())
+        return f"kafka://{self.hosts}/t{secrets.token_hex(6)}?{query}"
+
+    def start(self) -> None:
+        assert self._command
+        assert self._folder
+        host, _, port = self.hosts.rpartition(":")
+        server = running(self._command, name="kafka", folder=self._folder, ready=lambda: answers(host, int(port)))
+        self._process = self._running.enter_context(server)
+
+    def kill(self) -> None:
+        """As a power failure: nothing is flushed, nobody is told. A user's own broker is left alone."""
+        if self._process is None:
+            pytest.skip("the broker is the user's: it is not killed")
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+        self._running.close()
+
+    def stop(self) -> None:
+        self._running.close()
+
+
+def answers(host: str, port: int) -> bool:
+    """Whether a broker answers which requests it knows (ApiVersions, version 0)."""
+    request = struct.pack(">hhih", 18, 0, 1, -1)
+    try:
+        with socket.create_connection((host, port), timeout=2.0) as asking:
+            asking.sendall(struct.pack(">i", len(request)) + request)
+            answer = asking.recv(10)
+    except OSError:
+        return False
+    return len(answer) == 10 and struct.unpack(">iih", answer)[1:] == (1, 0)
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    if url := given("RAGLINE_TEST_KAFKA"):
+        yield Kafka(urlsplit(url).netloc)
+        return
+    jars, folder = _jars(), tmp_path_factory.mktemp("kafka")
+    port, controller = free_port(), free_port()
+    properties = folder / "server.properties"
+    properties.write_text(_PROPERTIES.format(port=port, controller=controller, folder=folder))
+    java = ["java", *_JVM, "-cp", f"{jars}/*"]
+    done = subprocess.run(
+        [*java, "kafka.tools.StorageTool", "format", "-t", "AAAAAAAAAAAAAAAAAAAAAQ", "-c", str(properties)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        pytest.fail(f"The broker's folder was not made: {done.stderr[-2000:]}", pytrace=False)
+    server = Kafka(f"127.0.0.1:{port}", [*java, "kafka.Kafka", str(properties)], folder)
+    server.start()
+    yield server
+    server.stop()
+
+
+def _jars() -> Path:
+    """The folder of the broker's jars: from the cache, else by Maven."""
+    if _java() < OLDEST_JAVA:
+        missing(f"Java {OLDEST_JAVA} or newer, for Kafka", "apt-get install default-jre-headless")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ragline-tests"
+    jars = cache / f"kafka-{VERSION}"
+    if jars.exists():
+        return jars
+    if not shutil.which("mvn"):
+        missing(f"Kafka {VERSION} and Maven, which would bring it", "apt-get install maven")
+    half = cache / f"kafka-{VERSION}-{secrets.token_hex(4)}"
+    half.mkdir(parents=True)
+    pom = half / "pom.xml"
+    pom.write_text(_POM)
+    copy = ["mvn", "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", "-DincludeScope=runtime"]
+    done = subprocess.run([*copy, f"-DoutputDirectory={half}"], capture_output=True, text=True)
+    if done.returncode:
+        shutil.rmtree(half)
+        missing(f"Kafka {VERSION} ({done.stdout[-500:]})", f"mvn must reach a repository: {' '.join(copy)}")
+    try:
+        half.rename(jars)
+    except OSError:  # another session was quicker
+        shutil.rmtree(half)
+    return jars
+
+
+def _java() -> int:
+    """Its major version; 0: there is none."""
+    if not shutil.which("java"):
+        return 0
+    said = subprocess.run(["java", "-version"], capture_output=True, text=True).stderr
+    found = re.search(r'version "(\d+)', said)
+    return int(found.group(1)) if found else 0
