@@ -374,7 +374,7 @@ async def test_a_worker_that_wakes_up_after_its_tombstone_was_purged_leaves_no_r
     namespace = await house.system.namespaces.get("default")
     content = await house.system.ingest.parse(namespace, late)
     vectors = await house.system.ingest.embed(namespace, late, content)
-    await house.system.ingest.write(namespace.epoch, _rows(late, content, namespace), vectors, namespace.epoch.space)
+    await house.system.stores.write(namespace.epoch, _rows(late, content, namespace), vectors, namespace.epoch.space)
     await house.sql(f"DELETE FROM documents WHERE id = '{document.id}'")
     await house.system.ingest_worker._one(replace(late, state=State.CHUNKED))
     assert await house.findings() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -43,6 +44,29 @@ async def test_a_replaced_content_leaves_no_rows_and_no_blobs(house: House) -> N
     assert {path.split("/")[2] for path in paths} == {changed.blob}
 
 
+async def test_documents_are_cut_one_at_a_time(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each cut computes in Python: several at once would keep the event loop waiting for all of them."""
+    for n in range(3):
+        await house.accept(f"{n}.txt", f"Document {n} tells of badgers.")
+    cut, both, lock, inside = house.system.ingest._cut, threading.Event(), threading.Lock(), 0
+
+    def noted(*given: Any) -> Any:
+        nonlocal inside
+        with lock:
+            inside += 1
+            if inside == 2:
+                both.set()
+        both.wait(0.1)
+        with lock:
+            inside -= 1
+        return cut(*given)
+
+    monkeypatch.setattr(house.system.ingest, "_cut", noted)
+    await asyncio.gather(*(house.system.ingest.process(document) for document in await house.claim()))
+    assert not both.is_set()
+    assert len(await house.found("tells of badgers")) == 3
+
+
 async def test_an_old_worker_that_wakes_up_late_does_not_win(house: House) -> None:
     await house.accept("a.txt", "The first version tells of badgers.")
     (late,) = await house.claim()
@@ -60,7 +84,7 @@ async def test_an_old_worker_that_wakes_up_late_does_not_win(house: House) -> No
 async def test_a_worker_that_is_overtaken_while_it_writes_takes_its_rows_back(house: House, monkeypatch: Any) -> None:
     await house.accept("a.txt", "The first version tells of badgers.")
     (late,) = await house.claim()
-    write = house.system.ingest.write
+    write = house.system.stores.write
     newer: list[Document] = []
 
     async def overtaken(*args: Any) -> None:
@@ -69,7 +93,7 @@ async def test_a_worker_that_is_overtaken_while_it_writes_takes_its_rows_back(ho
         await house.work()
         await write(*args)
 
-    monkeypatch.setattr(house.system.ingest, "write", overtaken)
+    monkeypatch.setattr(house.system.stores, "write", overtaken)
     await house.system.ingest.process(late)
     assert await house.held() == {(newer[0].id, newer[0].content): 1}
     assert await house.found("version tells of") == ["The second version tells of otters."]
@@ -82,7 +106,7 @@ async def test_what_a_late_worker_wrote_before_it_was_killed_is_swept_as_well(
     document = await house.accept("a.txt", "The first version tells of badgers.")
     (late,) = await house.claim()
     clock = house.system.claims._clock
-    write = house.system.ingest.write
+    write = house.system.stores.write
 
     async def overtaken_and_killed(*args: Any) -> None:
         monkeypatch.undo()
@@ -96,7 +120,7 @@ async def test_what_a_late_worker_wrote_before_it_was_killed_is_swept_as_well(
         await write(*args)
         raise _Crash
 
-    monkeypatch.setattr(house.system.ingest, "write", overtaken_and_killed)
+    monkeypatch.setattr(house.system.stores, "write", overtaken_and_killed)
     with pytest.raises(_Crash):
         await house.system.ingest.process(late)
     now = await house.look(document)
@@ -133,7 +157,8 @@ async def test_a_crash_around_any_step_is_made_good_by_the_next_attempt(
     await house.work()
     changed = await house.accept("a.txt", "The second version tells of otters. " * 3)
     system = house.system
-    holder = next(p for p in (system.contents, system.claims, system.embedder, system.ingest) if hasattr(p, step))
+    parts = (system.contents, system.claims, system.embedder, system.stores, system.ingest)
+    holder = next(part for part in parts if hasattr(part, step))
     real = getattr(holder, step)
 
     async def crash(*args: Any, **kwargs: Any) -> None:
@@ -276,7 +301,7 @@ async def test_a_killed_reindex_is_taken_up_again(house: House, monkeypatch: Any
         await house.accept(f"{n}.txt", f"Chapter {n} tells of cranes.")
     await house.work()
     epoch = await house.system.epochs.begin("default")
-    write, writes = house.system.ingest.write, 0
+    write, writes = house.system.stores.write, 0
 
     async def dying(*args: Any) -> None:
         nonlocal writes
@@ -285,7 +310,7 @@ async def test_a_killed_reindex_is_taken_up_again(house: House, monkeypatch: Any
             raise EngineUnavailable("The power went.", next_step="Wait.", engine="vectors")
         await write(*args)
 
-    monkeypatch.setattr(house.system.ingest, "write", dying)
+    monkeypatch.setattr(house.system.stores, "write", dying)
     with pytest.raises(EngineUnavailable):
         await house.system.epochs.fill("default")
     monkeypatch.undo()
@@ -305,7 +330,7 @@ async def test_a_reindex_leaves_no_rows_of_what_changed_while_it_copied(
     await house.accept("b.txt", "Cranes stay as they are.")
     await house.work()
     await house.system.epochs.begin("default")
-    write = house.system.ingest.write
+    write = house.system.stores.write
 
     async def overtaken(epoch: Any, rows: Any, *rest: Any) -> None:
         if rows[0].chunk.document != document.id:
@@ -323,7 +348,7 @@ async def test_a_reindex_leaves_no_rows_of_what_changed_while_it_copied(
             raise _Crash
         return None
 
-    monkeypatch.setattr(house.system.ingest, "write", overtaken)
+    monkeypatch.setattr(house.system.stores, "write", overtaken)
     if killed:
         with pytest.raises(_Crash):
             await house.system.epochs.fill("default")

@@ -19,7 +19,7 @@ from ragline.findings import Limits
 from ragline.housekeeper import Housekeeper
 from ragline.ingest import Ingest
 from ragline.languages import known_to
-from ragline.log_workers import EmbedWorker, IndexWorker, Undertaker
+from ragline.log_workers import DeadLetters, EmbedWorker, IndexWorker
 from ragline.members import Members
 from ragline.mending import Mending
 from ragline.protocols import ChunkLog, Embedder, Generator, KeywordIndex, Parser, Reranker, VectorStore
@@ -37,6 +37,7 @@ from ragline.remembering import RememberingEmbedder
 from ragline.reranking import Reranking
 from ragline.settings import GeneratorSettings, RerankerSettings, Settings
 from ragline.snapshots import Snapshots
+from ragline.stores import Stores
 from ragline.system import System
 from ragline.types import NamespaceSettings
 from ragline.workers import IngestWorker
@@ -82,14 +83,15 @@ async def build(settings: Settings) -> System:
         snapshots = Snapshots(namespaces, clock)
         members = Members(contents=contents, registry=MemberRows(database, clock), settings=settings.ingest)
         languages = known_to(embedder.space, settings.embedder.languages)
+        stores = Stores(vectors, keywords)
         ingest = Ingest(
             snapshots=snapshots, documents=documents, claims=claims, contents=contents, members=members, parser=parser,
-            embedder=embedder, vectors=vectors, keywords=keywords, settings=settings.ingest, clock=clock, languages=languages,
+            embedder=embedder, stores=stores, settings=settings.ingest, clock=clock, languages=languages,
             log=chunk_log,
         )  # fmt: skip
         epochs = Epochs(
-            namespaces=namespaces, documents=documents, contents=contents, ingest=ingest, vectors=vectors,
-            keywords=keywords, snapshots=snapshots, space=embedder.space,
+            namespaces=namespaces, documents=documents, contents=contents, ingest=ingest, stores=stores,
+            vectors=vectors, keywords=keywords, snapshots=snapshots, space=embedder.space,
             drop_after_s=2 * settings.query.deadline_ms / 1000,
         )  # fmt: skip
         upkeep = Upkeep(database, clock)
@@ -112,15 +114,16 @@ async def build(settings: Settings) -> System:
         )  # fmt: skip
         embed_worker, index_worker = None, None
         if chunk_log:
-            undertaker, attempts = Undertaker(documents=documents, claims=claims), settings.ingest.max_attempts
-            embed_worker = EmbedWorker(ingest=ingest, chunk_log=chunk_log, undertaker=undertaker, attempts=attempts)
+            dead_letters, attempts = DeadLetters(documents=documents, claims=claims), settings.ingest.max_attempts
+            embed_worker = EmbedWorker(ingest=ingest, chunk_log=chunk_log, dead_letters=dead_letters, attempts=attempts)
             index_worker = IndexWorker(
-                ingest=ingest, chunk_log=chunk_log, undertaker=undertaker, clock=clock, attempts=attempts
+                ingest=ingest, chunk_log=chunk_log, dead_letters=dead_letters, clock=clock, attempts=attempts
             )
         system = System(
             settings=settings, clock=clock, database=database, namespaces=namespaces, documents=documents,
             claims=claims, sources=Sources(database, clock), keys=Keys(database, clock), blobs=blobs, contents=contents,
-            snapshots=snapshots, embedder=embedder, languages=languages, vectors=vectors, keywords=keywords, ingest=ingest,
+            snapshots=snapshots, embedder=embedder, languages=languages, vectors=vectors, keywords=keywords, stores=stores,
+            ingest=ingest,
             epochs=epochs, audit=audit, mending=mending, upkeep=upkeep, search=search,
             answers=Answers(search=search, generators=generators, embedder=embedder, settings=settings.query),
             ingest_worker=IngestWorker(

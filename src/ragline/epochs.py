@@ -21,6 +21,7 @@ from ragline.protocols import KeywordIndex, Vectors, VectorStore
 from ragline.registry.documents import Documents
 from ragline.registry.namespaces import Namespaces
 from ragline.snapshots import Snapshots
+from ragline.stores import Stores
 from ragline.types import Document, Epoch, Namespace, NamespaceSettings, Space, State
 
 log = structlog.get_logger()
@@ -42,13 +43,14 @@ class Progress:
 
 class Epochs:
     def __init__(
-        self, *, namespaces: Namespaces, documents: Documents, contents: Contents, ingest: Ingest, vectors: VectorStore,
-        keywords: KeywordIndex, snapshots: Snapshots, space: Space, drop_after_s: float,
+        self, *, namespaces: Namespaces, documents: Documents, contents: Contents, ingest: Ingest, stores: Stores,
+        vectors: VectorStore, keywords: KeywordIndex, snapshots: Snapshots, space: Space, drop_after_s: float,
     ) -> None:  # fmt: skip
         self._namespaces = namespaces
         self._documents = documents
         self._contents = contents
         self._ingest = ingest
+        self._stores = stores
         self._vectors = vectors
         self._keywords = keywords
         self._snapshots = snapshots
@@ -169,7 +171,7 @@ class Epochs:
                 return
             vectors = await self._vectors_of(namespace, epoch, before, content)
             rows = records(before, content, now.live, before.title, epoch)
-            await self._ingest.write(epoch, rows, vectors, epoch.space)
+            await self._stores.write(epoch, rows, vectors, epoch.space)
             now = await self._documents.look(before.id)
             if now is not None and (now.live, now.revision) == (before.live, before.revision):
                 if before is not document or not clean:

@@ -19,8 +19,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -31,7 +30,6 @@ import structlog
 from ragline import metrics
 from ragline.chunking import chunk, chunk_id, search_text
 from ragline.clock import Clock
-from ragline.coalescing import Coalescer
 from ragline.contents import Content, Contents, off_loop
 from ragline.errors import (
     DocumentRejected,
@@ -45,12 +43,13 @@ from ragline.errors import (
 from ragline.filters import coerce_metadata
 from ragline.languages import of_document
 from ragline.members import Members
-from ragline.protocols import ChunkLog, Embedder, KeywordIndex, Parser, Vectors, VectorStore
+from ragline.protocols import ChunkLog, Embedder, Parser, Vectors
 from ragline.registry.acceptance import Accepted, Incoming, document_id, fingerprint
 from ragline.registry.claims import Claims
 from ragline.registry.documents import Documents
 from ragline.settings import IngestSettings
 from ragline.snapshots import Snapshots
+from ragline.stores import Stores
 from ragline.types import (
     ChunkMessage,
     Document,
@@ -72,24 +71,7 @@ log = structlog.get_logger()
 EMBED_SLICE = 128
 """Chunks of one document handed to the embedder at a time, so that a long document does not hold up short ones."""
 
-MOST_RECORDS = 2048
-"""Records in one durable write to a store."""
-
-ENOUGH_RECORDS, WRITE_PACE_S = 64, 1.0
-"""While more documents are on their way, a durable write waits for so many records, or so long since the last one: each
-costs an fsync, a segment, a share of a merge. A document that comes alone does not wait."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Write:
-    collection: str
-    records: Sequence[Record]
-    vectors: Vectors
-
-
 Stage = Literal["parsing", "embedding", "indexing", "sweeping"]
-
-_Upsert = Callable[[str, Sequence[_Write]], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -115,8 +97,8 @@ class _Superseded(Exception):
 class Ingest:
     def __init__(
         self, *, snapshots: Snapshots, documents: Documents, claims: Claims, contents: Contents, members: Members,
-        parser: Parser, embedder: Embedder, vectors: VectorStore, keywords: KeywordIndex, settings: IngestSettings,
-        clock: Clock, languages: frozenset[str] | None = None, log: ChunkLog | None = None,
+        parser: Parser, embedder: Embedder, stores: Stores, settings: IngestSettings, clock: Clock,
+        languages: frozenset[str] | None = None, log: ChunkLog | None = None,
     ) -> None:  # fmt: skip
         """`languages`: that the embedder knows; None: all. `log`: that drives documents from their chunks on."""
         self.in_work: dict[str, InWork] = {}
@@ -129,19 +111,12 @@ class Ingest:
         self._members = members
         self._parser = parser
         self._embedder = embedder
-        self._vectors = vectors
-        self._keywords = keywords
+        self._stores = stores
         self._settings = settings
         self._languages = languages
         self._log = log
-        self._coming = 0
         self._cutting = asyncio.Lock()
         """One at a time: several threads that compute in Python take turns with the event loop, which then waits for each."""
-        paced = partial(
-            Coalescer[_Write, None], most=MOST_RECORDS, weigh=_records_of, enough=ENOUGH_RECORDS, pace_s=self._pace_s
-        )
-        self._write_vectors = paced(self._upsert_vectors)
-        self._write_keywords = paced(self._upsert_keywords)
 
     # ── accept ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -201,7 +176,7 @@ class Ingest:
             await self.index_words(namespace, document)
         else:
             try:
-                with self._on_its_way():
+                with self._stores.on_its_way():
                     content = await self.parse(namespace, document)
                     if self._log is not None and content.spans:
                         await self._hand_over(self._log, document, content)
@@ -323,7 +298,7 @@ class Ingest:
             try:
                 for epoch in epochs:
                     rows = records(now, content, document.content, title, epoch)
-                    await self.write(epoch, rows, vectors, self._embedder.space)
+                    await self._stores.write(epoch, rows, vectors, self._embedder.space)
             except EngineRejected:
                 if await self._epochs_of(document.namespace) == labels:
                     raise
@@ -398,11 +373,8 @@ class Ingest:
         title = _title(document, content) if content else document.given_title or document.title
         epochs = [epoch for epoch in (namespace.epoch, namespace.building) if epoch]
         for epoch in epochs:
-            groups, fields = document.groups, _fields(document, epoch)
-            await asyncio.gather(
-                self._vectors.update_payload(epoch.vectors, document.id, title=title, groups=groups, fields=fields),
-                self._keywords.update_payload(epoch.keywords, document.id, title=title, groups=groups, fields=fields),
-            )
+            fields = _fields(document, epoch)
+            await self._stores.update_payload(epoch, document.id, title=title, groups=document.groups, fields=fields)
         labels = frozenset(epoch.label for epoch in epochs)
         took_s = time.perf_counter() - start
         if not await self._claims.mark_live(
@@ -421,49 +393,6 @@ class Ingest:
         await self._contents.keep_only(namespace, document)
         await self._claims.mark_swept(document)
 
-    # ── writing to stores ────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def write(self, epoch: Epoch, rows: Sequence[Record], vectors: Vectors, space: Space) -> None:
-        """Upsert into both stores of `epoch`, together with whatever other documents are being written.
-
-        `space` is that of `vectors`: an epoch of another one, which awaits its re-index, gets the words alone.
-        When one store fails the other is waited for all the same: nothing may land after its document was given up.
-        """
-        if not rows:  # an archive: its words are those of what lies in it
-            return
-        write = _Write(epoch.keywords, rows, vectors)
-        writes = [self._write_keywords(write)]
-        if epoch.space == space:
-            writes.append(self._write_vectors(replace(write, collection=epoch.vectors)))
-        results = await asyncio.gather(*writes, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-
-    @contextmanager
-    def _on_its_way(self) -> Iterator[None]:
-        """A document that is parsed or embedded, and will want to be written: others' writes wait a little for it."""
-        self._coming += 1
-        try:
-            yield
-        finally:
-            self._coming -= 1
-            if not self._coming:
-                self._write_vectors.hurry()
-                self._write_keywords.hurry()
-
-    def _pace_s(self) -> float:
-        return WRITE_PACE_S if self._coming else 0.0
-
-    async def _upsert_vectors(self, batch: list[_Write]) -> list[Exception | None]:
-        def upsert(collection: str, writes: Sequence[_Write]) -> Awaitable[None]:
-            return self._vectors.upsert(collection, _rows(writes), np.concatenate([write.vectors for write in writes]))
-
-        return await _by_collection(batch, upsert)
-
-    async def _upsert_keywords(self, batch: list[_Write]) -> list[Exception | None]:
-        return await _by_collection(batch, lambda collection, writes: self._keywords.upsert(collection, _rows(writes)))
-
     async def _take_back(self, namespace: Namespace, document: Document) -> None:
         """A newer change won: rows and blobs of this one go. A newer content that is not live yet sweeps the rows itself."""
         now = await self._documents.look(document.id)
@@ -481,10 +410,7 @@ class Ingest:
         namespace = await self._snapshots.get(document.namespace)
         bound = below or (document.content if document.live is None else document.live)
         for epoch in filter(None, (namespace.epoch, namespace.building)):
-            await asyncio.gather(
-                self._vectors.delete(epoch.vectors, {document.id: bound}),
-                self._keywords.delete(epoch.keywords, {document.id: bound}),
-            )
+            await self._stores.delete(epoch, {document.id: bound})
 
 
 def records(document: Document, content: Content, number: int, title: str, epoch: Epoch) -> list[Record]:
@@ -494,29 +420,6 @@ def records(document: Document, content: Content, number: int, title: str, epoch
         Record(one, document.uri, title, document.groups, fields, search_text(title, one.headings, one.text))
         for one in content.chunks(document, number)
     ]
-
-
-async def _by_collection(batch: Sequence[_Write], upsert: _Upsert) -> list[Exception | None]:
-    """One write per collection. When the engine rejects it, document by document, so that only the bad one fails."""
-    results: dict[int, Exception | None] = {}
-    for collection in {write.collection for write in batch}:
-        mine = [write for write in batch if write.collection == collection]
-        try:
-            await upsert(collection, mine)
-        except EngineUnavailable as error:
-            results.update({id(write): error for write in mine})
-        except Exception as error:  # noqa: BLE001 (it reaches the document that caused it)
-            for write in mine:
-                results[id(write)] = error if len(mine) == 1 else await _alone(upsert, write)
-    return [results.get(id(write)) for write in batch]
-
-
-async def _alone(upsert: _Upsert, write: _Write) -> Exception | None:
-    try:
-        await upsert(write.collection, [write])
-    except Exception as error:  # noqa: BLE001 (as above)
-        return error
-    return None
 
 
 def _awaits(document: Document, number: int) -> bool:
@@ -535,14 +438,6 @@ def _fields(document: Document, epoch: Epoch) -> Metadata:
         left = {name: kind for name, kind in epoch.fields.items() if f"metadata.{name}" != error.field}
         assert len(left) < len(epoch.fields)
         return _fields(document, replace(epoch, fields=left))
-
-
-def _records_of(write: _Write) -> int:
-    return len(write.records)
-
-
-def _rows(writes: Sequence[_Write]) -> list[Record]:
-    return [record for write in writes for record in write.records]
 
 
 def _title(document: Document, content: Content) -> str:

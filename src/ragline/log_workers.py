@@ -54,10 +54,10 @@ Key: TypeAlias = tuple[str, int, int]
 class EmbedWorker:
     """Texts to vectors, over all documents together."""
 
-    def __init__(self, *, ingest: Ingest, chunk_log: ChunkLog, undertaker: Undertaker, attempts: int) -> None:
+    def __init__(self, *, ingest: Ingest, chunk_log: ChunkLog, dead_letters: DeadLetters, attempts: int) -> None:
         self._ingest = ingest
         self._log = chunk_log
-        self._undertaker = undertaker
+        self._dead_letters = dead_letters
         self._attempts = attempts
 
     async def run(self) -> None:
@@ -69,7 +69,7 @@ class EmbedWorker:
         failed = await _tried(partial(self._embed, reader, batch), attempts=self._attempts) if batch else None
         documents = {_content(one) for one in batch} if failed is not None else set()
         if failed is not None and len(documents) == 1:
-            await self._undertaker.bury(reader, batch, failed)
+            await self._dead_letters.bury(reader, batch, failed)
             return
         for document in sorted(documents):
             await self._take(reader, [one for one in batch if _content(one) == document])
@@ -111,11 +111,11 @@ class IndexWorker:
     """
 
     def __init__(
-        self, *, ingest: Ingest, chunk_log: ChunkLog, undertaker: Undertaker, clock: Clock, attempts: int
+        self, *, ingest: Ingest, chunk_log: ChunkLog, dead_letters: DeadLetters, clock: Clock, attempts: int
     ) -> None:
         self._ingest = ingest
         self._log = chunk_log
-        self._undertaker = undertaker
+        self._dead_letters = dead_letters
         self._clock = clock
         self._attempts = attempts
         self._sets: dict[Key, _Set] = {}
@@ -189,7 +189,7 @@ class IndexWorker:
         if self._sets.get(key) is found:
             del self._sets[key]
         if failed is not None:
-            return await self._undertaker.bury(reader, found.deliveries, failed)
+            return await self._dead_letters.bury(reader, found.deliveries, failed)
         metrics.log_messages_total.labels("doc_vectors", "indexed" if live else "late").inc(len(found.deliveries))
         return await reader.done(found.deliveries)
 
@@ -203,7 +203,7 @@ class IndexWorker:
                 await reader.done(one.deliveries)
 
 
-class Undertaker:
+class DeadLetters:
     """What becomes of a document that a stage cannot process: its messages to the dead letters, its row to `failed`."""
 
     def __init__(self, *, documents: Documents, claims: Claims) -> None:

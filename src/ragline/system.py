@@ -28,6 +28,7 @@ from ragline.registry.sources import Sources
 from ragline.registry.upkeep import Upkeep
 from ragline.settings import Settings
 from ragline.snapshots import Snapshots
+from ragline.stores import Stores
 from ragline.workers import IngestWorker
 
 WorkerRole: TypeAlias = Literal["parse", "embed", "index"]
@@ -55,6 +56,7 @@ class System:
     """That the embedder knows; None: all."""
     vectors: VectorStore
     keywords: KeywordIndex
+    stores: Stores
     ingest: Ingest
     epochs: Epochs
     audit: Audit

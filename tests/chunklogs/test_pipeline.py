@@ -495,10 +495,10 @@ async def test_two_workers_a_role_share_and_one_leaves(system: System, house: Ho
     assert system.log
     assert system.embed_worker
     assert system.index_worker
-    undertaker = system.embed_worker._undertaker
-    embedding = EmbedWorker(ingest=system.ingest, chunk_log=system.log, undertaker=undertaker, attempts=2)
+    dead_letters = system.embed_worker._dead_letters
+    embedding = EmbedWorker(ingest=system.ingest, chunk_log=system.log, dead_letters=dead_letters, attempts=2)
     indexing = IndexWorker(
-        ingest=system.ingest, chunk_log=system.log, undertaker=undertaker, clock=system.clock, attempts=2
+        ingest=system.ingest, chunk_log=system.log, dead_letters=dead_letters, clock=system.clock, attempts=2
     )
     documents = [await house.accept(f"{n}.txt", f"Document {n}. {LONG}") for n in range(20)]
     async with working(system), task(indexing.run()):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import math
 import shutil
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -223,6 +227,37 @@ async def test_a_document_call_lets_waiting_queries_go_first(
     await asyncio.gather(query, document)
 
     assert done == ["query", "document"]
+
+
+@pytest.mark.parametrize("after_a_query", [True, False])
+def test_documents_take_one_core_while_queries_come(
+    embedder: LocalEmbedder, monkeypatch: pytest.MonkeyPatch, after_a_query: bool
+) -> None:
+    monkeypatch.setattr(local, "QUIET_S", 3600.0)
+    monkeypatch.setattr(embedder, "_queried_at", time.monotonic() if after_a_query else -math.inf)
+    both, lock, inside = threading.Event(), threading.Lock(), 0
+
+    def encode(tokens: list[list[int]]) -> Vectors:
+        nonlocal inside
+        with lock:
+            inside += 1
+            if inside == 2:
+                both.set()
+        both.wait(0.2 if after_a_query else 60.0)
+        with lock:
+            inside -= 1
+        return np.zeros((len(tokens), embedder.space.dim), np.float32)
+
+    monkeypatch.setattr(embedder._documents, "encode", encode)
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(embedder._one_document_call, [[[1]], [[2]]]))
+    assert both.is_set() is not after_a_query
+
+
+async def test_documents_hear_of_a_query(embedder: LocalEmbedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedder, "_queried_at", -math.inf)
+    await embedder.embed(["a query"], purpose="query")
+    assert math.isfinite(embedder._queried_at)
 
 
 async def test_a_cancelled_query_leaves_documents_free(embedder: LocalEmbedder) -> None:

@@ -18,6 +18,7 @@ from ragline.keywords import tantivy as adapter
 from ragline.keywords.folding import fold
 from ragline.keywords.tantivy import TantivyKeywordIndex
 from ragline.keywords.tantivy_collection import MAX_TERMS, MAX_TIED, Collection
+from ragline.priority import NICENESS
 from ragline.protocols import KeywordIndex
 from ragline.testing.corpus import FIELDS, chunk_ids, record, texts, varied
 from ragline.testing.keywords import KeywordIndexContract
@@ -38,8 +39,27 @@ async def index(tmp_path: Path) -> TantivyKeywordIndex:
     return TantivyKeywordIndex(tmp_path)
 
 
+def _threads() -> dict[int, str]:
+    """This process's, by id and name."""
+    return {int(path.name): (path / "comm").read_text().strip() for path in Path("/proc/self/task").iterdir()}
+
+
 def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have a priority of their own on Linux alone")
+async def test_its_own_threads_run_below_the_searches(index: TantivyKeywordIndex) -> None:
+    """Merges too: they are begun by the thread that writes."""
+    before = _threads()
+    await index.create("c", fields={})
+    await index.upsert("c", [record("a", "common")])
+    names = {thread: name for thread, name in _threads().items() if thread not in before}
+    tantivys = [thread for thread, name in names.items() if name.startswith(("thrd-tantivy", "merge", "segment"))]
+    normal = os.getpriority(os.PRIO_PROCESS, 0)
+    assert len(tantivys) >= 2, names
+    assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in tantivys} == {min(19, normal + NICENESS)}
+    await index.aclose()
 
 
 # ── crashes ──────────────────────────────────────────────────────────────────────────────────────────────────────────

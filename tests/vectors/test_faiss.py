@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -32,8 +33,10 @@ WRITER = """
 import asyncio, sys
 from pathlib import Path
 from ragline.testing.corpus import DIM, embeddings, record
+from ragline.vectors import faiss_index
 from ragline.vectors.faiss import FaissVectorStore
-from ragline.vectors.faiss_index import Half, IvfIndex
+
+faiss_index.FLAT_BELOW = FROM_HERE_A_SKETCH
 
 async def main(folder, start):
     store = FaissVectorStore(Path(folder))
@@ -50,12 +53,18 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 """
 
 
-async def test_what_was_acknowledged_survives_sigkill(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sketch_from", [20_000, 20])
+async def test_what_was_acknowledged_survives_sigkill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sketch_from: int
+) -> None:
+    """Without a sketch, and with one that is learnt, kept and read again all the time."""
+    monkeypatch.setattr(faiss_index, "FLAT_BELOW", sketch_from)
+    writer = WRITER.replace("FROM_HERE_A_SKETCH", str(sketch_from))
     chance = random.Random(13)
     held: set[int] = set()
     gone: set[int] = set()
     for start in range(100_000, 600_000, 100_000):
-        acknowledged = killed_after(chance.randint(1, 12), WRITER, tmp_path, start)
+        acknowledged = killed_after(chance.randint(1, 12), writer, tmp_path, start)
         held |= {number for number in acknowledged if number > 0}
         gone |= {-number for number in acknowledged if number < 0}
         store = FaissVectorStore(tmp_path)
@@ -161,6 +170,36 @@ def test_a_damaged_sketch_is_learnt_anew(half: Half, tmp_path: Path, damage: byt
     index.tend()
     assert _learnt(index)
     assert _best(index, half, range(0, 1_000, 50)) == [n + 1 for n in range(0, 1_000, 50)]
+
+
+def test_a_collection_that_is_emptied_lets_go_of_its_sketch(half: Half, tmp_path: Path) -> None:
+    kept = tmp_path / "sketch.npz"
+    index = _index(half, kept)
+    _add(index, half, 0, 1_000)
+    assert kept.exists()
+    index.replace(list(range(51, 1_001)), [], half[:0])
+    index.tend()
+    assert not _learnt(index)
+    assert not kept.exists()
+    assert _best(index, half, range(50)) == list(range(1, 51))
+    _add(index, half, 1_000, 2_000)
+    assert _learnt(index)
+
+
+def test_a_disk_that_takes_no_sketch_costs_nothing_else(
+    half: Half, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    index = _index(half, tmp_path / "sketch.npz")
+    monkeypatch.setattr(np, "savez", full)
+    _add(index, half, 0, 1_000)
+    assert list(tmp_path.iterdir()) == []
+    assert _best(index, half, range(0, 1_000, 50)) == [n + 1 for n in range(0, 1_000, 50)]
+    monkeypatch.undo()
+    index.keep()
+    assert [path.name for path in tmp_path.iterdir()] == ["sketch.npz"]
 
 
 async def test_vectors_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Literal
 
 import httpx
 from pydantic import SecretStr
@@ -77,14 +78,7 @@ class ModelServer:
     def __init__(
         self, url: str, *, role: str, setting: str, engine: str, api_key: SecretStr | None, steps: Steps = lambda _: None
     ) -> None:  # fmt: skip
-        parsed = httpx.URL(url)
-        if parsed.userinfo:
-            raise ConfigurationError(
-                f"{setting}.url carries credentials, which would be shown.",
-                next_step=f"Move them to RAGLINE_{setting.upper()}__API_KEY, or `api_key` in ragline.toml.",
-            )
-        if not parsed.host:
-            raise ConfigurationError(f"{setting}.url names no host.", next_step="Write it as https://HOST/v1.")
+        parsed = base_url(url, setting=setting, key=f"RAGLINE_{setting.upper()}__API_KEY")
         key = api_key.get_secret_value() if api_key else ""
         self.place = parsed.netloc.decode("ascii")
         self._role, self._setting, self._engine, self._steps = role, setting, engine, steps
@@ -159,13 +153,13 @@ class ModelServer:
         return "See that server's log for the reason."
 
     def _transport_error(self, error: Exception, timeout_s: float) -> EngineError:
-        if isinstance(error, TimeoutError | httpx.ReadTimeout | httpx.WriteTimeout | httpx.PoolTimeout):
-            return self._late(timeout_s)
-        if isinstance(error, httpx.ConnectTimeout | httpx.ConnectError):
-            return self._unavailable("cannot be reached")
-        if isinstance(error, httpx.UnsupportedProtocol):
-            return self.rejected("has no address that can be asked", f"Correct {self._setting}.url.")
-        return self._unavailable("broke off")
+        match broken(error):
+            case "late":
+                return self._late(timeout_s)
+            case "no address":
+                return self.rejected("has no address that can be asked", f"Correct {self._setting}.url.")
+            case what:
+                return self._unavailable(what)
 
     def _late(self, timeout_s: float) -> EngineTimeout:
         return EngineTimeout(
@@ -180,6 +174,33 @@ class ModelServer:
             next_step="Look whether it runs and is reachable from here.",
             engine=self._engine,
         )
+
+
+def base_url(url: str, *, setting: str, key: str) -> httpx.URL:
+    """`key`: where an API key belongs instead. Raises ConfigurationError: it is no URL, names no host, or carries a password."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ConfigurationError(
+            f"{setting}.url is not an address: {error}.", next_step="Write it as https://HOST/v1."
+        ) from error
+    if parsed.userinfo:
+        raise ConfigurationError(
+            f"{setting}.url carries credentials, which would be shown.",
+            next_step=f"Move them to {key}, or `api_key` in ragline.toml.",
+        )
+    if not parsed.host:
+        raise ConfigurationError(f"{setting}.url names no host.", next_step="Write it as https://HOST/v1.")
+    return parsed
+
+
+def broken(error: Exception) -> Literal["late", "no address", "cannot be reached", "broke off"]:
+    """What stopped a request on its way."""
+    if isinstance(error, TimeoutError | httpx.ReadTimeout | httpx.WriteTimeout | httpx.PoolTimeout):
+        return "late"
+    if isinstance(error, httpx.ConnectTimeout | httpx.ConnectError):
+        return "cannot be reached"
+    return "no address" if isinstance(error, httpx.UnsupportedProtocol) else "broke off"
 
 
 async def _read(response: httpx.Response, most: int) -> bytes | None:

@@ -21,7 +21,15 @@ from typing import Any
 
 import httpx
 
-from ragline.connections.model_server import CONNECT_TIMEOUT_S, MAX_ERROR_BYTES, Refusal, refusal, retry_after_s
+from ragline.connections.model_server import (
+    CONNECT_TIMEOUT_S,
+    MAX_ERROR_BYTES,
+    Refusal,
+    base_url,
+    broken,
+    refusal,
+    retry_after_s,
+)
 from ragline.connections.sse import MAX_LINE_CHARS, lines
 from ragline.errors import ConfigurationError, EngineError, EngineRejected, EngineTimeout, EngineUnavailable, Overloaded
 from ragline.settings import GeneratorSettings
@@ -34,12 +42,7 @@ class StreamingServer:
     """
 
     def __init__(self, settings: GeneratorSettings, *, name: str, url: str, headers: Mapping[str, str]) -> None:
-        parsed = httpx.URL(url)
-        if parsed.userinfo:
-            raise ConfigurationError(
-                "generators.url carries credentials, which would be shown.",
-                next_step="Move them to RAGLINE_GENERATORS__N__API_KEY, or `api_key` in ragline.toml.",
-            )
+        parsed = base_url(url, setting="generators", key="RAGLINE_GENERATORS__N__API_KEY")
         if not settings.model:
             raise ConfigurationError(
                 f"generators: no model is named for {parsed.host}.",
@@ -163,15 +166,15 @@ class StreamingServer:
         return self.unavailable(f"does not speak the protocol: {what}")
 
     def _transport_error(self, error: Exception) -> EngineError:
-        if isinstance(error, (TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout, httpx.PoolTimeout)):
-            return self._late()
-        if isinstance(error, httpx.ConnectTimeout | httpx.ConnectError):
-            return self.unavailable("cannot be reached")
-        if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
-            return EngineRejected(
-                f"The generator's address {self._place} is not one.", next_step="Correct `url`.", engine=self._name
-            )
-        return self.unavailable("broke off")
+        match broken(error):
+            case "late":
+                return self._late()
+            case "no address":
+                return EngineRejected(
+                    f"The generator's address {self._place} is not one.", next_step="Correct `url`.", engine=self._name
+                )
+            case what:
+                return self.unavailable(what)
 
     def _late(self) -> EngineTimeout:
         return EngineTimeout(

@@ -12,7 +12,6 @@ import asyncio
 import math
 import os
 import platform
-import re
 import sys
 import threading
 import time
@@ -29,6 +28,7 @@ from ragline.embedders.model_files import READY_MADE, ModelFiles, Precision, dam
 from ragline.errors import EngineError
 from ragline.priority import lower_priority
 from ragline.protocols import Purpose, Vectors
+from ragline.surrogates import encodable
 from ragline.types import Space
 
 if TYPE_CHECKING:
@@ -55,8 +55,6 @@ SLOW_FUSIONS = ["SkipLayerNormFusion"]
 EXACT_SUMS = "session.x64quantprecision"
 """Without it, a CPU that has AVX2 but no VNNI saturates 16-bit sums, and its vectors differ from everyone's; with it, one that
 has VNNI takes 1.9 times as long for a query and 2.6 times for a document, for the same vectors."""
-
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class LocalEmbedder:
@@ -148,7 +146,7 @@ class LocalEmbedder:
 
     def token_spans(self, text: str) -> Sequence[tuple[int, int]]:
         # A batch of one: `encode` would hold the interpreter lock.
-        (encoding,) = self._whole.encode_batch([_encodable(text)], add_special_tokens=False)
+        (encoding,) = self._whole.encode_batch([encodable(text)], add_special_tokens=False)
         spans: list[tuple[int, int]] = encoding.offsets
         return spans
 
@@ -172,7 +170,7 @@ class LocalEmbedder:
         return await asyncio.get_running_loop().run_in_executor(pool, work, given)
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._cut.encode_batch_fast([_encodable(text) for text in texts])]
+        return [encoding.ids for encoding in self._cut.encode_batch_fast([encodable(text) for text in texts])]
 
     def _one_document_call(self, tokens: list[list[int]]) -> Vectors:
         self._no_queries.wait(YIELD_S)
@@ -245,11 +243,6 @@ def _cut_at(tokenizer: Tokenizer, max_tokens: int) -> Tokenizer:
     cut = type(tokenizer).from_str(tokenizer.to_str())
     cut.enable_truncation(max_tokens)
     return cut
-
-
-def _encodable(text: str) -> str:
-    """Half of a surrogate pair has no UTF-8, which the tokenizer needs; the text keeps its length."""
-    return _LONE_SURROGATE.sub("\ufffd", text)
 
 
 @cache

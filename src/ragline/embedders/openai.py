@@ -13,7 +13,6 @@ import base64
 import hashlib
 import itertools
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -24,6 +23,7 @@ from ragline.embedders.token_spans import NamedTokenizer, approximate_spans
 from ragline.errors import ConfigurationError, EngineError
 from ragline.protocols import Purpose, Vectors
 from ragline.settings import EmbedderSettings
+from ragline.surrogates import encodable
 from ragline.types import Space
 
 ENGINE = "embedder:openai"
@@ -44,8 +44,6 @@ LEAST_WAIT_S = 0.05
 """Whatever it says; doubled each time, so that one that says 0 is not asked for ever."""
 
 PRECISION = "api"
-
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class OpenAIEmbedder:
@@ -119,7 +117,7 @@ class OpenAIEmbedder:
         given = self._settings
         prefix = given.query_prefix if purpose == "query" else given.document_prefix
         room = max(1, given.max_tokens - RESERVED_TOKENS - len(self._spans(prefix)))
-        return [prefix + self._cut(_LONE_SURROGATE.sub("\ufffd", text), room) or " " for text in texts]
+        return [prefix + self._cut(encodable(text), room) or " " for text in texts]
 
     def _cut(self, text: str, most_tokens: int) -> str:
         if len(text.encode()) <= most_tokens:  # a token has a byte at least

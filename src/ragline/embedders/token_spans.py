@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ragline.embedders.model_files import damaged, locate
+from ragline.surrogates import encodable
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -19,8 +20,6 @@ _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 APPROXIMATE = re.compile(rf"[A-Za-z]{{1,6}}|\d{{1,2}}|[{_CJK}]|[^\W\d_]{{1,3}}|[^\w\s]|_")
 """Six ASCII letters, three others, two digits, one sign or CJK character a token. Of English text, tables and code that is
 0.98 to 1.16 times the tokens of BERT's WordPiece (docs/adr/0014); of other languages it may be half of them."""
-
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def approximate_spans(text: str) -> Sequence[tuple[int, int]]:
@@ -50,6 +49,6 @@ class NamedTokenizer:
 
     def spans(self, text: str) -> Sequence[tuple[int, int]]:
         """White space, which some models' tokens begin with or are, is not part of a span."""
-        (encoding,) = self._tokenizer.encode_batch([_LONE_SURROGATE.sub("\ufffd", text)], add_special_tokens=False)
+        (encoding,) = self._tokenizer.encode_batch([encodable(text)], add_special_tokens=False)
         bare = ((start + len(text[start:end]) - len(text[start:end].lstrip()), end) for start, end in encoding.offsets)
         return [(start, start + len(text[start:end].rstrip())) for start, end in bare if start < end]

@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Sequence
 
 from ragline.connections.model_server import ModelServer, Refusal
 from ragline.errors import ConfigurationError
 from ragline.settings import RerankerSettings
-
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+from ragline.surrogates import encodable
 
 
 class HttpReranker:
@@ -91,7 +89,7 @@ class HttpReranker:
 
 def _fit(text: str) -> str:
     """For UTF-8, and not empty, which Cohere refuses."""
-    return _LONE_SURROGATE.sub("\ufffd", text) or " "
+    return encodable(text) or " "
 
 
 def _steps(refused: Refusal) -> str | None:

@@ -1,15 +1,13 @@
 """A cross-encoder in this process, on the CPU, through ONNX Runtime: `model.onnx` and `tokenizer.json` of any BERT-like one.
 
-`build` makes one. A pair costs what its tokens cost, as for an embedder of that size: 256 tokens through six layers are 30 ms
-or more on one core. `reranker.candidates` and `reranker.deadline_ms` bound it, and a query that stops waiting stops the work
-between two calls.
+`build` makes one. A pair costs what its tokens cost, as for an embedder of that size. `reranker.candidates` and
+`reranker.deadline_ms` bound it, and a query that stops waiting stops the work between two calls.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,14 +18,13 @@ import numpy as np
 
 from ragline.errors import EngineError, EngineUnavailable, MissingDependency
 from ragline.settings import RerankerSettings
+from ragline.surrogates import encodable
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 ENGINE = "reranker:local"
 HUB_FILES = ["tokenizer.json", "config.json", "model.onnx", "onnx/model.onnx"]
-
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class LocalReranker:
@@ -98,7 +95,7 @@ class LocalReranker:
         for text in texts:
             if left.is_set():
                 break
-            scores.append(self._score(_fit(query), _fit(text)))
+            scores.append(self._score(encodable(query), encodable(text)))
         return scores
 
     def _score(self, query: str, text: str) -> float:
@@ -142,10 +139,6 @@ def _folder(url: str) -> Path:
             f"Reranker {name} cannot be downloaded from the hub: {type(error).__name__}.",
             next_step="Check the name and the network, or set reranker.url to a folder.",
         ) from error
-
-
-def _fit(text: str) -> str:
-    return _LONE_SURROGATE.sub("\ufffd", text)
 
 
 def _sha256(path: Path) -> str:

@@ -135,6 +135,7 @@ class Collection:
             ]
             self._remove(sql, gone)
         self._index.replace(gone, [], np.zeros((0, self.dim), np.float16))
+        self._index.tend()
 
     def search(self, vector: NDArray[np.float32], top_k: int, scope: Scope) -> list[Hit]:
         """Search, then check the scope; wider when too few pass; exactly, over all that pass, when they are rare."""

@@ -124,6 +124,11 @@ class IvfIndex:
             with self._lock.write():
                 self._sketch, self._gone = sketch, set()
             self._learnt_from = self._unkept = len(self)
+        elif crowded:  # too few are left to learn from: they are scanned
+            with self._lock.write():
+                self._sketch, self._gone = None, set()
+            self._learnt_from = self._unkept = 0
+            self._kept.unlink(missing_ok=True)
         if self._unkept > UNKEPT * len(self):
             self.keep()
 
