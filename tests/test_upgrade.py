@@ -26,7 +26,8 @@ FOLDERS = sorted((Path(__file__).parent / "folders").glob("*.tar.xz"))
 @pytest.fixture(params=FOLDERS, ids=lambda path: path.name.removesuffix(".tar.xz"))
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     with tarfile.open(request.param) as tar:
-        tar.extractall(tmp_path, filter="data")
+        safe: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Python 3.11.4 and later
+        tar.extractall(tmp_path, **safe)
     return tmp_path
 
 

@@ -171,7 +171,7 @@ class ModelServer:
     def _unavailable(self, what: str) -> EngineUnavailable:
         return EngineUnavailable(
             f"The {self._role} at {self.place} {what}.",
-            next_step="Look whether it runs and is reachable from here.",
+            next_step=f"Look whether it runs and is reachable from here, and correct {self._setting}.url if it is not there.",
             engine=self._engine,
         )
 
