@@ -24,6 +24,7 @@ BENCHMARKS = ("quality", "query_path", "ingest_rate", "parsing", "formats", "sta
 """In this order: `quality` indexes what `query_path` and `startup` use."""
 STUDIES = (
     "vector_engines",
+    "sketch",
     "embedder_precision",
     "registry_commits",
     "readers",

@@ -202,3 +202,9 @@ async def test_a_good_request_goes_straight_to_its_endpoint(api: Api, monkeypatc
     monkeypatch.undo()
     refused = await api.call("POST", "/v1/search", json={"query": 7}, status=422)
     assert "query" in str(refused)
+
+
+async def test_a_body_that_is_not_called_json_is_told_so(api: Api) -> None:
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    told = await api.call("POST", "/v1/search", content=b'{"query": "item"}', headers=form, status=422)
+    assert "application/json" in told["next_step"]

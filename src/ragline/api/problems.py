@@ -15,6 +15,8 @@ from ragline.errors import InvalidRequest, Overloaded, RaglineError, Unauthentic
 log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
+FORM = "application/x-www-form-urlencoded"
+"""What curl says of a body by itself."""
 
 
 class Problem(BaseModel):
@@ -87,11 +89,13 @@ def install(app: FastAPI) -> None:
         return problem(error)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         _, *place = first["loc"]  # the first says whether it was the body, the query or the path
         where = ".".join(str(part) for part in place if part not in ("one", "many"))
         step = "See /docs for the request's fields."
+        if not place and request.headers.get("content-type", "").partition(";")[0] in ("", FORM):
+            step = "Send JSON, with the header Content-Type: application/json. " + step
         if place and place[-1] == "groups":
             step = "Leave it out: what a caller may read comes from its API key."
         return problem(InvalidRequest(f"{where or 'body'}: {first['msg']}.", next_step=step, field=where or None))
