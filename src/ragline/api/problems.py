@@ -94,7 +94,7 @@ def install(app: FastAPI) -> None:
         _, *place = first["loc"]  # the first says whether it was the body, the query or the path
         where = ".".join(str(part) for part in place if part not in ("one", "many"))
         step = "See /docs for the request's fields."
-        if not place and request.headers.get("content-type", "").partition(";")[0] in ("", FORM):
+        if not where and request.headers.get("content-type", "").partition(";")[0] in ("", FORM):
             step = "Send JSON, with the header Content-Type: application/json. " + step
         if place and place[-1] == "groups":
             step = "Leave it out: what a caller may read comes from its API key."
