@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from ragline.answer import Answers
 from ragline.audit import Audit
+from ragline.background import Background, Queries
 from ragline.batching import BatchingEmbedder
 from ragline.blobs import KeepingBlobs, open_blobs
 from ragline.clock import SystemClock
@@ -51,17 +52,18 @@ async def build(settings: Settings) -> System:
     Raises:  ConfigurationError: a setting, a missing package, model or file.  EngineError: an engine does not answer.
     """
     clock = SystemClock()
+    queries = Queries()
     closers: list[Callable[[], Awaitable[None]]] = []
     try:
         database = await Database.open(
-            settings.registry or sqlite_url(settings.data_dir.absolute() / "registry.sqlite")
+            settings.registry or sqlite_url(settings.data_dir.absolute() / "registry.sqlite"), queries
         )
         closers.append(database.aclose)
         vectors = open_vectors(settings)
         closers.append(vectors.aclose)
         keywords = open_keywords(settings)
         closers.append(keywords.aclose)
-        embedder = RememberingEmbedder(merged(await open_embedder(settings), settings))
+        embedder = RememberingEmbedder(merged(await open_embedder(settings, queries), settings))
         closers.append(embedder.aclose)
         reranker = await open_reranker(settings.reranker)
         if reranker:
@@ -74,7 +76,9 @@ async def build(settings: Settings) -> System:
         claims = Claims(database, clock)
         if not settings.registry:
             await claims.end_all_leases(but_on_log=bool(settings.log))
-        blobs = KeepingBlobs(open_blobs(settings.blobs or str(settings.data_dir.absolute() / "blobs")))
+        background = Background(queries)
+        closers.append(background.aclose)
+        blobs = KeepingBlobs(open_blobs(settings.blobs or str(settings.data_dir.absolute() / "blobs"), background))
         closers.append(blobs.aclose)
         chunk_log = open_log(settings)
         if chunk_log:
@@ -86,8 +90,8 @@ async def build(settings: Settings) -> System:
         stores = Stores(vectors, keywords)
         ingest = Ingest(
             snapshots=snapshots, documents=documents, claims=claims, contents=contents, members=members, parser=parser,
-            embedder=embedder, stores=stores, settings=settings.ingest, clock=clock, languages=languages,
-            log=chunk_log,
+            embedder=embedder, stores=stores, background=background, settings=settings.ingest, clock=clock,
+            languages=languages, log=chunk_log,
         )  # fmt: skip
         epochs = Epochs(
             namespaces=namespaces, documents=documents, contents=contents, ingest=ingest, stores=stores,
@@ -109,7 +113,7 @@ async def build(settings: Settings) -> System:
         )  # fmt: skip
         search = Search(
             snapshots=snapshots, documents=documents, guard=Guard(database), embedder=embedder, vectors=vectors,
-            keywords=keywords, settings=settings.query, languages=languages,
+            keywords=keywords, queries=queries, settings=settings.query, languages=languages,
             reranking=Reranking(reranker, settings.reranker) if reranker else None,
         )  # fmt: skip
         embed_worker, index_worker = None, None
@@ -192,14 +196,16 @@ def open_log(settings: Settings) -> ChunkLog | None:
     raise _unknown("log", scheme, "use kafka://HOST:PORT, or leave it empty for none")
 
 
-async def open_embedder(settings: Settings) -> Embedder:
+async def open_embedder(settings: Settings, queries: Queries | None = None) -> Embedder:
     chosen = settings.embedder
     url = urlsplit(chosen.url)
     if url.scheme == "local":
         from ragline.embedders.local import LocalEmbedder
 
         cache_dir = settings.cache_dir or Path.home() / ".cache" / "ragline"
-        return await LocalEmbedder.load(url.netloc, source=chosen.source, cache_dir=cache_dir, threads=chosen.threads)
+        return await LocalEmbedder.load(
+            url.netloc, source=chosen.source, cache_dir=cache_dir, threads=chosen.threads, queries=queries
+        )
     if url.scheme in ("http", "https"):
         from ragline.embedders.openai import OpenAIEmbedder
 

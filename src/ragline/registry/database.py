@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -19,6 +20,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import QueuePool
 
+from ragline.background import Queries
 from ragline.coalescing import Coalescer
 from ragline.errors import ConfigurationError, EngineRejected, EngineUnavailable, RaglineError
 from ragline.registry.migrations import HEAD, upgrade
@@ -36,7 +38,7 @@ READERS = 4
 class Database:
     """Connections, the one writer, and a pulse after every commit."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, queries: Queries) -> None:
         self._engine = create_engine(url, poolclass=QueuePool, pool_size=1, max_overflow=0)
         begin_by_hand(self._engine)
         # Readers are in no transaction at all: each statement sees the newest commit, and nothing is reset between calls.
@@ -46,6 +48,7 @@ class Database:
         event.listen(self._reading, "connect", _set_pragmas)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="registry-read")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="registry-write")
+        self._queries, self._turn = queries, threading.Lock()
         self._queue: Coalescer[Work, Any] = Coalescer(self._commit, most=MOST_PER_COMMIT)
         self._committed = asyncio.Event()
         self.alone = make_url(url).get_backend_name() == "sqlite"
@@ -54,7 +57,7 @@ class Database:
         """Commits of this process so far; take it before you look, then wait for the next one with `next_commit`."""
 
     @classmethod
-    async def open(cls, url: str) -> Database:
+    async def open(cls, url: str, queries: Queries | None = None) -> Database:
         """Connect and bring the schema up to date.
 
         Raises:  ConfigurationError: the URL is not one we know, or the schema is newer than this version.
@@ -64,7 +67,7 @@ class Database:
                 f"registry: the scheme of {make_url(url).render_as_string()} is not known.",
                 next_step="Leave `registry` empty for SQLite in the data folder.",
             )
-        database = cls(url)
+        database = cls(url, queries or Queries())
         at = await database.read(_schema_version)
         if at != HEAD:
             await asyncio.to_thread(upgrade, url, at)
@@ -132,7 +135,8 @@ class Database:
 
         def call() -> list[Any]:
             try:
-                return together(batch)
+                with self._queries.between(self._turn):
+                    return together(batch)
             except EngineUnavailable:
                 raise
             except Exception:  # noqa: BLE001 (found again by the one that runs alone)
