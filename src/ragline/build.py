@@ -85,7 +85,8 @@ async def build(settings: Settings) -> System:
             closers.append(chunk_log.aclose)
         contents = Contents(blobs)
         snapshots = Snapshots(namespaces, clock)
-        members = Members(contents=contents, registry=MemberRows(database, clock), settings=settings.ingest)
+        member_rows = MemberRows(database, clock)
+        members = Members(contents=contents, registry=member_rows, settings=settings.ingest)
         languages = known_to(embedder.space, settings.embedder.languages)
         stores = Stores(vectors, keywords)
         ingest = Ingest(
@@ -125,7 +126,8 @@ async def build(settings: Settings) -> System:
             )
         system = System(
             settings=settings, clock=clock, database=database, namespaces=namespaces, documents=documents,
-            claims=claims, sources=Sources(database, clock), keys=Keys(database, clock), blobs=blobs, contents=contents,
+            claims=claims, members=member_rows, sources=Sources(database, clock), keys=Keys(database, clock), blobs=blobs,
+            contents=contents,
             snapshots=snapshots, embedder=embedder, languages=languages, vectors=vectors, keywords=keywords, stores=stores,
             ingest=ingest,
             epochs=epochs, audit=audit, mending=mending, upkeep=upkeep, search=search,
@@ -150,6 +152,7 @@ async def build(settings: Settings) -> System:
                 "upkeep": upkeep,
                 "contents": contents,
                 "claims": claims,
+                "members": member_rows,
                 "log": chunk_log,
             }
             failpoints.arm(settings.failpoint, parts | {"namespaces": namespaces, "documents": documents})
