@@ -175,7 +175,7 @@ async def test_a_search_is_under_way_until_its_passages_are_there(
 async def test_one_count_of_queries_for_the_whole_house(system: System) -> None:
     """Else ingest would not wait for what it does not hear of."""
     counted = system.search._queries
-    assert system.database._queries is counted
+    assert system.database._driver._queries is counted  # type: ignore[attr-defined]
     assert system.ingest._background._queries is counted
     local = system.embedder._embedder._embedder  # type: ignore[attr-defined]
     assert local._under_way is counted

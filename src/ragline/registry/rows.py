@@ -34,10 +34,14 @@ UPDATE_MINE = update(documents).where(
     documents.c.content == bindparam("mine"),
     documents.c.attempt == bindparam("at"),
 )
-LOOK_MINE = select(documents).where(
-    documents.c.id == bindparam("which"),
-    documents.c.content == bindparam("mine"),
-    documents.c.attempt == bindparam("at"),
+LOOK_MINE = (
+    select(documents)
+    .where(
+        documents.c.id == bindparam("which"),
+        documents.c.content == bindparam("mine"),
+        documents.c.attempt == bindparam("at"),
+    )
+    .with_for_update()  # else another process might claim it before it is advanced
 )
 INSERT = insert(documents)
 TELL = insert(history)
@@ -96,6 +100,7 @@ CLAIM = (
             .where(DUE, documents.c.lease_until <= bindparam("now"))
             .order_by(documents.c.revision)
             .limit(bindparam("most"))
+            .with_for_update(skip_locked=True)  # where there are other workers; SQLite has none, and leaves it out
         )
     )
     .values(lease_until=bindparam("until"), attempt=documents.c.attempt + 1)
