@@ -172,7 +172,16 @@ def open_vectors(settings: Settings) -> VectorStore:
         from ragline.vectors.faiss import FaissVectorStore
 
         return FaissVectorStore(settings.data_dir.absolute() / "vectors")
-    raise _unknown("vectors", scheme, "leave it empty for the embedded store")
+    if scheme == "postgresql":
+        if find_spec("pgvector") is None or find_spec("asyncpg") is None:
+            raise MissingDependency(
+                "vectors: pgvector needs the packages asyncpg and pgvector.",
+                next_step="Run `pip install 'ragline[postgresql]'`.",
+            )
+        from ragline.vectors.pgvector import PgvectorVectorStore
+
+        return PgvectorVectorStore(settings.vectors)
+    raise _unknown("vectors", scheme, "use postgresql://… (pgvector), or leave it empty for the embedded store")
 
 
 def open_keywords(settings: Settings) -> KeywordIndex:

@@ -42,6 +42,12 @@ REFUSED = {
 }
 """SQLSTATE → what it means, and the next step: nothing that comes right by itself."""
 
+UNFIT = {
+    "22": ("The data does not fit", "Look at what was sent: a number out of range, a vector of another length."),
+    "54": ("It is over a limit of the server", "Send less at a time, or shorter texts."),
+}
+"""Class of SQLSTATE → the same, for what is wrong with the data."""
+
 AWAY = {
     "08": ("The connection was lost", "Try again; look at the server's log if it stays so."),
     "57": ("The server ends connections", "It is shutting down or starting: try again."),
@@ -106,6 +112,9 @@ def failure(error: BaseException, *, engine: str) -> EngineError:
         )
     if state in REFUSED:
         meaning, step = REFUSED[state]
+        return EngineRejected(f"{meaning} ({words}).", next_step=step, engine=engine)
+    if state[:2] in UNFIT:
+        meaning, step = UNFIT[state[:2]]
         return EngineRejected(f"{meaning} ({words}).", next_step=step, engine=engine)
     if state[:2] in AWAY:
         meaning, step = AWAY[state[:2]]
