@@ -15,6 +15,8 @@ from ragline.settings import IngestSettings, Settings
 from ragline.system import System
 from ragline.types import NamespaceSettings
 from tests.engines.kafka import kafka as kafka
+from tests.engines.milvus import milvus as milvus
+from tests.engines.milvus import own_milvus as own_milvus
 from tests.engines.postgres import postgres as postgres
 from tests.engines.ragline_embedder import embedder_url as embedder_url
 from tests.house import House

@@ -181,7 +181,17 @@ def open_vectors(settings: Settings) -> VectorStore:
         from ragline.vectors.pgvector import PgvectorVectorStore
 
         return PgvectorVectorStore(settings.vectors)
-    raise _unknown("vectors", scheme, "use postgresql://… (pgvector), or leave it empty for the embedded store")
+    if scheme in ("milvus", "milvuss"):
+        if find_spec("pymilvus") is None:
+            raise MissingDependency(
+                "vectors: Milvus needs the package pymilvus.", next_step="Run `pip install 'ragline[milvus]'`."
+            )
+        from ragline.vectors.milvus import MilvusVectorStore
+
+        return MilvusVectorStore(settings.vectors)
+    raise _unknown(
+        "vectors", scheme, "use postgresql://… (pgvector) or milvus://…, or leave it empty for the embedded store"
+    )
 
 
 def open_keywords(settings: Settings) -> KeywordIndex:
