@@ -14,6 +14,7 @@ from ragline.embedders.local import LocalEmbedder
 from ragline.settings import IngestSettings, Settings
 from ragline.system import System
 from ragline.types import NamespaceSettings
+from tests.engines.elasticsearch import elasticsearch as elasticsearch
 from tests.engines.kafka import kafka as kafka
 from tests.engines.ragline_embedder import embedder_url as embedder_url
 from tests.house import House
