@@ -4,6 +4,7 @@ import java.util.Map;
 import java.util.function.Predicate;
 import java.util.function.Supplier;
 import java.util.function.UnaryOperator;
+import java.util.regex.Pattern;
 import org.apache.lucene.analysis.Analyzer;
 import org.apache.lucene.analysis.TokenStream;
 import org.apache.lucene.analysis.ar.ArabicAnalyzer;
@@ -35,14 +36,17 @@ import org.apache.lucene.analysis.it.ItalianAnalyzer;
 import org.apache.lucene.analysis.lt.LithuanianAnalyzer;
 import org.apache.lucene.analysis.lv.LatvianAnalyzer;
 import org.apache.lucene.analysis.miscellaneous.ASCIIFoldingFilter;
+import org.apache.lucene.analysis.miscellaneous.TruncateTokenFilter;
 import org.apache.lucene.analysis.nl.DutchAnalyzer;
 import org.apache.lucene.analysis.no.NorwegianAnalyzer;
+import org.apache.lucene.analysis.pattern.PatternTokenizer;
 import org.apache.lucene.analysis.pt.PortugueseAnalyzer;
 import org.apache.lucene.analysis.ro.RomanianAnalyzer;
 import org.apache.lucene.analysis.ru.RussianAnalyzer;
 import org.apache.lucene.analysis.sr.SerbianAnalyzer;
 import org.apache.lucene.analysis.sv.SwedishAnalyzer;
 import org.apache.lucene.analysis.th.ThaiAnalyzer;
+import org.apache.lucene.analysis.th.ThaiTokenizer;
 import org.apache.lucene.analysis.tr.TurkishAnalyzer;
 import org.elasticsearch.Build;
 import org.elasticsearch.client.internal.node.NodeClient;
@@ -51,6 +55,7 @@ import org.elasticsearch.features.NodeFeature;
 import org.elasticsearch.index.analysis.AnalyzerProvider;
 import org.elasticsearch.index.analysis.AnalyzerScope;
 import org.elasticsearch.index.analysis.TokenFilterFactory;
+import org.elasticsearch.index.analysis.TokenizerFactory;
 import org.elasticsearch.indices.analysis.AnalysisModule.AnalysisProvider;
 import org.elasticsearch.plugins.ActionPlugin;
 import org.elasticsearch.plugins.AnalysisPlugin;
@@ -100,7 +105,9 @@ public class TestModule extends Plugin implements AnalysisPlugin, ActionPlugin {
     LANGUAGES.put("sorani", SoraniAnalyzer::new);
     LANGUAGES.put("spanish", SpanishAnalyzer::new);
     LANGUAGES.put("swedish", SwedishAnalyzer::new);
-    LANGUAGES.put("thai", ThaiAnalyzer::new);
+    if (ThaiTokenizer.DBBI_AVAILABLE) { // a small Java has no dictionary of Thai
+      LANGUAGES.put("thai", ThaiAnalyzer::new);
+    }
     LANGUAGES.put("turkish", TurkishAnalyzer::new);
   }
 
@@ -128,7 +135,19 @@ public class TestModule extends Plugin implements AnalysisPlugin, ActionPlugin {
   public Map<String, AnalysisProvider<TokenFilterFactory>> getTokenFilters() {
     return Map.of(
         "asciifolding", (index, environment, name, settings) -> new Filter(name, ASCIIFoldingFilter::new),
+        "truncate", (index, environment, name, settings) -> {
+          int length = settings.getAsInt("length", 10);
+          return new Filter(name, words -> new TruncateTokenFilter(words, length));
+        },
         "porter_stem", (index, environment, name, settings) -> new Filter(name, PorterStemFilter::new));
+  }
+
+  @Override
+  public Map<String, AnalysisProvider<TokenizerFactory>> getTokenizers() {
+    return Map.of("pattern", (index, environment, name, settings) -> {
+      Pattern between = Pattern.compile(settings.get("pattern", "\\W+"));
+      return TokenizerFactory.newFactory(name, () -> new PatternTokenizer(between, -1));
+    });
   }
 
   @Override
