@@ -92,8 +92,6 @@ class ElasticsearchVectorStore:
     async def search(self, collection: str, vector: NDArray[np.float32], *, top_k: int, scope: Scope) -> list[Hit]:
         built = await self._indices.built(collection)
         self._check(collection, vector, (built.how["dim"],))
-        if not vector.any():  # no direction, so no neighbours; Elasticsearch refuses it
-            raise self._indices.rejected("a query vector is zero.", "Look at the embedder: it must return directions.")
         index = str(built.how["index"])
         candidates = min(max(self._options.candidates, SPARE[index] * top_k), MOST_CANDIDATES)
         near: Json = {
@@ -121,6 +119,11 @@ class ElasticsearchVectorStore:
             raise self._indices.rejected(
                 f"a vector for the collection {collection} holds NaN or infinity.",
                 "Look at the embedder: it must return finite numbers.",
+            )
+        if not vectors.any(axis=-1).all():  # Elasticsearch refuses it too, in words that name no vector
+            raise self._indices.rejected(
+                f"a vector for the collection {collection} is zero: it points nowhere.",
+                "Look at the embedder: it must return vectors of unit length.",
             )
 
 
