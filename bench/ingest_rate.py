@@ -15,6 +15,7 @@ import time
 import zipfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bench.figures import Figure, Ground, median
@@ -27,7 +28,10 @@ from ragline.system import System
 from ragline.types import Namespace, Upload
 
 PART, PARTS = 200, 5
-"""Documents of one part: some ten seconds of embedding, so that starting up and draining do not count."""
+"""Texts of one part: some ten seconds of embedding, so that starting up and draining do not count."""
+
+IN_LONG = 10
+"""Texts joined into one document, for what a document of several pages pays."""
 
 IN_ARCHIVE, ARCHIVES = 300, 3
 """Texts in the archive; how often it and the same texts as files take turns."""
@@ -42,37 +46,55 @@ async def run(ground: Ground) -> list[Figure]:
     corpus = ground.collection("scifact") / "corpus.jsonl"
     uploads = plain_texts(corpus, most=PART * (PARTS + 1))
     stamp = f"{time.time_ns():x}"  # a namespace of its own: nothing is unchanged in it
+    async with running(ground.work / "ingest-rate") as system:
+        raw = await open_embedder(system.settings)
+        await ingest(system, f"warm-{stamp}", uploads[PART * PARTS :][:50])
+        short = await _against_raw(system, raw, uploads, f"short-{stamp}", note=f"{PART} texts of some 200 tokens")
+        joined = [_joined(uploads[n : n + IN_LONG]) for n in range(0, PART * PARTS, IN_LONG)]
+        long = await _against_raw(system, raw, joined, f"long-{stamp}", note=f"the same, {IN_LONG} to a document")
+        await raw.aclose()
+        archives = await _archives(system, uploads[:IN_ARCHIVE], stamp)
+    return [
+        *short,
+        *(replace(figure, name=f"{figure.name}, longer documents") for figure in long[:3]),
+        *_language(b"\n\n".join(upload.data for upload in uploads)),
+        *archives,
+    ]
+
+
+async def _against_raw(
+    system: System, raw: Embedder, uploads: Sequence[Upload], stamp: str, *, note: str
+) -> list[Figure]:
+    """Each of PARTS parts through the whole path, then its texts through the embedder alone."""
+    size = len(uploads) // PARTS
     rates: list[float] = []
     raw_rates: list[float] = []
     costs: list[float] = []
     spent: dict[str, float] = defaultdict(float)
-    async with running(ground.work / "ingest-rate") as system:
-        raw = await open_embedder(system.settings)
-        await ingest(system, f"warm-{stamp}", uploads[PART * PARTS :][:50])
-        for n in range(PARTS):
-            before, start = cpu_s(), time.perf_counter()
-            namespace = await ingest(system, f"part-{n}-{stamp}", uploads[n * PART : (n + 1) * PART])
-            took_s = time.perf_counter() - start
-            part = {name: total_s - before.get(name, 0.0) for name, total_s in cpu_s().items()}
-            texts = await chunk_texts(system, namespace)
-            start_cpu_s = time.process_time()
-            raw_rates.append(await raw_rate(raw, texts))
-            costs.append((time.process_time() - start_cpu_s) / sum(part.values()))
-            rates.append(len(texts) / took_s)
-            for name, part_s in part.items():
-                spent[name] += part_s
-        await raw.aclose()
-        archives = await _archives(system, uploads[:IN_ARCHIVE], stamp)
+    for n in range(PARTS):
+        before, start = cpu_s(), time.perf_counter()
+        namespace = await ingest(system, f"part-{n}-{stamp}", uploads[n * size : (n + 1) * size])
+        took_s = time.perf_counter() - start
+        part = {name: total_s - before.get(name, 0.0) for name, total_s in cpu_s().items()}
+        texts = await chunk_texts(system, namespace)
+        start_cpu_s = time.process_time()
+        raw_rates.append(await raw_rate(raw, texts))
+        costs.append((time.process_time() - start_cpu_s) / sum(part.values()))
+        rates.append(len(texts) / took_s)
+        for name, part_s in part.items():
+            spent[name] += part_s
     ratio = median([rate / raw_rate for rate, raw_rate in zip(rates, raw_rates, strict=True)])
     return [
-        Figure("ingest / raw embedder", ratio, "×", at_least=0.9, note=f"median of {PARTS} pairs, {PART} texts each"),
+        Figure("ingest / raw embedder", ratio, "×", at_least=0.9, note=f"median of {PARTS} pairs; {note}"),
         Figure("raw / ingest by processor time", median(costs), "×", note="what a busy machine shows as well"),
         Figure("ingest", median(rates), "chunks/s"),
         Figure("raw embedder", median(raw_rates), "chunks/s", note="sorted by length, all threads"),
         *shares(spent),
-        *_language(b"\n\n".join(upload.data for upload in uploads)),
-        *archives,
     ]
+
+
+def _joined(uploads: Sequence[Upload]) -> Upload:
+    return Upload(f"{uploads[0].uri}-and-on.txt", b"\n\n".join(upload.data for upload in uploads))
 
 
 async def raw_rate(embedder: Embedder, texts: Sequence[str]) -> float:

@@ -28,9 +28,9 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 from bench.figures import Figure, Ground, median, show
 from ragline.clock import SystemClock
 from ragline.coalescing import Coalescer
-from ragline.registry import database
+from ragline.registry import sqlite
 from ragline.registry.acceptance import Incoming, document_id
-from ragline.registry.database import Database, Work, sqlite_url
+from ragline.registry.database import MOST_PER_COMMIT, Database, Work, sqlite_url
 from ragline.registry.documents import Documents
 from ragline.registry.guard import Guard
 from ragline.registry.namespaces import Namespaces
@@ -68,7 +68,7 @@ class AioDatabase:
         event.listen(
             self._engine.sync_engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE")
         )
-        self._reading = _engine(path, pool_size=database.READERS, pool_reset_on_return=None)
+        self._reading = _engine(path, pool_size=sqlite.READERS, pool_reset_on_return=None)
         self._queue: Coalescer[Work, Any] = Coalescer(self._commit, most=most)
 
     @classmethod
@@ -95,7 +95,7 @@ class AioDatabase:
 
 def _engine(path: Path, **pool: Any) -> AsyncEngine:
     made = create_async_engine(f"sqlite+aiosqlite:///{path}", poolclass=AsyncAdaptedQueuePool, max_overflow=0, **pool)
-    event.listen(made.sync_engine, "connect", database._set_pragmas)
+    event.listen(made.sync_engine, "connect", sqlite._set_pragmas)
     return made
 
 
@@ -108,7 +108,7 @@ def ways() -> dict[str, Way]:
         import aiosqlite  # noqa: F401
     except ImportError:
         return found
-    found["aiosqlite"] = lambda path: AioDatabase.open(path, most=database.MOST_PER_COMMIT)
+    found["aiosqlite"] = lambda path: AioDatabase.open(path, most=MOST_PER_COMMIT)
     found[ALONE] = lambda path: AioDatabase.open(path, most=1)
     return found
 

@@ -16,6 +16,7 @@ from ragline.system import System
 from ragline.types import NamespaceSettings
 from tests.engines.elasticsearch import elasticsearch as elasticsearch
 from tests.engines.kafka import kafka as kafka
+from tests.engines.postgres import postgres as postgres
 from tests.engines.ragline_embedder import embedder_url as embedder_url
 from tests.house import House
 

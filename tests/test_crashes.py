@@ -15,7 +15,8 @@ from ragline import failpoints
 from ragline.errors import ConfigurationError
 
 PLACES = (
-    "contents.put_original.after", "documents.accept.after", "vectors.upsert.after", RANDOM, "claims.mark_live.before",
+    "contents.put_original.after", "documents.accept.after", "vectors.upsert.after", RANDOM, "members.accept.after",
+    "claims.mark_live.before",
     "namespaces.cut_over.after", "claims.mark_swept.before", AT_START,
 )  # fmt: skip
 

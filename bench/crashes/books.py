@@ -8,16 +8,18 @@ searches  no reader is shown a chunk of an edition that does not serve, or of a 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
 from bench.crashes.ledger import TEAM, Entry, Ledger, Version, editions_before
-from bench.crashes.load import DOCUMENTS, TIMEOUT_S, name
+from bench.crashes.load import DOCUMENTS, TIMEOUT_S
+from ragline.registry.acceptance import INSIDE
 
 A_BATCH = 64
 """Searches in one request: what the API takes."""
@@ -26,6 +28,7 @@ BY_BOTH_LEGS = 8
 """Searches a reader that use the dense leg too: each embeds its query."""
 
 TOKEN = re.compile(r"\bd\d+e\d+\b")
+NUMBER = re.compile(r"^doc-(\d+)\.")
 
 KINDS = {
     "missing chunks": "lost", "missing bytes": "lost", "missing blob": "lost", "missing collection": "lost",
@@ -95,23 +98,34 @@ class Books:
             page = (await http.get(DOCUMENTS, params={"limit": 1000, "cursor": cursor})).json()
             found |= {one["uri"]: one for one in page["documents"]}
             cursor = page["next"]
-        for number, entry in self._ledger.entries.items():
-            self._entry(entry, found.pop(name(number), None), verdict)
-        verdict.doubled += [f"{uri}: nobody asked for it" for uri in found]
+        inside: dict[str, dict[str, dict[str, Any]]] = {}
+        for uri in [uri for uri in found if INSIDE in uri]:
+            inside.setdefault(uri.partition(INSIDE)[0], {})[uri] = found.pop(uri)
+        for entry in self._ledger.entries.values():
+            uri = entry.known.name
+            self._entry(entry, found.pop(uri, None), inside.pop(uri, {}), verdict)
+        verdict.doubled += [f"{uri}: nobody asked for it" for uri in (*found, *inside)]
 
-    def _entry(self, entry: Entry, one: dict[str, Any] | None, verdict: Verdict) -> None:
-        uri = name(entry.known.number)
-        held = [version for version in entry.may_be if _is(version, one)]
+    def _entry(
+        self, entry: Entry, one: dict[str, Any] | None, inside: Mapping[str, dict[str, Any]], verdict: Verdict
+    ) -> None:
+        uri = entry.known.name
+        held = [version for version in entry.may_be if _is(version, one, inside)]
         if not held:
             seen = "is not there" if one is None else f"is {one['state']}, {one['sha256'][:8]}, {one['groups']}"
+            seen += f" and holds {sorted(inside)}" if inside else ""
             verdict.lost.append(f"{uri}: {seen}; acknowledged was {entry.may_be}")
             return
         if one is not None:
             entry.id = one["id"]
             if one["revision"] < entry.sequence:
                 verdict.lost.append(f"{uri}: revision {one['revision']} is before the acknowledged {entry.sequence}")
-            if one["state"] != "indexed" or one["live"] != one["content"]:
-                verdict.stuck.append(f"{uri}: {one['state']} {one['reason'] or ''}, serves {one['live']}")
+            for each in (one, *inside.values()):
+                if each["state"] != "indexed" or each["live"] != each["content"]:
+                    verdict.stuck.append(
+                        f"{each['uri']}: {each['state']} {each['reason'] or ''}, serves {each['live']}"
+                    )
+            entry.inside = {uri: member["id"] for uri, member in inside.items()}
         verdict.came_through += entry.pending is not None and held[-1] == entry.pending
         entry.known, entry.pending = held[-1], None
 
@@ -121,18 +135,25 @@ class Books:
             version = entry.known
             if version.edition is None:
                 continue
-            answer = await http.get(f"{DOCUMENTS}/{entry.id}/chunks")
-            if answer.status_code != 200:
-                verdict.lost.append(f"{name(version.number)}: no chunks: {answer.text}")
-                continue
-            chunks, text = answer.json()["chunks"], version.text
-            whole = chunks[0]["start"] == 0 and chunks[-1]["end"] == len(text)
-            if not whole or any(text[one["start"] : one["end"]] != one["text"] for one in chunks):
-                verdict.lost.append(f"{name(version.number)}: its chunks are not its text")
+            texts = {uri: data.decode() for uri, data in version.inside.items() if uri.endswith(".txt")}
+            if not version.is_archive:
+                texts[version.name] = version.text
+            for uri, text in texts.items():
+                await self._text(http, uri, entry.inside.get(uri, entry.id), text, verdict)
+
+    async def _text(self, http: httpx.AsyncClient, uri: str, id: str, text: str, verdict: Verdict) -> None:
+        answer = await http.get(f"{DOCUMENTS}/{id}/chunks")
+        if answer.status_code != 200 or not answer.json()["chunks"]:
+            verdict.lost.append(f"{uri}: no chunks: {answer.text}")
+            return
+        chunks = answer.json()["chunks"]
+        whole = chunks[0]["start"] == 0 and chunks[-1]["end"] == len(text)
+        if not whole or any(text[one["start"] : one["end"]] != one["text"] for one in chunks):
+            verdict.lost.append(f"{uri}: its chunks are not its text")
 
     async def _searches(self, http: httpx.AsyncClient, entries: Sequence[Entry], verdict: Verdict) -> None:
         """Each document by its own word and by those of its older editions, for both readers."""
-        wanted = [(entry, entry.known.token, True) for entry in entries if entry.known.edition is not None]
+        wanted = [(entry, entry.known.token, True) for entry in entries if _has_text(entry.known)]
         for entry in entries:
             old = list(editions_before(entry.known, entry.editions))
             wanted += [(entry, word, False) for word in old[-2:]]
@@ -152,11 +173,11 @@ class Books:
         self, entry: Entry, word: str, passages: Sequence[dict[str, Any]], groups: tuple[str, ...], verdict: Verdict,
         *, serves: bool,
     ) -> None:  # fmt: skip
-        uri, shown = name(entry.known.number), False
+        uri, shown = entry.known.name, False
         for passage in passages:
-            at = self._ledger.entries[int(re.sub(r"\D", "", passage["uri"]))].known
+            at = self._ledger.entries[int(NUMBER.findall(passage["uri"])[0])].known
             words = set(TOKEN.findall(passage["text"]))
-            if words != {at.token} or at.edition is None:
+            if words != {at.token} or passage["uri"] not in (at.name, *at.inside):
                 verdict.leaked.append(f"{passage['uri']}: shows {words}, serves edition {at.edition}")
             if not _may_read(at, groups):
                 verdict.leaked.append(f"{passage['uri']}: shown to a reader of {groups}, is for {at.groups}")
@@ -182,9 +203,21 @@ def _may_read(version: Version, groups: tuple[str, ...]) -> bool:
     return not version.groups or bool(set(version.groups) & set(groups))
 
 
-def _is(version: Version, one: dict[str, Any] | None) -> bool:
+def _has_text(version: Version) -> bool:
+    """Whether a search can find it: an archive by what is left in it."""
+    return version.edition is not None and (
+        not version.is_archive or any(not uri.endswith(".zip") for uri in version.inside)
+    )
+
+
+def _is(version: Version, one: dict[str, Any] | None, inside: Mapping[str, dict[str, Any]]) -> bool:
+    """Readers and words of an archive are those of all that lies in it."""
     if version.edition is None or one is None:
-        return version.edition is None and one is None
-    return (one["sha256"], tuple(one["groups"]), one["metadata"].get("year")) == (
-        version.sha256, version.groups, version.year,
-    )  # fmt: skip
+        return version.edition is None and one is None and not inside
+    expected = {version.name: version.data, **version.inside}
+    rows = {version.name: one, **inside}
+    return rows.keys() == expected.keys() and all(
+        (row["sha256"], tuple(row["groups"]), row["metadata"].get("year"))
+        == (hashlib.sha256(expected[uri]).hexdigest(), version.groups, version.year)
+        for uri, row in rows.items()
+    )

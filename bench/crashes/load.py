@@ -61,10 +61,20 @@ class Load:
             else:
                 changes -= 1
                 version = self._ledger.next_version(self._dice.choice(mine), self._dice)
-                await (self._delete(http, version) if version.edition is None else self._upload(http, [version]))
+                await self._change(http, version)
+
+    async def _change(self, http: httpx.AsyncClient, version: Version) -> None:
+        if version.edition is None:
+            await self._delete(http, version)
+        elif len(version.dropped) > len(self._ledger.entries[version.number].known.dropped):
+            await self._drop(http, version)
+        else:
+            await self._upload(http, [version])
 
     async def _upload(self, http: httpx.AsyncClient, versions: Sequence[Version]) -> None:
-        files = [("file", (name(one.number), one.text.encode(), "text/plain")) for one in versions]
+        files = [
+            ("file", (one.name, one.data, "application/zip" if one.is_archive else "text/plain")) for one in versions
+        ]
         form = {"metadata": [json.dumps({"year": one.year}) for one in versions], "groups": list(versions[0].groups)}
         for one in versions:
             self._ledger.begin(one)
@@ -86,6 +96,17 @@ class Load:
         assert answer.status_code == 200, answer.text
         self._ledger.acknowledge(version, answer.json()["sequence"], id)
 
-
-def name(number: int) -> str:
-    return f"doc-{number:06}.txt"
+    async def _drop(self, http: httpx.AsyncClient, version: Version) -> None:
+        """Delete one file of an archive by itself; of an edition that is not opened yet there may be none."""
+        uri = f"{version.name}!/{version.dropped[-1]}"
+        found = (await http.get(DOCUMENTS, params={"uri": uri})).json()["documents"]
+        if not found:
+            return
+        self._ledger.begin(version)
+        answer = await http.delete(f"{DOCUMENTS}/{found[0]['id']}")
+        entry = self._ledger.entries[version.number]
+        if answer.status_code == 404:  # another edition, which does not have it, was opened meanwhile
+            entry.pending = None
+            return
+        assert answer.status_code == 200, answer.text
+        self._ledger.acknowledge(version, entry.sequence, entry.id)

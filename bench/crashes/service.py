@@ -104,9 +104,22 @@ class Service:
             raise
         return Left(due, at_work, building)
 
+    def written(self) -> tuple[float, int]:
+        """When a file of either store was last written, and how many there are."""
+        stores = (path for room in ("vectors", "keywords") for path in (self.folder / room).rglob("*"))
+        times = [at for path in stores if (at := _written(path))]
+        return max(times, default=0.0), len(times)
+
     def age_blobs(self, by_s: float) -> None:
         """Make what lies in the blob folder older, so that an orphan need not be waited for."""
         at = time.time() - by_s
         for path in (self.folder / "blobs").rglob("*"):
             if path.is_file():
                 os.utime(path, (at, at))
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # a segment that was merged meanwhile
+        return 0.0

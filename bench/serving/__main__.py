@@ -47,7 +47,10 @@ ROUNDS = 2
 """Times each system is started; the figures are medians, so that a noise of the machine hits all alike."""
 
 WAITING = 128
-"""Documents that are kept waiting for a worker while ingest goes flat out."""
+"""Documents that are kept waiting for a worker while ingest goes flat out: some seconds of work."""
+
+LOOK_S = 0.25
+"""Between two looks at how many wait: each costs the server what some searches do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +297,7 @@ class _Ingest:
         with httpx.Client(base_url=self._url, trust_env=False, timeout=60.0) as http:
             while not self._stopped.is_set():
                 if self._waiting(http) > WAITING:
-                    time.sleep(0.05)
+                    time.sleep(LOOK_S)
                     continue
                 files = []
                 for _ in range(16):

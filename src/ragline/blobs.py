@@ -13,12 +13,14 @@ import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
 
 import fsspec
 import structlog
 
+from ragline.background import Background, Queries
 from ragline.errors import ConfigurationError, EngineUnavailable, MissingDependency, NotFound
 from ragline.protocols import Blobs
 from ragline.types import BlobEntry
@@ -31,14 +33,14 @@ MODIFIED = ("mtime", "LastModified", "last_modified", "updated", "modified", "cr
 log = structlog.get_logger()
 
 
-def open_blobs(url: str) -> Blobs:
+def open_blobs(url: str, background: Background | None = None) -> Blobs:
     """`url`: a path, ``file:///…``, or a URL of any fsspec file system.
 
     Raises:  MissingDependency: the package behind the scheme is not installed.  ConfigurationError: no such scheme.
     """
     scheme, _, rest = url.partition("://")
     if not rest or scheme == "file":
-        return FolderBlobs(Path(rest or url))
+        return FolderBlobs(Path(rest or url), background or Background(Queries()))
     try:
         return FsspecBlobs(url)
     except ImportError as error:
@@ -48,8 +50,9 @@ def open_blobs(url: str) -> Blobs:
 
 
 class FolderBlobs:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, background: Background) -> None:
         self._folder = folder.absolute()
+        self._background = background
 
     async def put(self, path: str, data: bytes, *, durable: bool = True) -> None:
         await self._call(self._put, self._folder / path, data, durable)
@@ -116,9 +119,9 @@ class FolderBlobs:
         if durable:
             _sync_folder(target.parent)
 
-    async def _call(self, function: object, *args: object) -> object:
+    async def _call(self, function: Callable[..., object], *args: object) -> object:
         try:
-            return await asyncio.to_thread(function, *args)  # type: ignore[arg-type]
+            return await self._background.run(partial(function, *args))
         except FileNotFoundError:
             raise
         except OSError as error:

@@ -11,6 +11,7 @@ import structlog
 
 from ragline.answer import Answers
 from ragline.audit import Audit
+from ragline.background import Background, Queries
 from ragline.batching import BatchingEmbedder
 from ragline.blobs import KeepingBlobs, open_blobs
 from ragline.clock import SystemClock
@@ -57,10 +58,11 @@ async def build(settings: Settings) -> System:
     Raises:  ConfigurationError: a setting, a missing package, model or file.  EngineError: an engine does not answer.
     """
     clock = SystemClock()
+    queries = Queries()
     closers: list[Callable[[], Awaitable[None]]] = []
     try:
         database = await Database.open(
-            settings.registry or sqlite_url(settings.data_dir.absolute() / "registry.sqlite")
+            settings.registry or sqlite_url(settings.data_dir.absolute() / "registry.sqlite"), queries
         )
         closers.append(database.aclose)
         vectors = open_vectors(settings)
@@ -68,7 +70,7 @@ async def build(settings: Settings) -> System:
         keywords = open_keywords(settings, beside=vectors)
         closers.append(keywords.aclose)
         await check_stores(settings, vectors, keywords)
-        embedder = RememberingEmbedder(merged(await open_embedder(settings), settings))
+        embedder = RememberingEmbedder(merged(await open_embedder(settings, queries), settings))
         closers.append(embedder.aclose)
         reranker = await open_reranker(settings.reranker)
         if reranker:
@@ -81,20 +83,23 @@ async def build(settings: Settings) -> System:
         claims = Claims(database, clock)
         if not settings.registry:
             await claims.end_all_leases(but_on_log=bool(settings.log))
-        blobs = KeepingBlobs(open_blobs(settings.blobs or str(settings.data_dir.absolute() / "blobs")))
+        background = Background(queries)
+        closers.append(background.aclose)
+        blobs = KeepingBlobs(open_blobs(settings.blobs or str(settings.data_dir.absolute() / "blobs"), background))
         closers.append(blobs.aclose)
         chunk_log = open_log(settings)
         if chunk_log:
             closers.append(chunk_log.aclose)
         contents = Contents(blobs)
         snapshots = Snapshots(namespaces, clock)
-        members = Members(contents=contents, registry=MemberRows(database, clock), settings=settings.ingest)
+        member_rows = MemberRows(database, clock)
+        members = Members(contents=contents, registry=member_rows, settings=settings.ingest)
         languages = known_to(embedder.space, settings.embedder.languages)
         stores = Stores(vectors, keywords)
         ingest = Ingest(
             snapshots=snapshots, documents=documents, claims=claims, contents=contents, members=members, parser=parser,
-            embedder=embedder, stores=stores, settings=settings.ingest, clock=clock, languages=languages,
-            log=chunk_log,
+            embedder=embedder, stores=stores, background=background, settings=settings.ingest, clock=clock,
+            languages=languages, log=chunk_log,
         )  # fmt: skip
         epochs = Epochs(
             namespaces=namespaces, documents=documents, contents=contents, ingest=ingest, stores=stores,
@@ -116,7 +121,7 @@ async def build(settings: Settings) -> System:
         )  # fmt: skip
         search = Search(
             snapshots=snapshots, documents=documents, guard=Guard(database), embedder=embedder, vectors=vectors,
-            keywords=keywords, settings=settings.query, languages=languages,
+            keywords=keywords, queries=queries, settings=settings.query, languages=languages,
             reranking=Reranking(reranker, settings.reranker) if reranker else None,
         )  # fmt: skip
         embed_worker, index_worker = None, None
@@ -128,7 +133,8 @@ async def build(settings: Settings) -> System:
             )
         system = System(
             settings=settings, clock=clock, database=database, namespaces=namespaces, documents=documents,
-            claims=claims, sources=Sources(database, clock), keys=Keys(database, clock), blobs=blobs, contents=contents,
+            claims=claims, members=member_rows, sources=Sources(database, clock), keys=Keys(database, clock), blobs=blobs,
+            contents=contents,
             snapshots=snapshots, embedder=embedder, languages=languages, vectors=vectors, keywords=keywords, stores=stores,
             ingest=ingest,
             epochs=epochs, audit=audit, mending=mending, upkeep=upkeep, search=search,
@@ -153,6 +159,7 @@ async def build(settings: Settings) -> System:
                 "upkeep": upkeep,
                 "contents": contents,
                 "claims": claims,
+                "members": member_rows,
                 "log": chunk_log,
             }
             failpoints.arm(settings.failpoint, parts | {"namespaces": namespaces, "documents": documents})
@@ -180,7 +187,19 @@ def open_vectors(settings: Settings) -> VectorStore:
 
         options = options_of(settings.vectors, "vectors")
         return ElasticsearchVectorStore(ElasticsearchServer(options.server), options)
-    raise _unknown("vectors", scheme, "leave it empty for the embedded store")
+    if scheme == "postgresql":
+        if find_spec("pgvector") is None or find_spec("asyncpg") is None:
+            raise MissingDependency(
+                "vectors: pgvector needs the packages asyncpg and pgvector.",
+                next_step="Run `pip install 'ragline[postgresql]'`.",
+            )
+        from ragline.vectors.pgvector import PgvectorVectorStore
+
+        return PgvectorVectorStore(settings.vectors)
+    raise _unknown(
+        "vectors", scheme,
+        "use elasticsearch://… or postgresql://… (pgvector), or leave it empty for the embedded store",
+    )  # fmt: skip
 
 
 def open_keywords(settings: Settings, *, beside: VectorStore | None = None) -> KeywordIndex:
@@ -202,7 +221,7 @@ def open_keywords(settings: Settings, *, beside: VectorStore | None = None) -> K
         if server is None or server.server != options.server:
             server = ElasticsearchServer(options.server)
         return ElasticsearchKeywordIndex(server, options)
-    raise _unknown("keywords", scheme, "leave it empty for the embedded Tantivy")
+    raise _unknown("keywords", scheme, "use elasticsearch://…, or leave it empty for the embedded Tantivy")
 
 
 async def check_stores(settings: Settings, vectors: VectorStore, keywords: KeywordIndex) -> None:
@@ -251,14 +270,16 @@ def open_log(settings: Settings) -> ChunkLog | None:
     raise _unknown("log", scheme, "use kafka://HOST:PORT, or leave it empty for none")
 
 
-async def open_embedder(settings: Settings) -> Embedder:
+async def open_embedder(settings: Settings, queries: Queries | None = None) -> Embedder:
     chosen = settings.embedder
     url = urlsplit(chosen.url)
     if url.scheme == "local":
         from ragline.embedders.local import LocalEmbedder
 
         cache_dir = settings.cache_dir or Path.home() / ".cache" / "ragline"
-        return await LocalEmbedder.load(url.netloc, source=chosen.source, cache_dir=cache_dir, threads=chosen.threads)
+        return await LocalEmbedder.load(
+            url.netloc, source=chosen.source, cache_dir=cache_dir, threads=chosen.threads, queries=queries
+        )
     if url.scheme in ("http", "https"):
         from ragline.embedders.openai import OpenAIEmbedder
 

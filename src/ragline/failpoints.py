@@ -23,7 +23,8 @@ from ragline.errors import ConfigurationError
 log = structlog.get_logger()
 
 POINTS = (
-    "contents.put_original", "documents.accept", "documents.delete", "documents.retry", "claims.claim", "contents.put",
+    "contents.put_original", "documents.accept", "documents.delete", "documents.retry", "claims.claim", "members.accept",
+    "members.keep_only", "contents.put",
     "claims.mark_chunked", "contents.put_vectors", "vectors.upsert", "keywords.upsert", "vectors.update_payload",
     "keywords.update_payload", "claims.mark_live", "vectors.delete", "keywords.delete", "contents.sweep",
     "claims.mark_swept", "namespaces.plan_epoch", "vectors.create", "keywords.create", "namespaces.start_building",

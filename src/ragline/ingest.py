@@ -14,7 +14,6 @@ content is not its document's `live` is dropped (see `query`).
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import secrets
@@ -28,6 +27,7 @@ import numpy as np
 import structlog
 
 from ragline import metrics
+from ragline.background import Background
 from ragline.chunking import chunk, chunk_id, search_text
 from ragline.clock import Clock
 from ragline.contents import Content, Contents, off_loop
@@ -97,7 +97,7 @@ class _Superseded(Exception):
 class Ingest:
     def __init__(
         self, *, snapshots: Snapshots, documents: Documents, claims: Claims, contents: Contents, members: Members,
-        parser: Parser, embedder: Embedder, stores: Stores, settings: IngestSettings, clock: Clock,
+        parser: Parser, embedder: Embedder, stores: Stores, background: Background, settings: IngestSettings, clock: Clock,
         languages: frozenset[str] | None = None, log: ChunkLog | None = None,
     ) -> None:  # fmt: skip
         """`languages`: that the embedder knows; None: all. `log`: that drives documents from their chunks on."""
@@ -112,11 +112,10 @@ class Ingest:
         self._parser = parser
         self._embedder = embedder
         self._stores = stores
+        self._background = background
         self._settings = settings
         self._languages = languages
         self._log = log
-        self._cutting = asyncio.Lock()
-        """One at a time: several threads that compute in Python take turns with the event loop, which then waits for each."""
 
     # ── accept ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -206,8 +205,7 @@ class Ingest:
         start = time.perf_counter()
         read = partial(self._contents.original, namespace, document.id, document.blob)
         parsed = await self._parser.parse(read, name=document.uri, media_type=document.media_type)
-        async with self._cutting:
-            spans, language = await asyncio.to_thread(self._cut, parsed, namespace.settings)
+        spans, language = await self._background.run(partial(self._cut, parsed, namespace.settings))
         if not spans and not parsed.members:
             raise DocumentRejected(Reason.NO_TEXT, f"{document.uri} holds no text.", next_step="Check the file.")
         if not await self._members.take(namespace, document, parsed):

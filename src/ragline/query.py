@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 
 from ragline import metrics
+from ragline.background import Queries
 from ragline.errors import EngineError, EngineUnavailable, InvalidRequest
 from ragline.filters import parse_filters
 from ragline.fusion import fuse
@@ -35,10 +36,11 @@ LOOKED_AT = 2
 class Search:
     def __init__(
         self, *, snapshots: Snapshots, documents: Documents, guard: Guard, embedder: Embedder, vectors: VectorStore,
-        keywords: KeywordIndex, settings: QuerySettings, languages: frozenset[str] | None = None,
+        keywords: KeywordIndex, queries: Queries, settings: QuerySettings, languages: frozenset[str] | None = None,
         reranking: Reranking | None = None,
     ) -> None:  # fmt: skip
-        """`languages`: that the embedder knows; None: all."""
+        """`queries`: are told which are under way.   `languages`: that the embedder knows; None: all."""
+        self._queries = queries
         self._snapshots = snapshots
         self._documents = documents
         self._guard = guard
@@ -79,14 +81,15 @@ class Search:
                 self._snapshots.forget(request.namespace)  # what was waited for may be in another epoch
                 namespace = await self._snapshots.get(request.namespace)
                 scope = Scope(request.groups, parse_filters(request.filters, namespace.epoch.fields))
-            rankings = await self._rankings(request, namespace, scope, timings, degraded)
-            ranked = partial(_fused, request, await self._fusion(request, namespace), rankings)
             reranking = self._reranking if len(request.legs) > 1 else None  # one leg alone keeps its own scores
             wanted = max(request.top_k, reranking.candidates) if reranking else request.top_k
-            with metrics.stage(timings, "fuse", metrics.retrieval_latency_ms):
-                best = ranked(most=LOOKED_AT * wanted)
-            with metrics.stage(timings, "guard", metrics.retrieval_latency_ms):
-                hits, settled = await self._readable(namespace, request, best, ranked, degraded, most=wanted)
+            with self._queries.under_way():
+                rankings = await self._rankings(request, namespace, scope, timings, degraded)
+                ranked = partial(_fused, request, await self._fusion(request, namespace), rankings)
+                with metrics.stage(timings, "fuse", metrics.retrieval_latency_ms):
+                    best = ranked(most=LOOKED_AT * wanted)
+                with metrics.stage(timings, "guard", metrics.retrieval_latency_ms):
+                    hits, settled = await self._readable(namespace, request, best, ranked, degraded, most=wanted)
             if reranking:
                 with metrics.stage(timings, "rerank", metrics.retrieval_latency_ms):
                     hits = await reranking.order(request.query, hits, degraded)

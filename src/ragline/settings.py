@@ -216,11 +216,12 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line to log.")
     vectors: str = Field(
         "",
-        description="Vector store URL; empty: the embedded one. elasticsearch[s]://HOST:PORT… (docs/engines/elasticsearch.md).",
+        description="Vector store URL; empty: the embedded one. elasticsearch[s]://… (docs/engines/elasticsearch.md), "
+        "postgresql://… (docs/engines/postgresql.md).",
     )
     keywords: str = Field(
         "",
-        description="Keyword index URL; empty: the embedded Tantivy. elasticsearch[s]://HOST:PORT… (the same page).",
+        description="Keyword index URL; empty: the embedded Tantivy. elasticsearch[s]://… (docs/engines/elasticsearch.md).",
     )
     registry: str = Field("", description="Registry URL; empty: SQLite in the data folder.")
     log: str = Field(

@@ -23,6 +23,7 @@ from ragline.registry.claims import Claims
 from ragline.registry.database import Database
 from ragline.registry.documents import Documents
 from ragline.registry.keys import Keys
+from ragline.registry.members import Members
 from ragline.registry.namespaces import Namespaces
 from ragline.registry.sources import Sources
 from ragline.registry.upkeep import Upkeep
@@ -46,6 +47,7 @@ class System:
     namespaces: Namespaces
     documents: Documents
     claims: Claims
+    members: Members
     sources: Sources
     keys: Keys
     blobs: KeepingBlobs

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ragline import background
 from ragline.embedders import local, model_files
 from ragline.embedders.local import LocalEmbedder
 from ragline.errors import ConfigurationError, EngineError, EngineUnavailable, MissingDependency
@@ -202,7 +203,7 @@ async def test_concurrent_calls_each_get_their_own(embedder: LocalEmbedder) -> N
 async def test_a_document_call_lets_waiting_queries_go_first(
     embedder: LocalEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "YIELD_S", 60.0)
+    monkeypatch.setattr(background, "YIELD_S", 60.0)
     done: list[str] = []
     hold = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -233,8 +234,8 @@ async def test_a_document_call_lets_waiting_queries_go_first(
 def test_documents_take_one_core_while_queries_come(
     embedder: LocalEmbedder, monkeypatch: pytest.MonkeyPatch, after_a_query: bool
 ) -> None:
-    monkeypatch.setattr(local, "QUIET_S", 3600.0)
-    monkeypatch.setattr(embedder, "_queried_at", time.monotonic() if after_a_query else -math.inf)
+    monkeypatch.setattr(background, "QUIET_S", 3600.0)
+    monkeypatch.setattr(embedder._under_way, "_last", time.monotonic() if after_a_query else -math.inf)
     both, lock, inside = threading.Event(), threading.Lock(), 0
 
     def encode(tokens: list[list[int]]) -> Vectors:
@@ -255,9 +256,9 @@ def test_documents_take_one_core_while_queries_come(
 
 
 async def test_documents_hear_of_a_query(embedder: LocalEmbedder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedder, "_queried_at", -math.inf)
+    monkeypatch.setattr(embedder._under_way, "_last", -math.inf)
     await embedder.embed(["a query"], purpose="query")
-    assert math.isfinite(embedder._queried_at)
+    assert math.isfinite(embedder._under_way._last)
 
 
 async def test_a_cancelled_query_leaves_documents_free(embedder: LocalEmbedder) -> None:
@@ -267,7 +268,7 @@ async def test_a_cancelled_query_leaves_documents_free(embedder: LocalEmbedder) 
     await asyncio.gather(query, return_exceptions=True)
 
     assert query.cancelled()
-    assert embedder._no_queries.is_set()
+    assert embedder._under_way._none.is_set()
 
 
 async def test_closed_twice_and_used_after(cache_dir: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from sqlalchemy import Engine, event
 from ragline.errors import NotFound, Reason
 from ragline.registry.acceptance import Accepted, Incoming
 from ragline.registry.claims import Claims
-from ragline.registry.database import Database, sqlite_url
+from ragline.registry.database import Database
 from ragline.registry.documents import Documents
 from ragline.registry.guard import Guard
 from ragline.registry.members import Members
@@ -81,8 +80,8 @@ class Registry:
 
 
 @pytest.fixture
-async def registry(tmp_path: Path) -> AsyncIterator[Registry]:
-    database = await Database.open(sqlite_url(tmp_path / "registry.sqlite"))
+async def registry(registry_url: str) -> AsyncIterator[Registry]:
+    database = await Database.open(registry_url)
     registry = Registry(database, HandClock())
     epoch = await registry.namespaces.plan_epoch("n", SPACE, {"year": FieldType.INTEGER})
     await registry.namespaces.create(NamespaceSettings(), epoch)
@@ -283,6 +282,7 @@ async def test_the_guard_does_not_cross_namespaces(registry: Registry) -> None:
         await registry.guard.look("nowhere", [document.id])
 
 
+@pytest.mark.parametrize("registry_url", ["sqlite"], indirect=True)
 async def test_due_work_is_found_through_its_partial_index(registry: Registry) -> None:
     from sqlalchemy import select
     from sqlalchemy.dialects import sqlite
@@ -323,6 +323,7 @@ async def test_after_a_kill_what_was_held_is_due_again_at_once(registry: Registr
     assert not await registry.live(held)
 
 
+@pytest.mark.parametrize("registry_url", ["sqlite"], indirect=True)
 async def test_the_guard_reads_again_after_each_commit_and_not_before(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

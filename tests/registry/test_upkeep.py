@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from ragline.errors import ConfigurationError
 from ragline.registry.acceptance import Accepted, Incoming
 from ragline.registry.claims import Claims
-from ragline.registry.database import Database, sqlite_url
+from ragline.registry.database import Database
 from ragline.registry.documents import Documents
 from ragline.registry.namespaces import Namespaces
 from ragline.registry.rows import tell
@@ -57,8 +56,8 @@ class Registry:
 
 
 @pytest.fixture
-async def registry(tmp_path: Path) -> AsyncIterator[Registry]:
-    database = await Database.open(sqlite_url(tmp_path / "registry.sqlite"))
+async def registry(registry_url: str) -> AsyncIterator[Registry]:
+    database = await Database.open(registry_url)
     registry = Registry(database)
     epoch = await registry.namespaces.plan_epoch("n", SPACE, {})
     await registry.namespaces.create(NamespaceSettings(), epoch)

@@ -9,12 +9,10 @@ neighbours.
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import platform
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
@@ -23,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from ragline.background import Queries
 from ragline.embedders.document_lane import DocumentLane, closed
 from ragline.embedders.model_files import READY_MADE, ModelFiles, Precision, damaged, locate, prepare
 from ragline.errors import EngineError
@@ -41,13 +40,6 @@ ENGINE = "embedder:local"
 
 TOKENS_A_CALL = 256
 """Tokens of one model call. About 30 ms on one core; more a call gains nothing (docs/adr/0003-minilm-precision.md)."""
-
-YIELD_S = 0.05
-"""Longest a document call waits for queries to finish, so that a flood of queries slows ingest but never stops it."""
-
-QUIET_S = 0.25
-"""While the last query is no longer ago, documents take one core only: with all of them busy, each of the handful of threads
-that a search goes through waits for one, and its p50 is 4 times what it is alone; ingest loses a tenth."""
 
 SLOW_FUSIONS = ["SkipLayerNormFusion"]
 """Graph rewrites that ONNX Runtime must leave: this kernel takes 7 times what its two parts take."""
@@ -69,6 +61,7 @@ class LocalEmbedder:
         documents: Encoder,
         threads: int,
         query_threads: int,
+        under_way: Queries,
     ) -> None:
         self.space = space
         self._whole = tokenizer
@@ -78,11 +71,8 @@ class LocalEmbedder:
         self._query_threads = ThreadPoolExecutor(query_threads, "embed-query")
         self._document_tokens = ThreadPoolExecutor(1, "embed-tokenise", initializer=lower_priority)
         self._lane = DocumentLane(self._one_document_call, dim=space.dim, threads=threads, tokens_a_call=TOKENS_A_CALL)
-        self._queries_in_flight = 0
-        self._no_queries = threading.Event()
-        self._no_queries.set()
-        self._queried_at = -math.inf
-        self._beside_queries = threading.Lock()
+        self._under_way = under_way
+        self._tokenising, self._encoding = threading.Lock(), threading.Lock()
         self._closed = False
 
     @classmethod
@@ -95,20 +85,28 @@ class LocalEmbedder:
         precision: Precision = "int8",
         threads: int = 0,
         query_threads: int = 1,
+        queries: Queries | None = None,
     ) -> LocalEmbedder:
         """Load `model`, whose files `source` names (see `model_files.locate`).
 
         Threads: `threads` is how many document calls run at a time, 0 = one a core; `query_threads` the same for
                  queries. A model call itself runs on one thread.
+        Queries: documents are embedded between those of `queries`, which are to be counted there, and of this embedder; while
+                 they come, on one thread: with every core busy, each of the handful of threads that a search goes through
+                 waits for one.
         Raises:  MissingDependency, ConfigurationError.
         """
-        load = partial(cls._load, model, source, cache_dir, precision, threads=threads, query_threads=query_threads)
+        load = partial(
+            cls._load, model, source, cache_dir, precision, threads=threads, query_threads=query_threads,
+            under_way=queries or Queries(),
+        )  # fmt: skip
         return await asyncio.to_thread(load)
 
     @classmethod
     def _load(
-        cls, model: str, source: str, cache_dir: Path, precision: Precision, *, threads: int, query_threads: int
-    ) -> LocalEmbedder:
+        cls, model: str, source: str, cache_dir: Path, precision: Precision, *, threads: int, query_threads: int,
+        under_way: Queries,
+    ) -> LocalEmbedder:  # fmt: skip
         from tokenizers import Tokenizer
 
         files = prepare(locate(source), cache_dir=cache_dir, precision=precision)
@@ -128,21 +126,15 @@ class LocalEmbedder:
             documents=documents,
             threads=threads or _cores(),
             query_threads=query_threads,
+            under_way=under_way,
         )
 
     async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Vectors:
         """See `protocols.Embedder`. The texts of concurrent document calls meet in one lane."""
         if purpose == "document":
-            return await self._lane.embed(await self._call(self._document_tokens, self._tokens, texts))
-        self._queries_in_flight += 1
-        self._no_queries.clear()
-        try:
+            return await self._lane.embed(await self._call(self._document_tokens, self._tokens_of_documents, texts))
+        with self._under_way.under_way():
             return await self._call(self._query_threads, self._query_vectors, texts)
-        finally:
-            self._queried_at = time.monotonic()
-            self._queries_in_flight -= 1
-            if not self._queries_in_flight:
-                self._no_queries.set()
 
     def token_spans(self, text: str) -> Sequence[tuple[int, int]]:
         # A batch of one: `encode` would hold the interpreter lock.
@@ -172,11 +164,12 @@ class LocalEmbedder:
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._cut.encode_batch_fast([encodable(text) for text in texts])]
 
+    def _tokens_of_documents(self, texts: Sequence[str]) -> list[list[int]]:
+        with self._under_way.between(self._tokenising):
+            return self._tokens(texts)
+
     def _one_document_call(self, tokens: list[list[int]]) -> Vectors:
-        self._no_queries.wait(YIELD_S)
-        if time.monotonic() - self._queried_at > QUIET_S:
-            return self._documents.encode(tokens)
-        with self._beside_queries:
+        with self._under_way.between(self._encoding):
             return self._documents.encode(tokens)
 
 

@@ -65,7 +65,7 @@ class Claims:
                     self._event(connection, document, "begun again", f"attempt {document.attempt}", None)
             return claimed
 
-        return sorted(await self._database.write(work), key=lambda document: document.revision)
+        return sorted(await self._database.apart(work), key=lambda document: document.revision)
 
     async def mark_chunked(
         self, document: Document, *, chunks: int, title: str, took_s: float, language: str | None = None,

@@ -1,27 +1,26 @@
 """One database, read by many, written by one.
 
 SQLite commits 85–270 times a second when everybody commits for himself; one writer that commits whatever has queued
-pays for the disk once for all of it. Work is a plain function of a connection, run whole on one thread: a hop for each
-call, not one for each statement (docs/adr/0006). An asynchronous driver runs the same functions by `run_sync`.
+pays for the disk once for all of it. Work is a plain function of a connection, run whole: on SQLite on a thread (a hop for
+each call, not one for each statement; docs/adr/0006), on PostgreSQL between two awaits of the asynchronous driver
+(docs/adr/0011).
 """
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.pool import QueuePool
+from sqlalchemy import Connection, make_url
+from sqlalchemy.exc import ArgumentError
 
+from ragline.background import Queries
 from ragline.coalescing import Coalescer
-from ragline.errors import ConfigurationError, EngineRejected, EngineUnavailable, RaglineError
-from ragline.registry.migrations import HEAD, upgrade
+from ragline.errors import ConfigurationError, EngineRejected, EngineUnavailable, MissingDependency, RaglineError
+from ragline.registry.migrations import HEAD
+from ragline.registry.sqlite import Sqlite
 
 T = TypeVar("T")
 Work = Callable[[Connection], Any]
@@ -29,46 +28,90 @@ Work = Callable[[Connection], Any]
 MOST_PER_COMMIT = 256
 """Changes in one commit: bounds what a crash undoes and how long the first caller of a batch waits."""
 
-READERS = 4
-"""Threads that read; SQLite's WAL lets them go on while the writer commits."""
+
+class Driver(Protocol):
+    """What differs between the databases. `alone`: nobody else writes."""
+
+    alone: bool
+
+    async def bring_forward(self, at: str | None) -> None:
+        """Bring the schema from revision `at` (None: there is none) to HEAD."""
+        ...
+
+    async def read(self, work: Callable[[Connection], T]) -> T: ...
+
+    async def commit(self, work: Callable[[Connection], T]) -> T:
+        """One transaction, while nobody else writes."""
+        ...
+
+    async def snapshot(self, path: Path) -> None: ...
+
+    async def aclose(self) -> None: ...
 
 
 class Database:
     """Connections, the one writer, and a pulse after every commit."""
 
-    def __init__(self, url: str) -> None:
-        self._engine = create_engine(url, poolclass=QueuePool, pool_size=1, max_overflow=0)
-        begin_by_hand(self._engine)
-        # Readers are in no transaction at all: each statement sees the newest commit, and nothing is reset between calls.
-        self._reading = create_engine(
-            url, poolclass=QueuePool, pool_size=READERS, max_overflow=0, pool_reset_on_return=None,
-        )  # fmt: skip
-        event.listen(self._reading, "connect", _set_pragmas)
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="registry-read")
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="registry-write")
-        self._queue: Coalescer[Work, Any] = Coalescer(self._commit, most=MOST_PER_COMMIT)
+    def __init__(self, url: str, queries: Queries) -> None:
         self._committed = asyncio.Event()
-        self.alone = make_url(url).get_backend_name() == "sqlite"
-        """Whether nobody else writes: an embedded registry belongs to the process that holds its data folder."""
         self.commits = 0
-        """Commits of this process so far; take it before you look, then wait for the next one with `next_commit`."""
+        """Commits so far, of this process, and of the others where there are; take it before you look, then wait for the next
+        one with `next_commit`."""
+        self._apart: Callable[[Work], Any] | None = None
+        self._driver = self._connect(url, queries)
+        self._queue: Coalescer[Work, Any] = Coalescer(self._commit, most=MOST_PER_COMMIT)
+        self.alone = self._driver.alone
+        """Whether nobody else writes."""
+
+    def _connect(self, url: str, queries: Queries) -> Driver:
+        if not url.startswith(("postgresql://", "postgres://")):
+            return Sqlite(url, queries)
+        try:
+            from ragline.registry.postgresql import Postgresql
+        except ImportError as error:
+            raise MissingDependency(
+                f"registry: PostgreSQL needs the package {error.name}.",
+                next_step="Run `pip install 'ragline[postgresql]'`.",
+            ) from error
+        driver = Postgresql(url.replace("postgres://", "postgresql://", 1), self._told)
+        self._apart = driver.apart
+        return driver
 
     @classmethod
-    async def open(cls, url: str) -> Database:
+    async def open(cls, url: str, queries: Queries | None = None) -> Database:
         """Connect and bring the schema up to date.
 
-        Raises:  ConfigurationError: the URL is not one we know, or the schema is newer than this version.
+        Raises:  ConfigurationError: the URL is not one we know, the server refuses us, or the schema is newer than this
+                 version.  EngineUnavailable: it is not reached.
         """
-        if make_url(url).get_backend_name() != "sqlite":
+        try:
+            backend = make_url(url).get_backend_name()
+        except ArgumentError as error:
+            raise ConfigurationError(
+                "registry: that is no URL.", next_step="Write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
+            ) from error
+        if backend not in ("sqlite", "postgresql", "postgres"):
             raise ConfigurationError(
                 f"registry: the scheme of {make_url(url).render_as_string()} is not known.",
-                next_step="Leave `registry` empty for SQLite in the data folder.",
+                next_step="Leave `registry` empty for SQLite in the data folder, or use postgresql://….",
             )
-        database = cls(url)
-        at = await database.read(_schema_version)
-        if at != HEAD:
-            await asyncio.to_thread(upgrade, url, at)
+        database = cls(url, queries or Queries())
+        try:
+            await database._begin()
+        except EngineRejected as error:
+            await database.aclose()
+            raise ConfigurationError(f"registry: {error.message}", next_step=error.next_step) from error
+        except BaseException:
+            await database.aclose()
+            raise
         return database
+
+    async def _begin(self) -> None:
+        if not self.alone:
+            await self._driver.check()  # type: ignore[attr-defined]  # of a server only
+        at = await self.read(_schema_version)
+        if at != HEAD:
+            await self._driver.bring_forward(at)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` inside the next commit, with others; returns when it is durable.
@@ -79,33 +122,26 @@ class Database:
         """
         return cast(T, await self._queue(work))
 
+    async def apart(self, work: Callable[[Connection], T]) -> T:
+        """The same beside the one writer, where the database can: for work that locks the rows it takes, waits for none,
+        and is not told to others."""
+        if self._apart is None:
+            return await self.write(work)
+        return cast(T, await self._apart(work))
+
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` on a connection that sees the newest commit and may not write."""
-
-        def call() -> T:
-            with _translated(), self._reading.connect() as connection:
-                return work(connection)
-
-        return await asyncio.get_running_loop().run_in_executor(self._readers, call)
+        return await self._driver.read(work)
 
     async def snapshot(self, path: Path) -> None:
-        """Copy the whole database, as of one commit, to the new file `path`, while others read and write."""
+        """Copy the whole database, as of one commit, to the new file `path`, while others read and write.
 
-        def work(connection: Connection) -> None:
-            source = connection.connection.driver_connection
-            assert isinstance(source, sqlite3.Connection)
-            with closing(sqlite3.connect(path)) as target:
-                source.backup(target)
-
-        try:
-            await self.read(work)
-        except sqlite3.Error as error:
-            raise EngineUnavailable(
-                f"The registry was not copied: {error}.", next_step="Check the free space.", engine="registry"
-            ) from error
+        Raises:  EngineUnavailable: no room.  EngineRejected: of this database that is the server's own business.
+        """
+        await self._driver.snapshot(path)
 
     async def next_commit(self, *, since: int, within_s: float) -> None:
-        """Return once `commits` is past `since`, or after `within_s`: another process may have committed instead."""
+        """Return once `commits` is past `since`, or after `within_s`: of another process's commit nobody may have told."""
         if self.commits != since:
             return
         waiter = asyncio.ensure_future(self._committed.wait())
@@ -114,44 +150,31 @@ class Database:
 
     async def aclose(self) -> None:
         await self._queue.aclose()
-        await asyncio.to_thread(self._writer.shutdown)
-        await asyncio.to_thread(self._readers.shutdown)
-        self._reading.dispose()
-        self._engine.dispose()
+        await self._driver.aclose()
 
     async def _commit(self, batch: list[Work]) -> list[Any]:
-        def together(works: list[Work]) -> list[Any]:
-            with _translated(), self._engine.begin() as connection:
-                return [_refusable(connection, work) for work in works]
+        def together(connection: Connection) -> list[Any]:
+            return [_refusable(connection, work) for work in batch]
 
-        def alone(work: Work) -> Any:
-            try:
-                return together([work])[0]
-            except Exception as error:  # noqa: BLE001 (raised to its own caller)
-                return error
+        try:
+            results = await self._driver.commit(together)
+        except EngineUnavailable:
+            raise
+        except Exception:  # noqa: BLE001 (found again by the one that runs alone)
+            results = [await self._alone(work) for work in batch]
+        self._told()
+        return results
 
-        def call() -> list[Any]:
-            try:
-                return together(batch)
-            except EngineUnavailable:
-                raise
-            except Exception:  # noqa: BLE001 (found again by the one that runs alone)
-                return [alone(work) for work in batch]
+    async def _alone(self, work: Work) -> Any:
+        try:
+            return await self._driver.commit(lambda connection: _refusable(connection, work))
+        except Exception as error:  # noqa: BLE001 (raised to its own caller)
+            return error
 
-        results = await asyncio.get_running_loop().run_in_executor(self._writer, call)
+    def _told(self) -> None:
         self.commits += 1
         self._committed.set()
         self._committed = asyncio.Event()
-        return results
-
-
-def begin_by_hand(engine: Engine) -> None:
-    """Make every transaction of `engine` one of the database from its first statement on, changes of the schema included.
-
-    Left to itself the driver begins before the first INSERT only, and commits each CREATE and ALTER by itself.
-    """
-    event.listen(engine, "connect", _set_pragmas)
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
 
 
 def sqlite_url(path: Path) -> str:
@@ -165,41 +188,7 @@ def _refusable(connection: Connection, work: Work) -> Any:
         return error
 
 
-def _set_pragmas(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # the driver must not begin by itself; `begin_by_hand` does
-    cursor = connection.cursor()
-    for pragma in (
-        "journal_mode = WAL",
-        "synchronous = FULL",
-        "busy_timeout = 5000",
-        "cache_size = -65536",
-        "mmap_size = 268435456",
-        "temp_store = MEMORY",
-    ):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
 def _schema_version(connection: Connection) -> str | None:
     if not connection.dialect.has_table(connection, "alembic_version"):
         return None
     return cast("str | None", connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar())
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """The error table of the registry: what SQLAlchemy raises, in words of our tree."""
-    try:
-        yield
-    except (OperationalError, InterfaceError) as error:
-        raise EngineUnavailable(
-            f"The registry did not take the call: {error.orig}.",
-            next_step="Check free disk space and that the database is reachable; `ragline doctor` tries it.",
-            engine="registry",
-        ) from error
-    except DBAPIError as error:
-        raise EngineRejected(
-            f"The registry refused the call: {error.orig}.",
-            next_step="This is a defect of Ragline: report it with the log.",
-            engine="registry",
-        ) from error

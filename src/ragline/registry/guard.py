@@ -7,6 +7,7 @@ nobody who has been told of a change can still be served from before it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -63,12 +64,12 @@ class Guard:
         missing = [id for id in ids if id not in known.rows]
         if missing or not known.rows:
             given = {"which": namespace, "ids": missing}
-            read = await self._database.read(lambda connection: connection.execute(GUARD, given).all())
+            read = await self._database.read(lambda connection: connection.execute(GUARD, given).first())
             if not read:
                 raise unknown_namespace(namespace)
-            known.visible, known.settled = read[0].visible, read[0].settled
+            known.visible, known.settled = read.visible, read.settled
             known.rows |= dict.fromkeys(missing)
-            known.rows |= {row.id: GuardRow(row.live, frozenset(row.groups)) for row in read if row.id is not None}
+            known.rows |= dict(map(_row, read.documents.split("\n"))) if read.documents else {}
             self._known[namespace] = known
             self._remember({id: row for id in missing if (row := known.rows[id])})
         rows = {id: row for id in ids if (row := known.rows[id])}
@@ -82,3 +83,8 @@ class Guard:
         if len(self._last_seen) > KEEP_ROWS:
             self._last_seen.clear()
         self._last_seen.update(rows)
+
+
+def _row(line: str) -> tuple[str, GuardRow]:
+    id, live, groups = line.split(" ", 2)
+    return id, GuardRow(int(live) if live else None, frozenset(json.loads(groups)))

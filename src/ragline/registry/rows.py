@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, literal, select, update
+from sqlalchemy import Connection, Row, Text, bindparam, cast, func, insert, literal, select, type_coerce, update
 
 from ragline.errors import NotFound
 from ragline.registry.tables import DUE, documents, history, namespaces
@@ -34,10 +34,14 @@ UPDATE_MINE = update(documents).where(
     documents.c.content == bindparam("mine"),
     documents.c.attempt == bindparam("at"),
 )
-LOOK_MINE = select(documents).where(
-    documents.c.id == bindparam("which"),
-    documents.c.content == bindparam("mine"),
-    documents.c.attempt == bindparam("at"),
+LOOK_MINE = (
+    select(documents)
+    .where(
+        documents.c.id == bindparam("which"),
+        documents.c.content == bindparam("mine"),
+        documents.c.attempt == bindparam("at"),
+    )
+    .with_for_update()  # else another process might claim it before it is advanced
 )
 INSERT = insert(documents)
 TELL = insert(history)
@@ -96,6 +100,7 @@ CLAIM = (
             .where(DUE, documents.c.lease_until <= bindparam("now"))
             .order_by(documents.c.revision)
             .limit(bindparam("most"))
+            .with_for_update(skip_locked=True)  # where there are other workers; SQLite has none, and leaves it out
         )
     )
     .values(lease_until=bindparam("until"), attempt=documents.c.attempt + 1)
@@ -106,21 +111,24 @@ BEHIND = (
     .where(documents.c.namespace == bindparam("which"), documents.c.settled < documents.c.revision)
     .scalar_subquery()
 )
-GUARD = (
-    select(
-        documents.c.id,
-        documents.c.live,
-        documents.c.groups,
-        namespaces.c.visible,
-        func.coalesce(BEHIND, namespaces.c.sequence).label("settled"),
-    )
-    .select_from(namespaces)
-    .outerjoin(
-        documents,
-        documents.c.id.in_(bindparam("ids", expanding=True)) & (documents.c.namespace == namespaces.c.name),
-    )
-    .where(namespaces.c.name == bindparam("which"))
+_GUARDED = (
+    documents.c.id
+    + literal(" ")
+    + func.coalesce(cast(documents.c.live, Text), "")
+    + literal(" ")
+    + cast(type_coerce(documents.c.groups, Text), Text)
 )
+GUARD = select(
+    # As one value, a line a document, `id live groups`: the interpreter lock is given up at each row, and beside ingest every
+    # time costs a wait for it.
+    select(func.aggregate_strings(_GUARDED, "\n"))
+    .where(documents.c.id.in_(bindparam("ids", expanding=True)), documents.c.namespace == namespaces.c.name)
+    .correlate(namespaces)
+    .scalar_subquery()
+    .label("documents"),
+    namespaces.c.visible,
+    func.coalesce(BEHIND, namespaces.c.sequence).label("settled"),
+).where(namespaces.c.name == bindparam("which"))
 SETTLED = select(documents.c.id, documents.c.settled).where(documents.c.id.in_(bindparam("ids", expanding=True)))
 UNSETTLED_INSIDE = (
     select(literal(1))

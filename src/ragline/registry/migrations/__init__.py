@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ragline.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 HEAD = "0006"
 """The newest revision in `versions/`; a test compares it with what Alembic finds there."""
@@ -16,8 +20,9 @@ def known() -> frozenset[str]:
     return frozenset(path.name.partition("_")[0] for path in files)
 
 
-def upgrade(url: str, at: str | None) -> None:
-    """Bring the database at `url` from revision `at` (None: empty) to HEAD.
+def upgrade(url: str, at: str | None, connection: Connection | None = None) -> None:
+    """Bring the database at `url` from revision `at` (None: empty) to HEAD; inside the transaction of `connection`, where one
+    is given.
 
     Raises:  ConfigurationError: the database was written by a newer version.
     """
@@ -28,6 +33,7 @@ def upgrade(url: str, at: str | None) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+    config.attributes["connection"] = connection
     try:
         command.upgrade(config, HEAD)
     except CommandError as error:

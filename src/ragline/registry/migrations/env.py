@@ -7,19 +7,28 @@ because its driver, left to itself, does not begin before a change of the schema
 from __future__ import annotations
 
 from alembic import context
-from sqlalchemy import create_engine
+from sqlalchemy import Connection, create_engine
 from sqlalchemy.pool import NullPool
 
-from ragline.registry.database import begin_by_hand
+from ragline.registry.sqlite import begin_by_hand
 from ragline.registry.tables import metadata
 
-url = context.config.get_main_option("sqlalchemy.url")
-assert url is not None
-engine = create_engine(url, poolclass=NullPool)
-begin_by_hand(engine)
-with engine.connect() as connection:
+
+def migrate(connection: Connection) -> None:
     context.configure(
         connection=connection, target_metadata=metadata, render_as_batch=True, transactional_ddl=True
     )  # fmt: skip
     with context.begin_transaction():
         context.run_migrations()
+
+
+given = context.config.attributes["connection"]
+if given is not None:
+    migrate(given)
+else:
+    url = context.config.get_main_option("sqlalchemy.url")
+    assert url is not None
+    engine = create_engine(url, poolclass=NullPool)
+    begin_by_hand(engine)
+    with engine.connect() as connection:
+        migrate(connection)

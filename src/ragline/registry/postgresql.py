@@ -1,0 +1,145 @@
+"""The registry in PostgreSQL: many processes, each with the same works as on SQLite (docs/adr/0011-postgresql.md).
+
+Works are functions of a connection that read, then write what they have read about. Two processes that did so side by side
+would each overwrite the other's. So one writes at a time, across all of them, as on SQLite: a lock of the transaction; what
+queued meanwhile in each process goes in one commit. Claims alone do without it: `SKIP LOCKED` is made for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+import asyncpg
+import structlog
+from sqlalchemy import URL, Connection, make_url, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from ragline.connections.postgresql import asyncpg_url, check_version, failure, settings_of
+from ragline.errors import EngineRejected, RaglineError
+from ragline.registry.migrations import upgrade
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+READERS = 8
+"""Connections that read, for each process; one more writes, one claims, one listens."""
+
+LOCK = text("SELECT pg_advisory_xact_lock(7263746900)")
+"""Of whoever writes; the number is only ours."""
+
+CHANNEL = "ragline_registry"
+TELL = text(f"SELECT pg_notify('{CHANNEL}', '')")
+
+LISTEN_AGAIN_S = 1.0
+"""After the listening connection was lost. Meanwhile workers look by the clock."""
+
+STALE = asyncpg.InvalidCachedStatementError
+"""Another process has changed the schema under our prepared statements."""
+
+
+class Postgresql:
+    """`told`: is called whenever another process, or this one, has committed."""
+
+    alone = False
+
+    def __init__(self, url: str, told: Callable[[], None]) -> None:
+        self._url = asyncpg_url(make_url(url))
+        options = {"connect_args": settings_of(make_url(url)), "pool_pre_ping": True}
+        reading = {**options, "pool_size": READERS, "max_overflow": 0, "isolation_level": "AUTOCOMMIT"}
+        self._engine = create_async_engine(self._url, pool_size=2, max_overflow=0, **options)
+        self._reading = create_async_engine(self._url, **reading)
+        self._told = told
+        self._listening: asyncio.Task[None] | None = None
+
+    async def bring_forward(self, at: str | None) -> None:
+        """Of several processes that start together one does it, and the others find it done."""
+
+        def work(connection: Connection) -> None:
+            connection.execute(LOCK)
+            upgrade(self._url.render_as_string(hide_password=False), at, connection)
+
+        await self._in_transaction(work)
+
+    async def check(self) -> None:
+        """Raises ConfigurationError: an older server than the oldest that is supported."""
+        await self.read(
+            lambda connection: check_version(str(connection.exec_driver_sql("SHOW server_version").scalar()))
+        )
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        self._listen()
+        try:
+            async with self._reading.connect() as connection:
+                return await connection.run_sync(work)
+        except RaglineError:
+            raise
+        except (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            raise failure(error, engine="registry") from error
+
+    async def commit(self, work: Callable[[Connection], T]) -> T:
+        def locked(connection: Connection) -> T:
+            connection.execute(LOCK)
+            result = work(connection)
+            connection.execute(TELL)
+            return result
+
+        return await self._in_transaction(locked)
+
+    async def apart(self, work: Callable[[Connection], T]) -> T:
+        """A commit that does not wait for other writers. `work` locks what it changes, and waits for nothing."""
+        return await self._in_transaction(work)
+
+    async def snapshot(self, path: Path) -> None:
+        raise EngineRejected(
+            "A registry in PostgreSQL is not copied by Ragline.",
+            next_step="Copy the database with pg_dump, then the blobs, in this order: what the registry names is then there.",
+            engine="registry",
+        )
+
+    async def aclose(self) -> None:
+        if self._listening is not None:
+            self._listening.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._listening
+        await self._engine.dispose()
+        await self._reading.dispose()
+
+    async def _in_transaction(self, work: Callable[[Connection], T]) -> T:
+        try:
+            async with self._engine.begin() as connection:
+                return await connection.run_sync(work)
+        except RaglineError:
+            raise
+        except (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            raise failure(error, engine="registry") from error
+
+    def _listen(self) -> None:
+        if self._listening is None or self._listening.done():
+            self._listening = asyncio.create_task(self._hear())
+
+    async def _hear(self) -> None:
+        """Until cancelled: a connection that tells of commits; a lost one is replaced."""
+        while True:
+            lost = asyncio.Event()
+            connection: asyncpg.Connection | None = None
+            try:
+                connection = await asyncpg.connect(_dsn(self._url), **settings_of(self._url))
+                connection.add_termination_listener(lambda _, lost=lost: lost.set())
+                await connection.add_listener(CHANNEL, lambda *_: self._told())
+                self._told()  # of what came while nobody listened
+                await lost.wait()
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                log.warning("commits of other processes are not heard of, but looked for", error=str(error))
+            finally:
+                if connection is not None:
+                    connection.terminate()
+            await asyncio.sleep(LISTEN_AGAIN_S)
+
+
+def _dsn(url: URL) -> str:
+    return url.set(drivername="postgresql", query={}).render_as_string(hide_password=False)

@@ -1,0 +1,150 @@
+"""pgvector on a real PostgreSQL: the contract, and what goes wrong with a server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+import numpy as np
+import pytest
+
+from ragline.errors import ConfigurationError, EngineRejected, EngineUnavailable
+from ragline.protocols import VectorStore
+from ragline.testing.corpus import DIM, FIELDS, embedding, embeddings, record
+from ragline.testing.vectors import VectorStoreContract
+from ragline.types import Scope
+from ragline.vectors.pgvector import MOST_DIM, PgvectorVectorStore, check_extension
+from tests.engines.postgres import Postgres
+from tests.engines.server import free_port
+
+EVERYBODY = Scope()
+
+
+@pytest.fixture
+async def url(postgres: Postgres) -> str:
+    return await postgres.database()
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[PgvectorVectorStore]:
+    store = PgvectorVectorStore(url)
+    await store.create("c", dim=DIM, fields=FIELDS)
+    yield store
+    await store.aclose()
+
+
+@pytest.mark.parametrize("words", ["", "?type=halfvec"])
+class TestContract(VectorStoreContract):
+    @pytest.fixture
+    def connect(self, url: str, words: str) -> Callable[[], VectorStore]:
+        return lambda: PgvectorVectorStore(url + words)
+
+
+async def _works(store: PgvectorVectorStore, word: str) -> None:
+    await store.upsert("c", [record(word, word)], embeddings([record(word, word)]))
+    assert [hit.chunk.text for hit in await store.search("c", embedding(word), top_k=1, scope=EVERYBODY)] == [word]
+
+
+async def test_a_server_that_was_restarted_is_found_again(postgres: Postgres, store: PgvectorVectorStore) -> None:
+    await _works(store, "before")
+    await asyncio.to_thread(postgres.restart)
+    with contextlib.suppress(EngineUnavailable):  # the pool may find only then that its connection is gone
+        await _works(store, "after")
+    await _works(store, "later")
+
+
+async def test_a_cut_connection_is_unavailable_and_the_next_call_goes_on(
+    postgres: Postgres, url: str, store: PgvectorVectorStore
+) -> None:
+    rows = [record(f"d{n}", f"word{n}") for n in range(5_000)]
+    writing = asyncio.create_task(store.upsert("c", rows, embeddings(rows)))
+    while not writing.done():
+        await postgres.cut(url)
+        await asyncio.sleep(0.01)
+    with pytest.raises(EngineUnavailable):
+        await writing
+    assert await store.contents("c") == {}, "half of a write is none of it"
+    await _works(store, "after")
+
+
+async def test_a_table_dropped_under_us(postgres: Postgres, url: str, store: PgvectorVectorStore) -> None:
+    database = url.rsplit("/", 1)[1]
+    await postgres.run("DROP TABLE ragline_vectors_1", database)
+    for call in (
+        store.search("c", embedding("x"), top_k=1, scope=EVERYBODY),
+        store.upsert("c", [record("a", "x")], embeddings([record("a", "x")])),
+    ):
+        with pytest.raises(EngineRejected, match="no vector collection c") as gone:
+            await call
+        assert "reindex" in gone.value.next_step
+
+
+async def test_a_collection_that_another_process_made_anew_is_found(url: str, store: PgvectorVectorStore) -> None:
+    other = PgvectorVectorStore(url)
+    await other.drop("c")
+    await other.create("c", dim=DIM, fields=FIELDS)
+    await other.aclose()
+    with pytest.raises(EngineRejected):
+        await store.contents("c")  # what it knew is gone; it asks again
+    await _works(store, "after")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+async def test_a_vector_that_is_no_number_is_refused(store: PgvectorVectorStore, bad: float) -> None:
+    rows = [record("a", "x"), record("b", "y")]
+    vectors = embeddings(rows)
+    vectors[1, 3] = bad
+    with pytest.raises(EngineRejected, match="NaN") as refused:
+        await store.upsert("c", rows, vectors)
+    assert "embedder" in refused.value.next_step
+    assert await store.contents("c") == {}
+
+
+async def test_a_vector_of_another_length_is_refused(store: PgvectorVectorStore) -> None:
+    with pytest.raises(EngineRejected, match="shape"):
+        await store.upsert("c", [record("a", "x")], np.ones((1, DIM + 1), np.float32))
+    with pytest.raises(EngineRejected, match="shape"):
+        await store.search("c", np.ones(DIM + 1, np.float32), top_k=1, scope=EVERYBODY)
+
+
+async def test_more_dimensions_than_an_index_takes(url: str) -> None:
+    store = PgvectorVectorStore(url)
+    with pytest.raises(EngineRejected, match="2000") as refused:
+        await store.create("wide", dim=MOST_DIM["vector"] + 1, fields={})
+    assert "halfvec" in refused.value.next_step
+    await store.aclose()
+
+
+async def test_a_wrong_port() -> None:
+    store = PgvectorVectorStore(f"postgresql://postgres@127.0.0.1:{free_port()}/x")
+    with pytest.raises(EngineUnavailable, match="not reached") as away:
+        await store.collections()
+    assert "host and port" in away.value.next_step
+    await store.aclose()
+
+
+async def test_an_old_extension_is_refused() -> None:
+    with pytest.raises(EngineRejected, match=r"0\.8"):
+        check_extension("0.7.4")
+    check_extension("0.8.6")
+
+
+@pytest.mark.parametrize("words", ["m=many", "type=bit", "colour=red"])
+def test_words_of_the_url_that_nobody_knows(words: str) -> None:
+    with pytest.raises(ConfigurationError):
+        PgvectorVectorStore(f"postgresql://h/d?{words}")
+
+
+async def test_a_text_with_nul_in_it_comes_back_as_it_was(store: PgvectorVectorStore) -> None:
+    one = record("a\0b", "x\0y", title="t\0", groups={"g\0"}, fields={"kind": "k\0"})
+    await store.upsert("c", [one], embeddings([one]))
+    (hit,) = await store.search("c", embedding("x\0y"), top_k=1, scope=Scope(frozenset({"g\0"})))
+    assert (hit.chunk, hit.title) == (one.chunk, "t\0")
+
+
+async def test_two_processes_make_one_collection(url: str) -> None:
+    stores = [PgvectorVectorStore(url) for _ in range(4)]
+    await asyncio.gather(*(store.create("same", dim=DIM, fields=FIELDS) for store in stores))
+    assert await stores[0].collections() == ["same"]
+    await asyncio.gather(*(store.aclose() for store in stores))
