@@ -90,8 +90,9 @@ async def test_through_tls_with_a_password(elasticsearch: Elasticsearch, tmp_pat
     authority, pair = certificate(tmp_path)
     async with door(elasticsearch.host, user="ragline", password="s3/cr@t", certificate=pair) as ours:
         host = f"ragline:s3%2Fcr%40t@{ours.host}"
-        for words in ({"ca": authority}, {"verify": "false"}):
-            async with vectors(elasticsearch.url(scheme="elasticsearchs", host=host, **words)) as store:
+        url = elasticsearch.url(scheme="elasticsearchs", host=host)
+        for words in (f"&ca={authority}", "&verify=false"):
+            async with vectors(url + words) as store:
                 await store.create("c", dim=DIM, fields=FIELDS)
                 await upsert(store, [record("a", "common")])
                 assert await search(store) == ["common"]
@@ -120,8 +121,9 @@ async def test_an_authority_that_is_not_known(elasticsearch: Elasticsearch, tmp_
     _, pair = certificate(tmp_path)
     other, _ = certificate(tmp_path / "other")
     async with door(elasticsearch.host, certificate=pair) as ours:
-        for words in ({}, {"ca": other}):
-            async with vectors(elasticsearch.url(scheme="elasticsearchs", host=ours.host, **words)) as store:
+        url = elasticsearch.url(scheme="elasticsearchs", host=ours.host)
+        for words in ("", f"&ca={other}"):
+            async with vectors(url + words) as store:
                 await refused(store.collections(), EngineRejected, "certificate is not trusted", "`ca`")
 
 
@@ -340,9 +342,10 @@ async def test_an_index_deleted_under_us_is_not_made_anew_without_its_mapping(el
             elasticsearch.ask("DELETE", name)
             await refused(search(one), EngineRejected, "c does not exist", "ragline reindex")
             elasticsearch.ask("PUT", f"{name}-other")  # so that what is remembered of `c` is all there is to go by
-            await one.create("c", dim=DIM, fields=FIELDS) if isinstance(
-                one, ElasticsearchVectorStore
-            ) else await one.create("c", fields=FIELDS)
+            if isinstance(one, ElasticsearchVectorStore):
+                await one.create("c", dim=DIM, fields=FIELDS)
+            else:
+                await one.create("c", fields=FIELDS)
             await upsert(one, [record("a", "common")])
             elasticsearch.ask("DELETE", name)
             await refused(upsert(one, [record("a", "common")]), EngineRejected, "c does not exist", "ragline reindex")

@@ -174,5 +174,5 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(build, "find_spec", lambda name: None)
     for name, opens in (("vectors", build.open_vectors), ("keywords", build.open_keywords)):
         with pytest.raises(MissingDependency) as missing:
-            opens(Settings(**{name: "elasticsearch://one"}))  # type: ignore[operator, arg-type]
+            opens(Settings(**{name: "elasticsearch://one"}))  # type: ignore[arg-type]
         assert "ragline[elasticsearch]" in missing.value.next_step
