@@ -221,9 +221,22 @@ async def test_an_index_keeps_what_built_it_whatever_the_url_says_later(elastics
         await index.drop("c")
 
 
+async def test_scores_do_not_depend_on_the_shard(elasticsearch: Elasticsearch) -> None:
+    found = []
+    for shards in (1, 5):
+        async with keywords(elasticsearch.url(shards=shards)) as index:
+            await index.create("c", fields={})
+            await index.upsert("c", [record(f"d{n}", f"common word{n % 3} " + "and more " * n) for n in range(20)])
+            hits = await index.search("c", "common word1", top_k=20, scope=EVERYBODY)
+            found.append([(hit.chunk.id, hit.score) for hit in hits])
+            await index.drop("c")
+    assert [chunk for chunk, _ in found[1]] == [chunk for chunk, _ in found[0]]
+    assert [score for _, score in found[1]] == pytest.approx([score for _, score in found[0]], rel=1e-5)
+
+
 async def test_another_metric_is_refused(elasticsearch: Elasticsearch) -> None:
     how = {"dim": DIM, "similarity": "dot_product", "index": "hnsw"}
-    meta = {"format": 1, "prefix": "metric", "collection": "c", "fields": {}, "how": how}
+    meta = {"format": 1, "prefix": "metric", "collection": "c", "shards": 1, "fields": {}, "how": how}
     elasticsearch.ask("PUT", "metric-vectors-c", {"mappings": {"_meta": {"ragline": meta}}})
     async with vectors(elasticsearch.url("metric")) as store:
         await refused(store.create("c", dim=DIM, fields={}), EngineRejected, "dot_product", "drop it")

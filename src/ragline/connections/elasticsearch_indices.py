@@ -42,6 +42,7 @@ class Built:
 
     fields: Mapping[str, FieldType]
     names: Mapping[str, str]
+    shards: int
     how: Json
 
 
@@ -63,7 +64,7 @@ class ElasticsearchIndices:
         index, what = self.index(collection), f"making the collection {collection}"
         meta = {
             "format": FORMAT, "prefix": self._options.prefix, "collection": collection, "how": how,
-            "fields": {name: str(kind) for name, kind in fields.items()},
+            "shards": self._options.shards, "fields": {name: str(kind) for name, kind in fields.items()},
         }  # fmt: skip
         settings = {
             "number_of_shards": self._options.shards, "number_of_replicas": self._options.replicas,
@@ -117,7 +118,7 @@ class ElasticsearchIndices:
                 next_step=f"Start the one that wrote it, or: {REBUILD}", engine=self.engine,
             )  # fmt: skip
         fields = {name: FieldType(kind) for name, kind in meta["fields"].items()}
-        built = self._known[collection] = Built(fields, rows.columns(fields), meta["how"])
+        built = self._known[collection] = Built(fields, rows.columns(fields), meta["shards"], meta["how"])
         return built
 
     async def write(self, collection: str, documents: Sequence[Json]) -> None:
@@ -155,13 +156,19 @@ class ElasticsearchIndices:
                 return found
             books = {**books, "after": after}
 
-    async def best(self, collection: str, query: Json, *, top_k: int, hide: Sequence[str] = ()) -> list[Json]:
-        """Sources and scores of the `top_k` best, ties by chunk id."""
+    async def best(self, collection: str, query: Json, *, top_k: int, level: bool = False) -> list[Json]:
+        """Sources and scores of the `top_k` best, ties by chunk id.
+
+        level: by the frequencies of all shards together, asked for first, so that a score does not depend on the shard.
+        """
         body = {
             "query": query, "size": min(top_k, 10_000), "track_total_hits": False,
-            "sort": [{"_score": "desc"}, {"chunk": "asc"}], "_source": {"excludes": [*rows.NOT_SHOWN, *hide]},
+            "sort": [{"_score": "desc"}, {"chunk": "asc"}], "_source": {"excludes": rows.NOT_SHOWN},
         }  # fmt: skip
-        told = await self._search(collection, "searching", body, "hits.hits._score", "hits.hits._source")
+        kind: Literal["dfs_query_then_fetch", "query_then_fetch"] = (
+            "dfs_query_then_fetch" if level else "query_then_fetch"
+        )
+        told = await self._search(collection, "searching", body, "hits.hits._score", "hits.hits._source", kind=kind)
         found: list[Json] = told.get("hits", {}).get("hits", [])
         return found
 
@@ -238,14 +245,15 @@ class ElasticsearchIndices:
     async def _refresh(self, collection: str, verb: str) -> None:
         await self._reading(collection, verb, lambda client: client.indices.refresh(index=self.index(collection)))
 
-    async def _search(self, collection: str, verb: str, body: Json, *shown: str) -> Json:
-        """With frequencies of all shards together, so that scores do not depend on which shard a chunk lies in."""
+    async def _search(
+        self, collection: str, verb: str, body: Json, *shown: str,
+        kind: Literal["dfs_query_then_fetch", "query_then_fetch"] = "query_then_fetch",
+    ) -> Json:  # fmt: skip
         index = self.index(collection)
         told = await self._reading(
             collection, verb,
             lambda client: client.search(
-                index=index, body=body, filter_path=list(shown), allow_partial_search_results=False,
-                search_type="dfs_query_then_fetch",
+                index=index, body=body, filter_path=list(shown), allow_partial_search_results=False, search_type=kind
             ),
         )  # fmt: skip
         answer: Json = told.body

@@ -84,7 +84,8 @@ class ElasticsearchKeywordIndex:
         said = " ".join(dict.fromkeys(_words(query, built).split()))
         wanted = {"match": {"words": {"query": said, "operator": "or"}}}
         allowed = self._indices.scope(collection, scope, built)
-        found = await self._indices.best(collection, {"bool": {"must": [wanted], "filter": allowed}}, top_k=top_k)
+        query_body: Json = {"bool": {"must": [wanted], "filter": allowed}}
+        found = await self._indices.best(collection, query_body, top_k=top_k, level=built.shards > 1)
         return [rows.hit(one["_source"], _text(one["_source"]), float(one["_score"]), "bm25") for one in found]
 
     async def contents(self, collection: str) -> dict[tuple[str, int], int]:
