@@ -32,6 +32,8 @@ STUDIES = (
     "crashes",
     "hostile_mix",
     "chunk_messages",
+    "adapters",
+    "elasticsearch_refresh",
 )
 
 NO_DATA = """No --data, so what needs a collection is skipped. Get SciFact (BEIR) from

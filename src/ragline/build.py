@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import structlog
+
 from ragline.answer import Answers
 from ragline.audit import Audit
 from ragline.background import Background, Queries
@@ -15,7 +17,7 @@ from ragline.blobs import KeepingBlobs, open_blobs
 from ragline.clock import SystemClock
 from ragline.contents import Contents
 from ragline.epochs import Epochs
-from ragline.errors import ConfigurationError, MissingDependency
+from ragline.errors import ConfigurationError, EngineError, EngineRejected, MissingDependency
 from ragline.findings import Limits
 from ragline.housekeeper import Housekeeper
 from ragline.ingest import Ingest
@@ -43,7 +45,11 @@ from ragline.system import System
 from ragline.types import NamespaceSettings
 from ragline.workers import IngestWorker
 
+log = structlog.get_logger()
+
 DEFAULT_NAMESPACE = "default"
+ELASTICSEARCH = ("elasticsearch", "elasticsearchs")
+ONE_DOMAIN = "while it is away no leg is left: no answer falls back to the other"
 
 
 async def build(settings: Settings) -> System:
@@ -61,8 +67,9 @@ async def build(settings: Settings) -> System:
         closers.append(database.aclose)
         vectors = open_vectors(settings)
         closers.append(vectors.aclose)
-        keywords = open_keywords(settings)
+        keywords = open_keywords(settings, beside=vectors)
         closers.append(keywords.aclose)
+        await check_stores(settings, vectors, keywords)
         embedder = RememberingEmbedder(merged(await open_embedder(settings, queries), settings))
         closers.append(embedder.aclose)
         reranker = await open_reranker(settings.reranker)
@@ -172,6 +179,14 @@ def open_vectors(settings: Settings) -> VectorStore:
         from ragline.vectors.faiss import FaissVectorStore
 
         return FaissVectorStore(settings.data_dir.absolute() / "vectors")
+    if scheme in ELASTICSEARCH:
+        _need_elasticsearch("vectors")
+        from ragline.connections.elasticsearch import ElasticsearchServer
+        from ragline.connections.elasticsearch_url import options_of
+        from ragline.vectors.elasticsearch import ElasticsearchVectorStore
+
+        options = options_of(settings.vectors, "vectors")
+        return ElasticsearchVectorStore(ElasticsearchServer(options.server), options)
     if scheme == "postgresql":
         if find_spec("pgvector") is None or find_spec("asyncpg") is None:
             raise MissingDependency(
@@ -190,17 +205,62 @@ def open_vectors(settings: Settings) -> VectorStore:
 
         return MilvusVectorStore(settings.vectors)
     raise _unknown(
-        "vectors", scheme, "use postgresql://… (pgvector) or milvus://…, or leave it empty for the embedded store"
-    )
+        "vectors", scheme,
+        "use elasticsearch://…, milvus://… or postgresql://… (pgvector), or leave it empty for the embedded store",
+    )  # fmt: skip
 
 
-def open_keywords(settings: Settings) -> KeywordIndex:
+def open_keywords(settings: Settings, *, beside: VectorStore | None = None) -> KeywordIndex:
+    """`beside`: the vector store of the same process, whose client serves both where both name one cluster."""
     scheme = urlsplit(settings.keywords).scheme
     if not settings.keywords:
         from ragline.keywords.tantivy import TantivyKeywordIndex
 
         return TantivyKeywordIndex(settings.data_dir.absolute() / "keywords")
-    raise _unknown("keywords", scheme, "leave it empty for the embedded Tantivy")
+    if scheme in ELASTICSEARCH:
+        _need_elasticsearch("keywords")
+        from ragline.connections.elasticsearch import ElasticsearchServer
+        from ragline.connections.elasticsearch_url import options_of
+        from ragline.keywords.elasticsearch import ElasticsearchKeywordIndex
+        from ragline.vectors.elasticsearch import ElasticsearchVectorStore
+
+        options = options_of(settings.keywords, "keywords")
+        server = beside.server if isinstance(beside, ElasticsearchVectorStore) else None
+        if server is None or server.server != options.server:
+            server = ElasticsearchServer(options.server)
+        return ElasticsearchKeywordIndex(server, options)
+    raise _unknown("keywords", scheme, "use elasticsearch://…, or leave it empty for the embedded Tantivy")
+
+
+async def check_stores(settings: Settings, vectors: VectorStore, keywords: KeywordIndex) -> None:
+    """What a store server has to say before anything is asked of it. Raises EngineRejected: it cannot serve.
+
+    One that does not answer yet is waited for by whoever needs it: a process starts without its stores.
+    """
+    for setting, store in (("vectors", vectors), ("keywords", keywords)):
+        if urlsplit(getattr(settings, setting)).scheme in ELASTICSEARCH:
+            try:
+                await store.collections()
+            except EngineRejected:
+                raise
+            except EngineError as error:
+                log.warning("store does not answer yet", setting=setting, error=error.message)
+    if shared_hosts(settings):
+        log.warning("one failure domain", vectors_and_keywords=shared_hosts(settings), consequence=ONE_DOMAIN)
+
+
+def shared_hosts(settings: Settings) -> str:
+    """The hosts that `vectors` and `keywords` have in common, without user and password; empty: none."""
+    hosts = [set(urlsplit(url).netloc.rpartition("@")[2].split(",")) for url in (settings.vectors, settings.keywords)]
+    return ",".join(sorted(hosts[0] & hosts[1] - {""}))
+
+
+def _need_elasticsearch(setting: str) -> None:
+    if find_spec("elasticsearch") is None or find_spec("aiohttp") is None:
+        raise MissingDependency(
+            f"{setting}: Elasticsearch needs the packages elasticsearch and aiohttp.",
+            next_step="Run `pip install 'ragline[elasticsearch]'`.",
+        )
 
 
 def open_log(settings: Settings) -> ChunkLog | None:

@@ -214,8 +214,15 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path(".ragline"), description="Folder of the embedded engines. One process at a time.")
     cache_dir: Path | None = Field(None, description="Folder for converted models; default: the user's cache folder.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line to log.")
-    vectors: str = Field("", description="Vector store URL; empty: the embedded one.")
-    keywords: str = Field("", description="Keyword index URL; empty: the embedded Tantivy.")
+    vectors: str = Field(
+        "",
+        description="Vector store URL; empty: the embedded one. elasticsearch[s]://… (docs/engines/elasticsearch.md), "
+        "postgresql://… (pgvector).",
+    )
+    keywords: str = Field(
+        "",
+        description="Keyword index URL; empty: the embedded Tantivy. elasticsearch[s]://… (docs/engines/elasticsearch.md).",
+    )
     registry: str = Field("", description="Registry URL; empty: SQLite in the data folder.")
     log: str = Field(
         "",

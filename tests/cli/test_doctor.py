@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from tests.engines.elasticsearch import Elasticsearch
 from tests.engines.played import nowhere
 
 from .conftest import Shell, ragline
@@ -57,3 +58,19 @@ def test_a_reranker_and_a_generator_that_are_away_are_named(tmp_path: Path) -> N
     for part in ("reranker", "generator"):
         assert found[part]["state"] == "broken"
         assert found[part]["next_step"]
+
+
+def test_two_legs_on_one_cluster_are_one_failure_domain_and_no_password_is_shown(
+    tmp_path: Path, elasticsearch: Elasticsearch
+) -> None:
+    (tmp_path / ".ragline").mkdir()
+    url = elasticsearch.url(host=f"ragline:s3cret%40@{elasticsearch.host}")
+    done = ragline("doctor", "--json", cwd=tmp_path, RAGLINE_VECTORS=url, RAGLINE_KEYWORDS=url)
+    assert "s3cret" not in done.out + done.err
+    found = {one["part"]: one for one in done.json["findings"]}
+    assert (found["vectors"]["state"], found["keywords"]["state"]) == ("ok", "ok")
+    assert found["failure domains"]["state"] == "warning"
+    assert "one failure domain" in found["failure domains"]["detail"]
+    assert done.json["settings"]["vectors"].startswith("elasticsearch://ragline:***@127.0.0.1")
+    apart = ragline("doctor", "--json", cwd=tmp_path, RAGLINE_KEYWORDS=url)
+    assert "failure domains" not in {one["part"] for one in apart.json["findings"]}

@@ -6,6 +6,7 @@ Each part is tried by itself, so that one that is broken hides no other.
 from __future__ import annotations
 
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Awaitable, Callable
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
     from ragline.datafolder import DataFolder
     from ragline.settings import GeneratorSettings, Settings
+
+_LOGIN = re.compile(r"(://[^/@:\s]*:)[^/\s]*@")
+"""User and password in a URL."""
 
 LEAST_FREE_BYTES = 1 << 30
 """Below this the data folder's disk is reported: an index is rewritten before the old one goes."""
@@ -116,7 +120,7 @@ def _changed(settings: Settings) -> dict[str, str]:
     def flat(value: object, name: str) -> dict[str, str]:
         if isinstance(value, dict):
             return {k: v for key, one in value.items() for k, v in flat(one, f"{name}.{key}" if name else key).items()}
-        return {name: str(value)}
+        return {name: _LOGIN.sub(r"\1***@", str(value))}
 
     now, default = flat(settings.model_dump(), ""), flat(Defaults.model_construct().model_dump(), "")
     return {name: value for name, value in now.items() if default.get(name) != value}
@@ -188,6 +192,7 @@ async def _engines(settings: Settings, folder: DataFolder) -> list[Finding]:
         try:
             for part, look in (("registry", _registry), ("vectors", _vectors), ("keywords", _keywords)):
                 findings.append(await _try(part, lambda look=look: look(settings)))  # type: ignore[misc]
+            findings += _domains(settings)
         finally:
             folder.release()
     return findings
@@ -230,6 +235,17 @@ async def _keywords(settings: Settings) -> Finding:
         return Finding("keywords", "ok", f"{len(await index.collections())} collections")
     finally:
         await index.aclose()
+
+
+def _domains(settings: Settings) -> list[Finding]:
+    """Two legs on one cluster fall together."""
+    from ragline.build import ONE_DOMAIN, shared_hosts
+
+    if not (hosts := shared_hosts(settings)):
+        return []
+    step = "Leave `keywords` empty for the embedded index, or give it a cluster of its own, where that matters to you."
+    words = f"vectors and keywords stand on {hosts}: one failure domain; {ONE_DOMAIN}"
+    return [Finding("failure domains", "warning", words, step)]
 
 
 def _ocr(settings: Settings) -> Finding:

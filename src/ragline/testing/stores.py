@@ -178,6 +178,12 @@ class StoreContract(Generic[EngineT]):
                 assert hit == replace(before[hit.chunk.id], title="New", score=hit.score)
         assert await engine.contents(collection) == {("a", 1): 150, ("b", 1): 1}
 
+    async def test_a_large_batch_goes_in_whole(self, engine: EngineT, collection: str) -> None:
+        """However an engine limits a request: the adapter cuts, and all of it is there when the call returns."""
+        rows = [record(f"d{n // 100}", f"common word{n} " + "filler " * 100, ordinal=n % 100) for n in range(5_000)]
+        await self.upsert(engine, collection, rows)
+        assert await engine.contents(collection) == {(f"d{n}", 1): 100 for n in range(50)}
+
     # ── scopes ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @pytest.mark.parametrize("groups", [(), ("staff",), ("board", "nobody"), ("staff", "everyone")])
@@ -279,6 +285,27 @@ class StoreContract(Generic[EngineT]):
         await asyncio.gather(*cancelled, return_exceptions=True)
         await self.upsert(engine, collection, rows)
         assert await engine.contents(collection) == {("a", 1): 50}
+
+    async def test_cancelled_calls_leave_no_work_behind(self, engine: EngineT, collection: str) -> None:
+        await self.upsert(engine, collection, [record("a", "common")])
+        before = asyncio.all_tasks()
+        calls = [
+            asyncio.create_task(call)
+            for _ in range(5)
+            for call in (
+                self.search(engine, collection, "common"),
+                engine.contents(collection),
+                engine.delete(collection, {"unknown": 9}),
+                engine.update_payload(collection, "unknown", title="t", groups=frozenset(), fields={}),
+            )
+        ]
+        for turns in range(3):
+            await asyncio.sleep(0)
+            for call in calls[turns::3]:
+                call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        assert texts(await self.search(engine, collection, "common")) == ["common"]
+        assert asyncio.all_tasks() <= before
 
     async def test_reopened_it_holds_what_it_held(self, connect: Callable[[], EngineT]) -> None:
         engine, collection = connect(), f"contract-{uuid.uuid4().hex}"
