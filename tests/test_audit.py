@@ -9,6 +9,7 @@ import tarfile
 import time
 import zipfile
 from dataclasses import replace
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
@@ -401,3 +402,139 @@ async def test_an_archive_has_no_words_of_its_own_and_what_lies_in_it_is_judged_
     await house.work_as_workers_do()
     assert (await house.look(parent)).state is State.FAILED
     assert await house.findings() == []
+
+
+def _zipped(**files: str) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(f"{name}.txt", text)
+    return out.getvalue()
+
+
+async def _standing(house: AuditedHouse) -> dict[str, Document]:
+    page = await house.system.documents.page("default", after="", most=100, state=None)
+    return {one.uri: one for one in page}
+
+
+@pytest.mark.parametrize("left", [0, 1])
+async def test_an_archive_whose_files_were_deleted_by_themselves_lacks_no_chunks(
+    house: AuditedHouse, left: int
+) -> None:
+    parent = await house.accept("a.zip", _zipped(a="Herons wade.", b="Storks stand."))
+    await house.work_as_workers_do()
+    for uri in ("a.zip!/b.txt", "a.zip!/a.txt")[: 2 - left]:
+        await house.system.documents.delete("default", (await _standing(house))[uri].id)
+    await house.work_as_workers_do()
+    assert await house.findings() == []
+
+    await house.accept("a.zip", b"PK\x03\x04 torn")
+    await house.work_as_workers_do()
+    found = await house.look(parent)
+    assert (found.state, found.live, found.members) == (State.FAILED, parent.content, left)
+    assert await house.findings() == []
+
+    await house.accept("a.zip", _zipped(c="Cranes dance."))
+    await house.work_as_workers_do()
+    assert set(await _standing(house)) == {"a.zip", "a.zip!/c.txt"}
+    assert await house.findings() == []
+
+
+async def test_words_that_the_stores_have_lost_are_found_though_a_newer_version_failed(house: AuditedHouse) -> None:
+    mail = EmailMessage()
+    mail["Subject"], mail["From"] = "Herons", "a@example.org"
+    mail.set_content("Herons wade.")
+    mail.add_attachment("Storks stand.", filename="b.txt")
+    parent = await house.accept("a.eml", mail.as_bytes())
+    await house.work_as_workers_do()
+    await house.accept("a.eml", b"PK\x03\x04 torn")
+    await house.work_as_workers_do()
+    found = await house.look(parent)
+    assert (found.state, found.live, found.members) == (State.FAILED, parent.content, 1)
+    assert await house.findings() == []
+
+    vectors, keywords = await house.collections()
+    for engine, collection in ((house.system.vectors, vectors), (house.system.keywords, keywords)):
+        await engine.delete(collection, {parent.id: parent.content + 1})
+    report = await house.system.audit.look()
+    assert [(one.kind, one.uri) for one in report.findings] == [(Kind.MISSING_CHUNKS, "a.eml")] * 2
+    assert {one.detail for one in report.findings} == {f"0 of 1 chunks of the live content {parent.content}."}
+
+
+def _nested() -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("a.txt", "Herons wade.")
+        archive.writestr("inner.zip", _zipped(c="Cranes dance."))
+    return out.getvalue()
+
+
+async def _orphaned(house: AuditedHouse, archive: bytes, how: str) -> Document:
+    """An archive that is gone, and what lay in it is not. Returns it."""
+    parent = await house.accept("a.zip", archive)
+    await house.work_as_workers_do()
+    if how == "unknown":
+        await house.sql(f"DELETE FROM documents WHERE id = '{parent.id}'")
+    else:
+        await house.sql(f"UPDATE documents SET members = 0 WHERE id = '{parent.id}'")  # so that nothing goes with it
+        await house.system.documents.delete("default", parent.id)
+        await house.work_as_workers_do()
+    return parent
+
+
+ORPHANS = [(Kind.ORPHAN_MEMBER, "a.zip!/a.txt"), (Kind.ORPHAN_MEMBER, "a.zip!/inner.zip")]
+"""What lies deeper goes with them."""
+
+
+@pytest.mark.parametrize("how", ["deleted", "unknown"])
+async def test_files_whose_archive_is_gone_are_found_and_go_too(house: AuditedHouse, how: str) -> None:
+    await _orphaned(house, _nested(), how)
+    assert sorted(await house.findings()) == ORPHANS
+    assert sorted(await house.found("herons cranes")) == ["Cranes dance.", "Herons wade."]
+    assert (await house.mended()).findings == []
+    assert await _standing(house) == {}
+    assert await house.found("herons cranes") == []
+    assert await house.held() == {}
+
+
+async def test_a_file_whose_archive_is_gone_is_found_while_it_is_due(house: AuditedHouse) -> None:
+    parent = await house.accept("a.zip", _zipped(a="Herons wade."))
+    (claimed,) = await house.claim()
+    await house.system.ingest.process(claimed)
+    await house.sql(f"DELETE FROM documents WHERE id = '{parent.id}'")
+    report = await house.system.audit.look()
+    assert ([(one.kind, one.uri) for one in report.findings], report.due) == ([ORPHANS[0]], 1)
+    assert (await house.mended()).findings == []
+    assert await house.held() == {}
+
+
+async def test_files_whose_archive_came_back_before_they_were_mended_stay(house: AuditedHouse) -> None:
+    parent = await _orphaned(house, _nested(), "deleted")
+    report = await house.system.audit.look()
+    again = _zipped(a="Herons wade.")
+    await house.accept("a.zip", again)
+    assert [one.done for one in await house.system.mending.mend(report.findings)] == ["gone meanwhile"] * 2
+    await house.work_as_workers_do()
+    assert set(await _standing(house)) == {"a.zip", "a.zip!/a.txt"}
+    assert (await house.look(parent)).members == 1
+    assert await house.findings() == []
+
+
+@pytest.mark.parametrize("how", ["deleted", "unknown"])
+async def test_a_file_whose_archive_is_gone_can_be_deleted_by_hand_and_comes_back_with_it(
+    house: AuditedHouse, how: str
+) -> None:
+    archive = _nested()
+    await _orphaned(house, archive, how)
+    for uri in ("a.zip!/a.txt", "a.zip!/inner.zip"):
+        await house.system.documents.delete("default", (await _standing(house))[uri].id)
+    await house.work_as_workers_do()
+    assert (await _standing(house), await house.findings()) == ({}, [])
+    await house.accept("a.zip", archive)
+    await house.work_as_workers_do()
+    assert set(await _standing(house)) == {
+        "a.zip",
+        "a.zip!/a.txt",
+        "a.zip!/inner.zip",
+        "a.zip!/inner.zip!/c.txt",
+    }

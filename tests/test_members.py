@@ -21,6 +21,9 @@ BOARD, STAFF = frozenset({"board"}), frozenset({"staff"})
 
 CEILING_S = 60.0
 
+MOST_BYTES = 64_000
+"""In one outermost archive: more than any test here needs, but for the one that goes beyond."""
+
 
 class _Crash(BaseException):
     """Like a kill, as far as one process can: nothing catches it."""
@@ -37,7 +40,7 @@ def packed(**members: str | bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def ingest_settings() -> IngestSettings:
-    return IngestSettings(max_members=6, max_members_depth=2, parse_processes=1)
+    return IngestSettings(max_members=6, max_members_depth=2, max_members_bytes=MOST_BYTES, parse_processes=1)
 
 
 async def standing(house: House) -> dict[str, Document]:
@@ -274,6 +277,26 @@ async def test_depth_and_count_hold_for_the_outermost_archive_as_a_whole(house: 
     states = [found[f"many.zip!/{name}"].state for name in ("a.zip", "b.zip", "c.txt")]
     assert sorted(states) == [State.FAILED, State.INDEXED, State.INDEXED]
     assert found["many.zip!/c.txt"].state is State.INDEXED
+
+
+async def test_the_bytes_hold_for_the_outermost_archive_as_a_whole(house: House) -> None:
+    third = MOST_BYTES // 3 - 2_000  # each archive is counted packed, and what lies in it once more
+    words = {name: f"{name} ".encode() * (third // 2) for name in "ab"}
+    outer = packed(a__zip=packed(a__txt=words["a"]), b__zip=packed(b__txt=words["b"]))
+    assert len(outer) < MOST_BYTES, "the outermost fits by itself, and so does each in it"
+    await house.accept("large.zip", outer)
+    await house.work_as_workers_do()
+    found = await standing(house)
+    inner = [found[f"large.zip!/{name}.zip"] for name in "ab"]
+    assert sorted(one.state for one in inner) == [State.FAILED, State.INDEXED]
+    (refused,) = (one for one in inner if one.state is State.FAILED)
+    assert (refused.reason or "").startswith(Reason.TOO_LARGE)
+    assert "MiB" in (refused.reason or "")
+    assert sum(one.size for one in found.values() if one.root) <= MOST_BYTES
+    assert len(found) == 1 + 2 + 1
+    namespace = await house.system.namespaces.get("default")
+    kept = {path.split("/")[1] for path in await house.system.contents._blobs.paths(f"default-{namespace.uid}")}
+    assert kept == {one.id for one in found.values()}, "what was refused leaves no bytes"
 
 
 async def test_the_count_holds_for_archives_in_one_that_are_parsed_at_once(house: House, monkeypatch: Any) -> None:

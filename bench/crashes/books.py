@@ -33,7 +33,7 @@ NUMBER = re.compile(r"^doc-(\d+)\.")
 KINDS = {
     "missing chunks": "lost", "missing bytes": "lost", "missing blob": "lost", "missing collection": "lost",
     "surplus chunks": "doubled", "stale chunks": "doubled", "unknown chunks": "doubled", "limbo": "stuck",
-    "overdue": "stuck", "orphan blob": "orphans",
+    "overdue": "stuck", "orphan blob": "orphans", "orphan member": "leaked",
 }  # fmt: skip
 """The audit's findings in the words of the table; what is not here counts as `other`."""
 

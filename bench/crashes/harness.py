@@ -38,8 +38,11 @@ WHILE_STARTING_S = (0.2, 3.0)
 """After the process was begun."""
 
 STUCK_AFTER_S = 120.0
-"""What is due is stuck once nothing has moved for so long: no row, and no file of either store. A busy machine takes longer
-over everything, so the whole time says nothing."""
+"""What is due is stuck once nothing has moved for so long: no row, no file of either store, and no blob: the chunks and the
+vectors of each document are written there. A busy machine takes longer over everything, so the whole time says little."""
+
+SETTLED_WITHIN_S = 1800.0
+"""And however much moves: what is tried again and again moves for ever. Many times the longest that a busy machine has taken."""
 
 ORPHANS_WITHIN = 180
 """Looks, a second apart, until the housekeeper has collected the orphans at the end."""
@@ -172,11 +175,15 @@ class Harness:
         await self._start(following)
         ready_s = await self._service.ready()
         settled_s = await self._settled()
-        verdict = await books.check(self._service.url, searched=self._searched)
-        if self._service.left().anything:
-            verdict.stuck.append(f"{self._service.left()} after {settled_s:.0f} s")
+        verdict = await self._check(books, settled_s, searched=self._searched)
         reached = reached or at in (RANDOM, AT_START)
         return Kill(at, reached, left, cut_off, verdict.came_through, ready_s, settled_s, verdict)
+
+    async def _check(self, books: Books, settled_s: float, *, searched: int | None) -> Verdict:
+        verdict = await books.check(self._service.url, searched=searched)
+        if (left := self._service.left()).anything:
+            verdict.stuck.append(f"{left} after {settled_s:.0f} s")
+        return verdict
 
     def _nth(self, at: str) -> int:
         """At which call: the rare ones at their first, the others anywhere among those that a load makes."""
@@ -199,21 +206,24 @@ class Harness:
         return by_itself
 
     async def _settled(self) -> float:
-        """Seconds until nothing is due and nothing is being built, or until what still is has not moved for too long."""
+        """Seconds until nothing is due and nothing is being built, or until what still is has not moved for too long, or has
+        moved for far too long."""
         start = moved_at = time.perf_counter()
         seen: object = None
-        while (left := self._service.left()).anything:
+        while (left := self._service.left()).anything and (now := time.perf_counter()) - start <= SETTLED_WITHIN_S:
             if seen != (seen := (left, self._service.written())):
-                moved_at = time.perf_counter()
-            if time.perf_counter() - moved_at > STUCK_AFTER_S:
-                break
+                moved_at = now
+            elif now - moved_at > STUCK_AFTER_S:
+                moved_at = max(moved_at, now - self._service.blob_age_s())  # asked last: there are so many
+                if now - moved_at > STUCK_AFTER_S:
+                    break
             await asyncio.sleep(0.05)
         return time.perf_counter() - start
 
     async def _end(self, books: Books) -> tuple[int, Verdict]:
         """How many blobs had no owner, and the books once the housekeeper has been through."""
         await self._load.run(self._service.url, self._keys["admin"], new=CLIENTS * self._documents, changes=0)
-        await self._settled()
+        settled_s = await self._settled()
         self._service.age_blobs(2 * ORPHAN_GRACE_S)
         found = 0
         async with self._http() as http:
@@ -224,7 +234,7 @@ class Harness:
                 if not orphans:
                     break
                 await asyncio.sleep(1.0)
-        return found, await books.check(self._service.url, searched=None)
+        return found, await self._check(books, settled_s, searched=None)
 
     async def _make_keys(self) -> None:
         """With the folder's owner's token, as the command line does it."""

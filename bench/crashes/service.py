@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import signal
 import sqlite3
@@ -110,6 +111,13 @@ class Service:
         times = [at for path in stores if (at := _written(path))]
         return max(times, default=0.0), len(times)
 
+    def blob_age_s(self) -> float:
+        """Seconds since a blob was last written. Reads the whole folder: seconds, where there are many."""
+        newest = max(
+            (_written(path) for path in (self.folder / "blobs").rglob("*") if path.is_file()), default=-math.inf
+        )
+        return time.time() - newest
+
     def age_blobs(self, by_s: float) -> None:
         """Make what lies in the blob folder older, so that an orphan need not be waited for."""
         at = time.time() - by_s
@@ -121,5 +129,5 @@ class Service:
 def _written(path: Path) -> float:
     try:
         return path.stat().st_mtime
-    except FileNotFoundError:  # a segment that was merged meanwhile
+    except FileNotFoundError:  # a segment that was merged meanwhile, a blob that was swept
         return 0.0

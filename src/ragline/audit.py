@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from ragline import metrics
 from ragline.clock import Clock
@@ -19,7 +20,7 @@ from ragline.errors import EngineRejected, NotFound
 from ragline.findings import MEND, Books, Counts, Finding, Kind, Limits, Remedy, judge, judge_stranger
 from ragline.protocols import KeywordIndex, VectorStore
 from ragline.registry.namespaces import Namespaces
-from ragline.registry.upkeep import Upkeep
+from ragline.registry.upkeep import Standing, Upkeep
 from ragline.types import Namespace
 
 LOOKS = 5
@@ -126,7 +127,7 @@ class Audit:
                 unseen.discard(id)
                 report.documents += 1
                 report.due += row.due
-                found = judge(row, books, lying.get(id, ()), now=self._clock.now(), limits=self.limits, busy=busy)
+                found = await self._judged(namespace, row, books, lying.get(id, ()), busy=busy)
                 if found:
                     suspects[id] = (row.version, found)
         for id in unseen:
@@ -152,7 +153,7 @@ class Audit:
                 if row is None:
                     found, now = self._stranger(namespace, id, books, kept), None
                 else:
-                    found = judge(row, books, kept, now=self._clock.now(), limits=self.limits, busy=busy)
+                    found = await self._judged(namespace, row, books, kept, busy=busy)
                     now = row.version
                 sure = [one for one in found if now == version and one in before]
                 report.findings += sure
@@ -161,6 +162,20 @@ class Audit:
                     again[id] = (now, left)
             suspects = again
         report.moving += len(suspects)
+
+    async def _judged(
+        self, namespace: Namespace, row: Standing, books: Sequence[Books], kept: Sequence[Kept], *, busy: bool
+    ) -> list[Finding]:
+        """Before chunks of an older content that goes on serving are called missing, its blob is asked how many it has:
+        an archive has no words of its own, and how many files are left in it says nothing of that."""
+        judged = partial(judge, row, books, kept, now=self._clock.now(), limits=self.limits, busy=busy)
+        found, one = judged(), row.document
+        if one.live is None or one.live_blob is None or one.live == one.content:
+            return found
+        if any(each.kind is Kind.MISSING_CHUNKS for each in found):
+            content = await self._contents.get(namespace, one, one.live_blob, one.live)
+            return judged(spans=len(content.spans)) if content is not None else found
+        return found
 
     def _stranger(self, namespace: Namespace, id: str, books: Sequence[Books], kept: Sequence[Kept]) -> list[Finding]:
         return judge_stranger(namespace.name, id, books, kept, now=self._clock.now(), limits=self.limits)

@@ -5,6 +5,7 @@ The rules, for a row on which nothing is due:
     it is indexed, failed with a reason, or a tombstone that serves nothing
     its bytes are there as they were accepted, and the chunks of its live content beside them
 For a row on which work is due, only: the bytes are there, and it has not stood beyond its deadline.
+For any row: what it lies in, if it is a file in an archive or mail, has not gone without it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Kind(StrEnum):
     UNKNOWN_CHUNKS = "unknown chunks"
     LIMBO = "limbo"
     OVERDUE = "overdue"
+    ORPHAN_MEMBER = "orphan member"
     MISSING_BYTES = "missing bytes"
     MISSING_BLOB = "missing blob"
     ORPHAN_BLOB = "orphan blob"
@@ -46,6 +48,7 @@ class Remedy(StrEnum):
     REPARSE = "parse it again"
     SWEEP = "sweep it again"
     REDRIVE = "end its lease"
+    DELETE = "delete the document"
     DELETE_ROWS = "delete the rows"
     DELETE_BLOB = "delete the blob"
     DROP = "drop the collection"
@@ -112,21 +115,23 @@ class Limits:
 
 
 def judge(
-    row: Standing, books: Sequence[Books], kept: Sequence[Kept], *, now: float, limits: Limits, busy: bool = False
+    row: Standing, books: Sequence[Books], kept: Sequence[Kept], *, now: float, limits: Limits, busy: bool = False,
+    spans: int | None = None,
 ) -> list[Finding]:  # fmt: skip
     """Everything that is wrong with one document. `kept`: what lies in the blob store for it, listed before `row` was read.
     `busy`: workers hold documents, so that one that nobody has begun yet waits its turn, however long the line is.
+    `spans`: how many chunks the live content has by its blob; None: not read. The row tells it only of its newest content.
 
     Units: `now` in seconds since 1970.
     """
-    found = list(_of_bytes(row.document, kept))
+    found = [*_of_tie(row), *_of_bytes(row.document, kept)]
     found += _orphans(row, kept, now=now, limits=limits)
     if row.due:
         return found + list(_overdue(row, now=now, limits=limits, busy=busy))
     found += _of_state(row.document)
     found += _of_blobs(row.document, kept)
     for one in books:
-        found += _of_rows(row.document, one)
+        found += _of_rows(row.document, one, spans)
     return found
 
 
@@ -179,6 +184,15 @@ def _of_state(document: Document) -> Iterator[Finding]:
         yield _finding(document, Kind.LIMBO, "registry", words, remedy)
 
 
+def _of_tie(row: Standing) -> Iterator[Finding]:
+    """A file goes in the same write as what it lies in, so here something has gone wrong: nobody would ever delete it."""
+    if row.orphan:
+        document = row.document
+        words = "What it lies in was deleted, or is not in the registry."
+        step = f"{MEND} To keep it, upload what it lies in again first."
+        yield _finding(document, Kind.ORPHAN_MEMBER, "registry", words, Remedy.DELETE, step)
+
+
 def _overdue(row: Standing, *, now: float, limits: Limits, busy: bool) -> Iterator[Finding]:
     limit = limits.of(row.document)
     in_line = busy and not row.document.attempt
@@ -189,11 +203,15 @@ def _overdue(row: Standing, *, now: float, limits: Limits, busy: bool) -> Iterat
         yield _finding(row.document, Kind.OVERDUE, "registry", words, Remedy.REDRIVE, step)
 
 
-def _of_rows(document: Document, books: Books) -> Iterator[Finding]:
+def _of_rows(document: Document, books: Books, spans: int | None) -> Iterator[Finding]:
     live = document.live
     whole = {place: counts.get(live, 0) for place, counts in books.sides(document.id)} if live is not None else {}
-    wanted = document.chunks if live == document.content else max(whole.values(), default=0) or None
-    least = wanted if wanted is not None else 0 if document.members else 1  # an archive may have no words of its own
+    wanted = document.chunks if live == document.content else spans
+    if (
+        wanted is None
+    ):  # what one store has, the other should have; and none in both is a suspicion, until the blob is read
+        wanted = max(whole.values(), default=0) or None
+    least = 1 if wanted is None else wanted
     for place, counts in books.sides(document.id):
         for content in sorted(set(counts) - {live}):
             words = (

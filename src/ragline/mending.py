@@ -1,9 +1,9 @@
 """Mending: what to do about each finding of an audit, and the collection of blobs that nobody owns.
 
 Nothing is written here that a worker would not write: a document is made due again, so that claims, attempts and guards
-hold as ever. Only what belongs to no document is deleted: rows under a number that no later content can have, and blobs that
-the registry, asked once more, does not name. Bytes in folders of namespaces that it does not know are told and never
-touched: after a restore they may be somebody's documents.
+hold as ever. Only what belongs to no document is deleted: rows under a number that no later content can have, blobs that the
+registry, asked once more, does not name, and files whose archive or mail has gone without them. Bytes in folders of
+namespaces that it does not know are told and never touched: after a restore they may be somebody's documents.
 """
 
 from __future__ import annotations
@@ -115,6 +115,10 @@ class Mending:
         metrics.redriven_total.inc(driven)
         return "lease ended: the next worker takes it" if driven else "gone meanwhile"
 
+    async def _delete(self, one: Finding) -> str:
+        assert one.document
+        return "deleted" if await self._documents.delete_orphan(one.namespace, one.document) else "gone meanwhile"
+
     async def _delete_rows(self, one: Finding) -> str:
         assert one.document
         engine, _, collection = one.place.partition(":")
@@ -156,6 +160,7 @@ class Mending:
         Remedy.REPARSE: _reparse,
         Remedy.SWEEP: _sweep,
         Remedy.REDRIVE: _redrive,
+        Remedy.DELETE: _delete,
         Remedy.DELETE_ROWS: _delete_rows,
         Remedy.DELETE_BLOB: _delete_blob,
         Remedy.DROP: _drop,

@@ -264,8 +264,13 @@ _INSIDE = select(documents).where(
 
 
 def drop(connection: Connection, row: Row[Any]) -> None:
-    """A member, `row`, was buried by itself: it does not come back with the same bytes of the document that it lies in."""
+    """A member, `row`, was buried by itself: it does not come back with the same bytes of the document that it lies in.
+
+    An orphan, whose document is gone, may: uploaded again, that comes whole.
+    """
     holder = get_row(connection, row.parent)
+    if holder is None or holder.state == State.DELETED:
+        return
     connection.execute(UPDATE, {"which": row.id, "dropped_from": holder.sha256})
     connection.execute(UPDATE, {"which": holder.id, "members": len(direct(connection, holder.id))})
 

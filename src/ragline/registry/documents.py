@@ -98,6 +98,23 @@ class Documents:
 
         return await self._database.write(work)
 
+    async def delete_orphan(self, namespace: str, id: str) -> bool:
+        """Delete a file in a document that is deleted or unknown, with all that lies inside: it should have gone with that.
+
+        False: what it lies in stands again.  Raises NotFound.
+        """
+
+        def work(connection: Connection) -> bool:
+            old = self._standing(connection, namespace, id)
+            holder = get_row(connection, old.parent) if old.parent is not None else old
+            if holder is not None and holder.state != State.DELETED:
+                return False
+            words = "what it lay in is gone"
+            bury(connection, self._clock.now(), [*inside(connection, old), old], detail=words)
+            return True
+
+        return await self._database.write(work)
+
     async def retry(self, namespace: str, id: str) -> Document:
         """Parse the same bytes again, as a new content: after a failure, or with other chunk settings. Raises NotFound.
 

@@ -29,13 +29,15 @@ every minute would else write half a million lines a year, which nobody reads.""
 class Standing:
     """A document's row with what only upkeep asks for.
 
-    due:   whether work is due on it.   since: when it last advanced, in seconds since 1970 (its last change, parse, …).
+    due:    whether work is due on it.   since: when it last advanced, in seconds since 1970 (its last change, parse, …).
+    orphan: whether it is a file in a document that is deleted or unknown, and is not deleted itself.
     """
 
     document: Document
     lease_until: float
     due: bool
     since: float
+    orphan: bool = False
 
     @property
     def version(self) -> tuple[object, ...]:
@@ -66,6 +68,9 @@ _SINCE = (
     .group_by(history.c.document)
 )
 _ROWS = select(documents).where(documents.c.id.in_(bindparam("ids", expanding=True)))
+_STANDING = select(documents.c.id).where(
+    documents.c.id.in_(bindparam("ids", expanding=True)), documents.c.state != State.DELETED
+)
 
 
 class Upkeep:
@@ -169,10 +174,24 @@ def _standings(connection: Connection, rows: Sequence[object]) -> list[Standing]
     found = [(document_of(row), float(row.lease_until)) for row in rows]  # type: ignore[attr-defined]
     due = [one.id for one, _ in found if _is_due(one)]
     since = {id: float(at) for id, at in connection.execute(_SINCE, {"ids": due})} if due else {}
+    orphans = _orphans(connection, [one for one, _ in found])
     return [
-        Standing(one, lease_until, _is_due(one), since.get(one.id, one.updated_at) if _is_due(one) else one.updated_at)
+        Standing(
+            one, lease_until, _is_due(one), since.get(one.id, one.updated_at) if _is_due(one) else one.updated_at,
+            one.id in orphans,
+        )
         for one, lease_until in found
-    ]
+    ]  # fmt: skip
+
+
+def _orphans(connection: Connection, some: Sequence[Document]) -> set[str]:
+    """Ids of those that are files in a document which does not stand any more, while they do."""
+    held = {one.id: one.parent for one in some if one.parent is not None and one.state is not State.DELETED}
+    if not held:
+        return set()
+    parents = sorted(set(held.values()))
+    standing = {id for (id,) in connection.execute(_STANDING, {"ids": parents})}
+    return {id for id, parent in held.items() if parent not in standing}
 
 
 def _is_due(document: Document) -> bool:
