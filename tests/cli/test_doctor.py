@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+import zipfile
+from contextlib import closing
 from pathlib import Path
 
 from tests.engines.elasticsearch import Elasticsearch
@@ -41,6 +44,23 @@ def test_without_a_server_the_command_mends_by_itself(tmp_path: Path) -> None:
     assert lost.code == 1
     assert "missing bytes" in lost.out
     assert "next: Upload the document again" in lost.out
+
+
+def test_a_file_whose_archive_is_gone_is_told_and_deleted(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("b.txt", "Shipping to Berlin takes three days.")
+    assert ragline("ingest", "a.zip", cwd=tmp_path).code == 0
+    with closing(sqlite3.connect(tmp_path / ".ragline" / "registry.sqlite")) as sql, sql:
+        assert sql.execute("DELETE FROM documents WHERE parent IS NULL").rowcount == 1
+    told = ragline("doctor", "--deep", cwd=tmp_path)
+    assert told.code == 1
+    (line,) = (line for line in told.out.splitlines() if line.startswith("orphan member"))
+    assert "a.zip!/b.txt" in line
+    assert "delete the document" in line
+    assert "next: `ragline doctor --deep --mend` does it. To keep it, upload what it lies in again first." in told.out
+    mended = ragline("doctor", "--deep", "--mend", cwd=tmp_path)
+    assert (mended.code, "Everything found is mended." in mended.out) == (0, True)
+    assert ragline("documents", "list", "--json", cwd=tmp_path).json["documents"] == []
 
 
 def test_mending_needs_the_audit(tmp_path: Path) -> None:

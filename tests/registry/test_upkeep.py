@@ -12,6 +12,7 @@ from ragline.registry.acceptance import Accepted, Incoming
 from ragline.registry.claims import Claims
 from ragline.registry.database import Database
 from ragline.registry.documents import Documents
+from ragline.registry.members import Members
 from ragline.registry.namespaces import Namespaces
 from ragline.registry.rows import tell
 from ragline.registry.upkeep import HISTORY_KEPT, Upkeep
@@ -50,6 +51,9 @@ class Registry:
             (claimed,) = await self.claims.claim(most=1, lease_s=60.0)
             assert await self.claims.mark_swept(claimed)
         return id
+
+    async def orphans(self) -> set[str]:
+        return {row.document.id async for page in self.upkeep.pages("n") for row in page if row.orphan}
 
     async def purge(self) -> int:
         return await self.upkeep.purge_tombstones(older_than_s=RETENTION_S)
@@ -133,3 +137,26 @@ async def test_only_the_newest_lines_of_a_story_are_kept(registry: Registry) -> 
 def test_a_retention_shorter_than_a_lease_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="tombstone_retention_s"):
         load_settings(ingest={"tombstone_retention_s": 10, "lease_s": 300})
+
+
+@pytest.mark.parametrize("how", ["deleted", "unknown"])
+async def test_a_file_whose_archive_is_gone_is_an_orphan_until_that_is_back(registry: Registry, how: str) -> None:
+    inside = [Incoming(f"a.zip!/{name}", None, None, 1, "1" * 64, "f", name, frozenset(), {}) for name in "xy"]
+    archive = (await registry.accept("a.zip")).document
+    (held,) = await registry.claims.claim(most=1, lease_s=60.0)
+    holder = await registry.namespaces.get("n")
+    taken = await Members(registry.database, registry).accept(holder, held, inside)
+    assert taken is not None
+    x, y = (taken[0][one.uri].id for one in inside)
+    assert await registry.orphans() == set()
+    assert not await registry.documents.delete_orphan("n", x), "its archive stands"
+    assert not await registry.documents.delete_orphan("n", archive.id), "it lies in nothing"
+
+    gone = "DELETE FROM documents" if how == "unknown" else "UPDATE documents SET state = 'deleted', members = 0"
+    await registry.database.write(lambda c: c.exec_driver_sql(f"{gone} WHERE id = '{archive.id}'").rowcount)
+    assert await registry.orphans() == {x, y}
+    assert {id for id, row in (await registry.upkeep.rows([x, archive.id])).items() if row.orphan} == {x}
+    assert await registry.documents.delete_orphan("n", x)
+    assert await registry.orphans() == {y}
+    await registry.accept("a.zip", blob="b2")
+    assert await registry.orphans() == set()
