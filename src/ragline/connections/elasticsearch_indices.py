@@ -163,7 +163,7 @@ class ElasticsearchIndices:
         """
         body = {
             "query": query, "size": min(top_k, 10_000), "track_total_hits": False,
-            "sort": [{"_score": "desc"}, {"chunk": "asc"}], "_source": {"excludes": rows.NOT_SHOWN},
+            "sort": [{"_score": "desc"}, {"chunk": "asc"}],
         }  # fmt: skip
         kind: Literal["dfs_query_then_fetch", "query_then_fetch"] = (
             "dfs_query_then_fetch" if level else "query_then_fetch"

@@ -24,9 +24,6 @@ _COLUMN_TYPES: Mapping[FieldType, Json] = {
     FieldType.DATE: {"type": "long"},
 }
 
-NOT_SHOWN = ("access", "field_*")
-"""Of the source: what no hit needs."""
-
 
 def columns(fields: Mapping[str, FieldType]) -> dict[str, str]:
     return {name: f"field_{number}" for number, name in enumerate(sorted(fields))}
