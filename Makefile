@@ -14,7 +14,7 @@ setup: .venv/ready ## Make the virtual environment, with the models the tests an
 
 .venv/ready: pyproject.toml uv.lock $(filter .tools/%,$(UV))
 	@echo "==> Installing Ragline and its models into .venv (the first time about 410 MB to download, 0.9 GB on the disk)"
-	@$(UV) sync --quiet --frozen --all-groups --compile-bytecode
+	@$(UV) sync --quiet --frozen --all-groups --all-extras --compile-bytecode
 	@$(RUN) python -m compileall -q src
 	@touch $@
 

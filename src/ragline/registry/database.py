@@ -70,7 +70,7 @@ class Database:
             from ragline.registry.postgresql import Postgresql
         except ImportError as error:
             raise MissingDependency(
-                f"registry: PostgreSQL needs the package {error.name}.",
+                f"registry: PostgreSQL needs a package that is missing: {error}.",
                 next_step="Run `pip install 'ragline[postgresql]'`.",
             ) from error
         driver = Postgresql(url.replace("postgres://", "postgresql://", 1), self._told)
