@@ -204,9 +204,18 @@ def open_vectors(settings: Settings) -> VectorStore:
         from ragline.vectors.milvus import MilvusVectorStore
 
         return MilvusVectorStore(settings.vectors)
+    if scheme == "pinecone":
+        if find_spec("pinecone") is None:
+            raise MissingDependency(
+                "vectors: Pinecone needs the package pinecone.", next_step="Run `pip install 'ragline[pinecone]'`."
+            )
+        from ragline.vectors.pinecone import PineconeVectorStore
+
+        return PineconeVectorStore(settings.vectors)
     raise _unknown(
         "vectors", scheme,
-        "use elasticsearch://…, milvus://… or postgresql://… (pgvector), or leave it empty for the embedded store",
+        "use elasticsearch://…, milvus://…, pinecone://… or postgresql://… (pgvector), or leave it empty for the embedded "
+        "store",
     )  # fmt: skip
 
 

@@ -217,7 +217,7 @@ class Settings(BaseSettings):
     vectors: str = Field(
         "",
         description="Vector store URL; empty: the embedded one. elasticsearch[s]://… (docs/engines/elasticsearch.md), "
-        "postgresql://… (pgvector).",
+        "postgresql://… (pgvector), pinecone://… (docs/engines/pinecone.md).",
     )
     keywords: str = Field(
         "",
