@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import httpx
 import pinecone.errors as vendor
 import structlog
-from pinecone import AsyncIndex, AsyncPinecone, RetryConfig
+from pinecone import AsyncIndex, AsyncPinecone, PodDeployment, RetryConfig
 
 from ragline.errors import ConfigurationError, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
 from ragline.vectors.pinecone_rows import ENGINE, MARK, Json
@@ -116,7 +116,7 @@ class PineconeProject:
                 told = await patiently(lambda: self._client.indexes.describe(name), SEARCH_PATIENCE_S)
             except vendor.NotFoundError:
                 return None
-            if told.deployment.deployment_type == "pod":
+            if isinstance(told.deployment, PodDeployment):
                 raise _rejected(f"The Pinecone index {name} is made of pods.", "Name a serverless index in the URL.")
             try:
                 dim, metric = told.dimension, told.metric
