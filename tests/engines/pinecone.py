@@ -38,7 +38,7 @@ class Address(Played):
     def __init__(self, answer: Callable[[Asked], Reply]) -> None:
         super().__init__(answer=answer)
         self._server: asyncio.Server | None = None
-        self._lines: set[asyncio.StreamWriter] = set()
+        self._lines: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
 
     async def start(self) -> None:
         port = urlsplit(self.url).port or 0
@@ -49,15 +49,19 @@ class Address(Played):
         if self._server is not None:
             self._server.close()
             self._server = None
-        for line in list(self._lines):
+        for line in self._lines.values():
             line.close()
+        if self._lines:
+            await asyncio.wait(list(self._lines))
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._lines.add(writer)
+        task = asyncio.current_task()
+        assert task
+        self._lines[task] = writer
         try:
             await super().handle(reader, writer)
         finally:
-            self._lines.discard(writer)
+            del self._lines[task]
 
 
 class PlayedPinecone:
@@ -137,7 +141,9 @@ class PlayedPinecone:
             told = self._told[name]
             host = self.addresses[name].url
             # An index that was made this moment has no address yet.
-            return Answer({**told, **({"host": host} if host else {"status": {"ready": False, "state": "Initializing"}})})
+            return Answer(
+                {**told, **({"host": host} if host else {"status": {"ready": False, "state": "Initializing"}})}
+            )
         assert (asked.method, name) == ("POST", ""), f"there is no {asked.method} {asked.path}"
         body = asked.body
         assert body.keys() <= {"name", "schema", "deployment", "deletion_protection", "tags"}

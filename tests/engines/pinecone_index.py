@@ -231,7 +231,9 @@ class PlayedIndex:
             lengths = np.linalg.norm(records.vectors[: len(records.ids)], axis=1) * np.linalg.norm(vector)
             scores = scores / np.where(lengths == 0, 1, lengths)
         scores = scores[rows]
-        best = np.argpartition(-scores, body["topK"])[: body["topK"]] if len(rows) > body["topK"] else np.arange(len(rows))
+        best = (
+            np.argpartition(-scores, body["topK"])[: body["topK"]] if len(rows) > body["topK"] else np.arange(len(rows))
+        )
         best = best[np.argsort(-scores[best], kind="stable")]
         return [
             {

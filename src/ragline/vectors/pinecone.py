@@ -8,11 +8,13 @@ write returns once a search sees it: each has a number, and a search says up to 
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -22,9 +24,11 @@ from ragline.errors import EngineRejected, EngineTimeout
 from ragline.protocols import Vectors
 from ragline.types import FieldType, Groups, Hit, Metadata, Record, Scope
 from ragline.vectors import pinecone_rows as rows
-from ragline.vectors.pinecone_client import Freshness, Match, PineconeIndex, PineconeProject, together, translated
+from ragline.vectors.pinecone_client import Match, PineconeIndex, PineconeProject
+from ragline.vectors.pinecone_errors import translated
 from ragline.vectors.pinecone_rows import ENGINE, MARK, Shelf
 from ragline.vectors.pinecone_url import options_of
+from ragline.vectors.pinecone_waiting import Freshness, together
 
 MOST_HITS = 10_000
 """Of one query: the service's own limit."""
@@ -86,7 +90,7 @@ class PineconeVectorStore:
         if not records:
             return
         async with self._on(collection, write=True) as found:
-            parts = list(rows.parts(rows.rows(found.shelf, records, vectors), found.shelf.dim))
+            parts = await asyncio.to_thread(_requests, found.shelf, records, vectors)
             await found.fresh.reached(await found.index.upsert(found.namespace, parts))
 
     async def update_payload(
@@ -112,7 +116,8 @@ class PineconeVectorStore:
         async with self._on(collection, write=True) as found:
             left = dict(below)
             for _ in range(ROUNDS):
-                listed = await together([self._older(found, *one) for one in left.items()], self._options.parallel)
+                looks = [partial(self._older, found, *one) for one in left.items()]
+                listed = await together(looks, self._options.parallel)
                 left = {document: left[document] for document, ids in zip(left, listed, strict=True) if ids}
                 if not left:
                     return
@@ -191,7 +196,7 @@ class PineconeVectorStore:
         return None
 
     def _keep(self, shelf: Shelf, index: PineconeIndex, namespace: str) -> _Open:
-        fresh = Freshness(index, namespace, within_s=self._options.fresh_s)
+        fresh = Freshness(partial(index.indexed, namespace), within_s=self._options.fresh_s)
         found = self._opened[shelf.collection] = _Open(shelf, index, namespace, fresh)
         return found
 
@@ -232,6 +237,10 @@ class PineconeVectorStore:
 
     def _namespace(self, collection: str) -> str:
         return f"{self._options.prefix}.{quote(collection, safe='')}"
+
+
+def _requests(shelf: Shelf, records: Sequence[Record], vectors: Vectors) -> list[list[rows.Json]]:
+    return list(rows.parts(rows.rows(shelf, records, vectors), shelf.dim))
 
 
 def _order(match: Match) -> tuple[float, str]:

@@ -11,7 +11,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -162,14 +161,16 @@ def parts(found: Sequence[Json], dim: int) -> Iterator[list[Json]]:
                 engine=ENGINE,
             )
     whole = [size + NUMBER_BYTES * dim + len(row["id"]) + 64 for size, row in zip(sizes, found, strict=True)]
-    numbered: list[tuple[int, Json]] = []
-    part, count, taken = 0, 0, 0
+    part: list[Json] = []
+    taken = 0
     for size, row in zip(whole, found, strict=True):
-        if count == MOST_ROWS or (count and taken + size > MOST_BYTES):
-            part, count, taken = part + 1, 0, 0
-        count, taken = count + 1, taken + size
-        numbered.append((part, row))
-    return ([row for _, row in group] for _, group in groupby(numbered, key=lambda one: one[0]))
+        if part and (len(part) == MOST_ROWS or taken + size > MOST_BYTES):
+            yield part
+            part, taken = [], 0
+        part.append(row)
+        taken += size
+    if part:
+        yield part
 
 
 def sent(vectors: Vectors) -> Any:
