@@ -17,6 +17,8 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 FIRST_PAUSE_S, MOST_PAUSE_S = 0.05, 1.0
+LOOK_PAUSE_S = 0.25
+"""Between two looks whether a write is seen, at most; a look is a query, which costs a little."""
 
 
 class Freshness:
@@ -45,7 +47,7 @@ class Freshness:
                         next_step="It is repeated by itself; set `fresh_s` higher in the URL if it stays so.",
                         engine=ENGINE,
                     )
-                waited, pause = await slept(waited, pause)
+                waited, pause = await slept(waited, min(pause, LOOK_PAUSE_S))
 
 
 async def patiently(call: Callable[[], Awaitable[T]], patience_s: float) -> T:
