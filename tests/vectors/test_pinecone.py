@@ -378,6 +378,14 @@ async def test_a_range_reaches_integers_that_floats_round(store: PineconeVectorS
     assert await documents(Between("year", 2**53 - 1, None)) == ["0", "1", "2"]
 
 
+@pytest.mark.parametrize("twins", [10, 11, 12, 100])
+async def test_a_tie_that_ends_anywhere_goes_by_chunk_id(store: PineconeVectorStore, twins: int) -> None:
+    rows = [record(f"d{n}", "twin") for n in range(twins)]
+    await store.upsert("c", sorted(rows, key=lambda one: one.chunk.id, reverse=True), embeddings(rows))
+    hits = await store.search("c", embedding("twin"), top_k=10, scope=EVERYBODY)
+    assert chunk_ids(hits) == sorted(one.chunk.id for one in rows)[:10]
+
+
 async def test_an_answer_over_four_megabytes_is_asked_in_two_steps(
     service: PlayedPinecone, store: PineconeVectorStore
 ) -> None:

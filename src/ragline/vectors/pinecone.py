@@ -140,17 +140,26 @@ class PineconeVectorStore:
             asked, where = rows.sent(vector), rows.where(found.shelf, scope)
             wanted = min(top_k + 1, MOST_HITS)
             matches = await found.index.query(found.namespace, asked, top_k=wanted, where=where, metadata=True)
-            ends_level = len(matches) > top_k and matches[-1].score >= matches[top_k - 1].score
-            while ends_level and wanted < MOST_HITS:
-                wanted = min(8 * wanted, MOST_HITS)
-                matches = await found.index.query(found.namespace, asked, top_k=wanted, where=where, metadata=False)
-                ends_level = len(matches) == wanted and matches[-1].score >= matches[top_k - 1].score
-            best = sorted(matches, key=_order)[:top_k]
+            if len(matches) > top_k and matches[top_k].score >= matches[top_k - 1].score:
+                matches = await self._to_the_end_of_a_tie(found, asked, top_k, where)
+            best = matches[:top_k]
             if any(one.metadata is None for one in best):
                 best = await found.index.with_metadata(found.namespace, best)
             if not best:
                 await self._found(collection)  # nothing is in it, or it is not there
-        return [rows.hit(one.metadata, one.score) for one in best if one.metadata is not None]
+        hits = rows.hits([(one.metadata, one.score) for one in best if one.metadata is not None])
+        return sorted(hits, key=lambda hit: (-hit.score, hit.chunk.id))
+
+    @staticmethod
+    async def _to_the_end_of_a_tie(found: _Open, asked: list[float], top_k: int, where: rows.Json) -> list[Match]:
+        """All that score as the `top_k`th, without what stands beside them, in order."""
+        wanted = top_k
+        while True:
+            wanted = min(8 * wanted, MOST_HITS)
+            matches = await found.index.query(found.namespace, asked, top_k=wanted, where=where, metadata=False)
+            ended = len(matches) < wanted or matches[-1].score < matches[top_k - 1].score
+            if ended or wanted == MOST_HITS:
+                return sorted(matches, key=_order)
 
     async def contents(self, collection: str) -> dict[tuple[str, int], int]:
         async with self._on(collection, write=True) as found:

@@ -159,7 +159,7 @@ class PineconeIndex:
                 ),
                 SEARCH_PATIENCE_S,
             )
-            return [Match(one.id, one.score, one.metadata) for one in found.matches]
+            return [Match(one.id, min(1.0, max(-1.0, one.score)), one.metadata) for one in found.matches]
 
         try:
             return await ask(metadata)

@@ -141,10 +141,19 @@ def bare(metadata: Mapping[str, Any]) -> Json:
     return {name: metadata[name] for name in ("text", "place")}
 
 
-def hit(metadata: Mapping[str, Any], score: float) -> Hit:
-    document, content, chunk, ordinal, start, end, page, headings, uri = json.loads(metadata["place"])
-    found = Chunk(chunk, document, content, ordinal, metadata["text"], start, end, page, tuple(headings))
-    return Hit(found, uri, json.loads(metadata["title"]), min(1.0, max(-1.0, score)), "cosine")
+def hits(found: Sequence[tuple[Mapping[str, Any], float]]) -> list[Hit]:
+    """All of them read as one JSON, which is half the work of one by one."""
+    told = json.loads(f"[{','.join(part for row, _ in found for part in (row['place'], row['title']))}]")
+    return [
+        _hit(place, title, row["text"], score)
+        for place, title, (row, score) in zip(told[::2], told[1::2], found, strict=True)
+    ]
+
+
+def _hit(place: list[Any], title: str, text: str, score: float) -> Hit:
+    document, content, chunk, ordinal, start, end, page, headings, uri = place
+    found = Chunk(chunk, document, content, ordinal, text, start, end, page, tuple(headings))
+    return Hit(found, uri, title, score, "cosine")
 
 
 def parts(found: Sequence[Json], dim: int) -> Iterator[list[Json]]:
