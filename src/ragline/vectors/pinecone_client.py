@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,6 +38,8 @@ DELETE_AT_A_TIME = 1_000
 LIST_AT_A_TIME = 100
 ONCE_MORE = 200
 """Hits; an answer with more of them and their texts may be over the 4 MB of a query."""
+NOISE = 3e-7
+"""Of a cosine in 32 bits."""
 NO_RETRIES = RetryConfig(max_retries=0)
 
 
@@ -159,7 +161,7 @@ class PineconeIndex:
                 ),
                 SEARCH_PATIENCE_S,
             )
-            return [Match(one.id, min(1.0, max(-1.0, one.score)), one.metadata) for one in found.matches]
+            return list(_level([Match(one.id, one.score, one.metadata) for one in found.matches]))
 
         try:
             return await ask(metadata)
@@ -288,6 +290,14 @@ class PineconeIndex:
 
     async def aclose(self) -> None:
         await self._index.close()
+
+
+def _level(matches: Sequence[Match]) -> Iterator[Match]:
+    """Scores within the rounding of 32 bits are one score: else equal vectors come in whatever order they were added up."""
+    level = 2.0
+    for one in matches:
+        level = one.score if level - one.score > NOISE else level
+        yield replace(one, score=min(1.0, max(-1.0, level)))
 
 
 def _cut(ids: Sequence[str], most: int) -> list[Sequence[str]]:
