@@ -351,7 +351,8 @@ def open_parser(settings: Settings) -> Parser:
             memory_bytes=given.tool_memory_bytes,
         ),
     )  # fmt: skip
-    scratch = settings.data_dir.absolute() / "scratch"
+    # The pool empties it: processes that share no folder must not share this one either.
+    scratch = settings.data_dir.absolute() / "scratch" if settings.embedded else None
     return ParserPool(processes=given.parse_processes, timeout_s=given.parse_timeout_s, limits=limits, scratch=scratch)
 
 
