@@ -44,9 +44,11 @@ BETWEEN_CUTS_S, AWAY_S = (0.1, 1.5), (0.0, 1.5)
 
 VARIABLES = {
     "RAGLINE_INGEST__LEASE_S": "6",
+    "RAGLINE_INGEST__CHUNKED_DEADLINE_S": "60",
     "RAGLINE_INGEST__TOMBSTONE_RETENTION_S": str(7 * 86_400),
 }
-"""A worker that was killed is not waited for long; what Kafka still holds is shorter-lived than the memory of deletions."""
+"""A worker that was killed is not waited for long, nor a document that was killed between its state and its chunks; what Kafka
+still holds is shorter-lived than the memory of deletions."""
 
 
 @dataclass(frozen=True, slots=True)
