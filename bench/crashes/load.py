@@ -90,9 +90,15 @@ class Load:
                 await asyncio.sleep(0.5)
                 continue
             assert answer.status_code == 202, answer.text
+            cut_off = []
             for one, told in zip(versions, answer.json()["documents"], strict=True):
+                if self._cuts and told["state"] == "refused" and told["retryable"]:
+                    cut_off.append(told)
+                    continue
                 assert told["state"] != "refused", told
                 self._ledger.acknowledge(one, told["revision"], told["id"])
+            if cut_off:
+                raise CutOff(str(cut_off))
             return
 
     async def _delete(self, http: httpx.AsyncClient, version: Version) -> None:
