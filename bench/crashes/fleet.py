@@ -28,7 +28,10 @@ from tests.engines.server import free_port
 COMMANDS = {"gateway": ("serve",), "parse": ("work", "parse"), "embed": ("work", "embed"), "index": ("work", "index")}
 
 PASSED_IN = {
-    "gateway": ("contents.put_original", "documents."),
+    "gateway": (
+        "contents.put_original", "documents.", "namespaces.plan_epoch", "namespaces.start_building", "vectors.create",
+        "keywords.create",
+    ),
     "index": ("contents.put_vectors", "vectors.upsert", "keywords.upsert", "claims.mark_live"),
     "embed": (),
 }  # fmt: skip
@@ -39,6 +42,9 @@ ALL_AT_ONCE = 0.1
 
 CUT = 0.5
 """Share of the loads in which connections are cut."""
+
+ON_LOG = {"partitions": 6, "session_s": 6}
+"""Options of the topics: a reader that was killed is not waited for long."""
 
 BETWEEN_CUTS_S, AWAY_S = (0.1, 1.5), (0.0, 1.5)
 
@@ -72,16 +78,25 @@ async def engines(folder: Path) -> AsyncIterator[Engines]:
         for server in (node, standalone):
             stack.callback(server.stop)
             server.start()
-        registry = await database.database()
         direct = {
-            "registry": registry, "vectors": standalone.url, "keywords": node.url(),
-            "log": broker.url(partitions=6, session_s=6),
+            "registry": await database.database(), "vectors": standalone.url, "keywords": node.url(),
+            "log": broker.url(**ON_LOG),
         }  # fmt: skip
-        ports = dict.fromkeys(direct, 0) | {"log": kafka_port}
-        wires = [Wire(name, urlsplit(url).port or 0, port=ports[name] or free_port()) for name, url in direct.items()]
-        for wire in wires:
+        yield await stack.enter_async_context(wired(direct, log_port=kafka_port))
+
+
+@asynccontextmanager
+async def wired(direct: Mapping[str, str], *, log_port: int) -> AsyncIterator[Engines]:
+    """The engines of these URLs, by setting, each behind a wire; `log_port`: which the broker tells its clients."""
+    async with AsyncExitStack() as stack:
+        wires = {
+            name: Wire(name, urlsplit(url).port or 0, port=log_port if name == "log" else free_port())
+            for name, url in direct.items()
+        }
+        for wire in wires.values():
             await stack.enter_async_context(wire)
-        yield Engines({wire.name: _through(direct[wire.name], wire.port) for wire in wires}, registry, tuple(wires))
+        urls = {name: _through(url, wires[name].port) for name, url in direct.items()}
+        yield Engines(urls, direct["registry"], tuple(wires.values()))
 
 
 class Fleet:
