@@ -216,14 +216,16 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line to log.")
     vectors: str = Field(
         "",
-        description="Vector store URL; empty: the embedded one. elasticsearch[s]://… (docs/engines/elasticsearch.md), "
-        "postgresql://… (pgvector).",
+        description="Vector store URL; empty: the embedded one. milvus[s]://…, elasticsearch[s]://…, postgresql://… (pgvector): "
+        "docs/engines.",
     )
     keywords: str = Field(
         "",
         description="Keyword index URL; empty: the embedded Tantivy. elasticsearch[s]://… (docs/engines/elasticsearch.md).",
     )
-    registry: str = Field("", description="Registry URL; empty: SQLite in the data folder.")
+    registry: str = Field(
+        "", description="Registry URL, postgresql://… (docs/engines/postgresql.md); empty: SQLite in the data folder."
+    )
     log: str = Field(
         "",
         description="Chunk log URL, kafka://HOST:PORT…; empty: none, the stages call each other (docs/engines/kafka.md).",
