@@ -88,6 +88,8 @@ class Namespace:
     indexed: int = 0
     waiting: deque[tuple[int, int, Callable[[], None]]] = field(default_factory=deque)
     reads: int = 0
+    fetched_from: dict[str, int] = field(default_factory=dict)
+    """Id → the first read at which a fetch or a list shows it."""
     goes: int | None = None
     """Describes until it is gone, once it was deleted."""
 
@@ -99,6 +101,8 @@ class PlayedIndex:
         self.name, self.dim, self.metric, self.lag = name, dim, metric, lag
         self.namespaces: dict[str, Namespace] = {}
         self.refused: list[str] = []
+        self.fetch_lag = 0
+        """Reads for which a new record is found by searches, but not yet by fetches and lists."""
 
     def answer(self, asked: Asked) -> Answer:
         url = urlsplit(asked.path)
@@ -140,6 +144,8 @@ class PlayedIndex:
 
         def put() -> None:
             for row in rows:
+                if row[0] not in where.records.places:
+                    where.fetched_from[row[0]] = where.reads + self.fetch_lag
                 where.records.put(*row)
 
         return Answer({"upsertedCount": len(rows)}, headers=self._written(where, put))
@@ -252,7 +258,7 @@ class PlayedIndex:
         found = {}
         for one in words["ids"]:
             _check_id(one)
-            if where is not None and one in where.records.places:
+            if where is not None and one in where.records.places and where.fetched_from[one] <= where.reads:
                 place = where.records.places[one]
                 values = where.records.vectors[place].tolist()
                 found[one] = {"id": one, "values": values, "metadata": where.records.metadata[place]}
@@ -263,7 +269,8 @@ class PlayedIndex:
         prefix = words.get("prefix", [""])[0]
         require(prefix.isascii() and " " not in prefix and len(prefix) <= 512, "prefix is not valid")
         where = self._read(words.get("namespace", [""])[0])
-        names = sorted(name for name in (where.records.places if where else ()) if name.startswith(prefix))
+        shown = [name for name in where.records.places if where.fetched_from[name] <= where.reads] if where else []
+        names = sorted(name for name in shown if name.startswith(prefix))
         page, after = _page(names, words)
         return Answer({"vectors": [{"id": one} for one in page], **after, "usage": {"readUnits": 1}})
 

@@ -491,6 +491,15 @@ async def test_a_write_returns_once_it_is_seen(service: PlayedPinecone, store: P
     assert await _found(store, "x") == []
 
 
+async def test_fetches_may_follow_later_than_searches(service: PlayedPinecone) -> None:
+    service.indexes["docs"].fetch_lag = 5
+    store = PineconeVectorStore(service.url())
+    await store.create("c", dim=DIM, fields=FIELDS)
+    await _put(store, "x")
+    assert await _found(store, "x") == ["x"]
+    await store.aclose()
+
+
 async def test_a_write_that_nobody_sees_is_a_timeout(service: PlayedPinecone) -> None:
     store = PineconeVectorStore(service.url(fresh_s=0.05))
     await store.create("c", dim=DIM, fields=FIELDS)

@@ -64,6 +64,7 @@ class PineconeVectorStore:
                 await index.make(namespace, rows.filterable(shelf))
                 found = self._keep(shelf, index, namespace)
                 await found.fresh.reached(await index.upsert(namespace, [[rows.marked(shelf)]]))
+                await index.marked(namespace)
         if found.shelf.dim != dim:
             raise EngineRejected(
                 f"The vector collection {collection} exists with {found.shelf.dim} dimensions, not {dim}.",

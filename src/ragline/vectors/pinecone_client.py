@@ -194,6 +194,18 @@ class PineconeIndex:
             return None
         return found[MARK]["metadata"] if MARK in found else None
 
+    async def marked(self, namespace: str) -> None:
+        """Return once the mark is fetched: fetches follow a write on their own, not with searches."""
+        waited, pause = 0.0, FIRST_PAUSE_S
+        while await self.mark(namespace) is None:
+            if waited > self._options.fresh_s:
+                raise EngineTimeout(
+                    f"Pinecone has made the namespace {namespace}, but does not show what is in it.",
+                    next_step="Try again.",
+                    engine=ENGINE,
+                )
+            waited, pause = await slept(waited, pause)
+
     async def ids(self, namespace: str, prefix: str = "") -> AsyncIterator[str]:
         token: str | None = None
         while True:
