@@ -29,7 +29,7 @@ from ragline.settings import Settings
 from ragline.testing.corpus import DIM, FIELDS, chunk_ids, embedding, embeddings, record, texts
 from ragline.testing.vectors import VectorStoreContract
 from ragline.types import AnyOf, Between, FieldType, Scope
-from ragline.vectors import pinecone_client, pinecone_rows
+from ragline.vectors import pinecone_client, pinecone_rows, pinecone_waiting
 from ragline.vectors.pinecone import PineconeVectorStore
 from ragline.vectors.pinecone_errors import KINDS, STATUSES, failure
 from ragline.vectors.pinecone_url import options_of
@@ -235,11 +235,19 @@ async def test_a_collection_dropped_under_us(service: PlayedPinecone, store: Pin
     other = PineconeVectorStore(service.url())
     await other.drop("c")
     await other.aclose()
-    refused = await _refusal(store, EngineRejected, "no vector collection c")
-    assert "reindex" in refused.next_step
     with pytest.raises(EngineRejected, match="no vector collection c"):
         await _put(store, "x")
     assert await store.collections() == []
+    refused = await _refusal(store, EngineRejected, "no vector collection c")
+    assert "reindex" in refused.next_step
+
+
+async def test_a_search_in_a_collection_dropped_under_us(service: PlayedPinecone, store: PineconeVectorStore) -> None:
+    await _put(store, "x")
+    other = PineconeVectorStore(service.url())
+    await other.drop("c")
+    await other.aclose()
+    await _refusal(store, EngineRejected, "no vector collection c")
 
 
 async def test_two_processes_make_one_collection(service: PlayedPinecone) -> None:
@@ -355,6 +363,13 @@ async def test_documents_whose_names_begin_alike_are_not_taken_for_each_other(st
     await _put(store, "a", "ab", "a#", "a%23")
     await store.delete("c", {"a": 2, "a#": 2})
     assert await store.contents("c") == {("ab", 1): 1, ("a%23", 1): 1}
+
+
+async def test_a_document_of_more_chunks_than_a_delete_takes(store: PineconeVectorStore) -> None:
+    rows = [record("a", "x", ordinal=n) for n in range(1_100)]
+    await store.upsert("c", rows, np.random.default_rng(2).standard_normal((1_100, DIM)).astype(np.float32))
+    await store.delete("c", {"a": 2})
+    assert await store.contents("c") == {}
 
 
 async def test_half_of_a_surrogate_pair_goes_in_and_comes_out(store: PineconeVectorStore) -> None:
@@ -480,8 +495,11 @@ async def test_no_service_at_all() -> None:
     await store.aclose()
 
 
-async def test_a_write_returns_once_it_is_seen(service: PlayedPinecone, store: PineconeVectorStore) -> None:
-    service.indexes["docs"].lag = 7
+async def test_a_write_returns_once_it_is_seen(
+    service: PlayedPinecone, store: PineconeVectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pinecone_waiting, "LOOK_PAUSE_S", 0.01)
+    service.indexes["docs"].lag = 20
     await _put(store, "x")
     assert await _found(store, "x") == ["x"]
     await store.update_payload("c", "x", title="New", groups=frozenset(), fields={})
@@ -540,10 +558,14 @@ async def test_when_one_part_of_a_write_fails_none_is_left_at_work(
 ) -> None:
     monkeypatch.setattr(pinecone_rows, "MOST_ROWS", 10)
     service.say("/vectors/upsert", status(403, 7, "Forbidden"))
+    service.say("/vectors/upsert", HANG, times=3)
     rows = [record(f"d{n}", f"w{n}") for n in range(200)]
+    before = asyncio.all_tasks()
     with pytest.raises(EngineRejected, match="forbids"):
         await store.upsert("c", rows, embeddings(rows))
+    assert {task for task in asyncio.all_tasks() - before if "handle" not in repr(task)} == set()
     monkeypatch.undo()
+    service._said.clear()
     await store.upsert("c", rows, embeddings(rows))
     assert len(await store.contents("c")) == 200
 
@@ -610,8 +632,8 @@ async def test_documents_come_change_and_go(tmp_path: Path) -> None:
 
 def test_a_filter_as_it_is_sent() -> None:
     shelf = pinecone_rows.Shelf("c", DIM, {"year": FieldType.INTEGER, "kind": FieldType.KEYWORD}, "made")
-    scope = Scope(frozenset({"staff"}), (AnyOf("kind", ("a", "b")), Between("year", 1999.5, None)))
+    scope = Scope(frozenset({"staff"}), (AnyOf("kind", ("A", "b")), Between("year", 1999.5, None)))
     places = [{f"field_1_{at}": {"$gte": 2000.0}} for at in range(8)]
     assert pinecone_rows.where(shelf, scope) == {
-        "$and": [{"access": {"$in": ["*", "group:staff"]}}, {"field_0": {"$in": ["=a", "=b"]}}, {"$or": places}]
+        "$and": [{"access": {"$in": ["*", "group:staff"]}}, {"field_0": {"$in": ["=A", "=b"]}}, {"$or": places}]
     }
