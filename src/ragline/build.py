@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,7 +43,7 @@ from ragline.settings import GeneratorSettings, RerankerSettings, Settings
 from ragline.snapshots import Snapshots
 from ragline.stores import Stores
 from ragline.system import System
-from ragline.types import NamespaceSettings
+from ragline.types import NamespaceSettings, Space
 from ragline.workers import IngestWorker
 
 log = structlog.get_logger()
@@ -71,7 +71,9 @@ async def build(settings: Settings) -> System:
         keywords = open_keywords(settings, beside=vectors)
         closers.append(keywords.aclose)
         await check_stores(settings, vectors, keywords)
-        embedder = RememberingEmbedder(merged(await open_embedder(settings, queries), settings))
+        namespaces, documents = Namespaces(database, clock), Documents(database, clock)
+        known = [namespace.epoch.space for namespace in await namespaces.all()]
+        embedder = RememberingEmbedder(merged(await open_embedder(settings, queries, known), settings))
         closers.append(embedder.aclose)
         reranker = await open_reranker(settings.reranker)
         if reranker:
@@ -80,7 +82,6 @@ async def build(settings: Settings) -> System:
         closers.extend(generator.aclose for generator in generators)
         parser = open_parser(settings)
         closers.append(parser.aclose)
-        namespaces, documents = Namespaces(database, clock), Documents(database, clock)
         claims = Claims(database, clock)
         if not settings.registry:
             await claims.end_all_leases(but_on_log=bool(settings.log))
@@ -280,7 +281,8 @@ def open_log(settings: Settings) -> ChunkLog | None:
     raise _unknown("log", scheme, "use kafka://HOST:PORT, or leave it empty for none")
 
 
-async def open_embedder(settings: Settings, queries: Queries | None = None) -> Embedder:
+async def open_embedder(settings: Settings, queries: Queries | None = None, known: Collection[Space] = ()) -> Embedder:
+    """`known`: spaces that serve; one of them stands for a server that is away."""
     chosen = settings.embedder
     url = urlsplit(chosen.url)
     if url.scheme == "local":
@@ -293,7 +295,7 @@ async def open_embedder(settings: Settings, queries: Queries | None = None) -> E
     if url.scheme in ("http", "https"):
         from ragline.embedders.openai import OpenAIEmbedder
 
-        return await OpenAIEmbedder.connect(chosen)
+        return await OpenAIEmbedder.connect(chosen, known=known)
     raise _unknown("embedder.url", url.scheme, "use local://MODEL or http(s)://HOST/v1")
 
 
