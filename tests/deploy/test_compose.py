@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
-import click
 import pytest
 import typer.main
 import yaml
@@ -108,10 +107,10 @@ def is_setting(variable: str) -> bool:
 
 
 def parsed(arguments: list[str]) -> str:
-    """The name of the command that `arguments` call. Raises click's UsageError: there is none, or not with these words."""
-    command: click.Command = typer.main.get_command(app)
+    """The name of the command that `arguments` call. Raises a usage error: there is none, or not with these words."""
+    command: Any = typer.main.get_command(app)
     path, rest = "", list(arguments)
-    while isinstance(command, click.Group):
+    while hasattr(command, "commands"):
         name = rest.pop(0)
         assert name in command.commands, f"`ragline {' '.join(arguments)}`: there is no {name}"
         command, path = command.commands[name], f"{path} {name}".strip()
