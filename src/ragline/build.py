@@ -25,7 +25,7 @@ from ragline.languages import known_to
 from ragline.log_workers import DeadLetters, EmbedWorker, IndexWorker
 from ragline.members import Members
 from ragline.mending import Mending
-from ragline.protocols import ChunkLog, Embedder, Generator, KeywordIndex, Parser, Reranker, VectorStore
+from ragline.protocols import Blobs, ChunkLog, Embedder, Generator, KeywordIndex, Parser, Reranker, VectorStore
 from ragline.query import Search
 from ragline.registry.claims import Claims
 from ragline.registry.database import Database, sqlite_url
@@ -87,6 +87,7 @@ async def build(settings: Settings) -> System:
         closers.append(background.aclose)
         blobs = KeepingBlobs(open_blobs(settings.blobs or str(settings.data_dir.absolute() / "blobs"), background))
         closers.append(blobs.aclose)
+        await check_blobs(settings, blobs)
         chunk_log = open_log(settings)
         if chunk_log:
             closers.append(chunk_log.aclose)
@@ -247,6 +248,17 @@ async def check_stores(settings: Settings, vectors: VectorStore, keywords: Keywo
                 log.warning("store does not answer yet", setting=setting, error=error.message)
     if shared_hosts(settings):
         log.warning("one failure domain", vectors_and_keywords=shared_hosts(settings), consequence=ONE_DOMAIN)
+
+
+async def check_blobs(settings: Settings, blobs: Blobs) -> None:
+    """The same of the blob store. Raises EngineRejected: no such bucket, wrong credentials."""
+    if "://" in settings.blobs:
+        try:
+            await blobs.folders()
+        except EngineRejected:
+            raise
+        except EngineError as error:
+            log.warning("store does not answer yet", setting="blobs", error=error.message)
 
 
 def shared_hosts(settings: Settings) -> str:
