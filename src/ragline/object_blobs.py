@@ -35,6 +35,10 @@ CONNECT_S, READ_S = 5.0, 30.0
 ATTEMPTS, ROUNDS = 2, 2
 """How long S3 may take to be reached and to send the next bytes, how often a request is sent, and how often s3fs begins anew."""
 
+SLOWEST_BYTES_S = 256 << 10
+"""Below it an upload counts as standing still. It needs a deadline of its own: while the server is asked whether it will take the
+body (`Expect: 100-continue`), the client's do not run."""
+
 MODIFIED = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
 """What fsspec's file systems (S3, Azure, Google, SFTP, memory) call the time of the last write."""
 
@@ -58,8 +62,9 @@ class FsspecBlobs:
         if self._has_folders:
             await self._call("makedirs", self._at(path).rsplit("/", 1)[0], exist_ok=True)
         try:
-            await self._call("pipe_file", self._at(path), data)
-        except FileNotFoundError as error:
+            async with asyncio.timeout(CONNECT_S + READ_S + len(data) / SLOWEST_BYTES_S):
+                await self._call("pipe_file", self._at(path), data)
+        except (FileNotFoundError, TimeoutError) as error:
             raise failure(error, self._where, self._engine) from error
 
     async def get(self, path: str) -> bytes:
@@ -154,7 +159,7 @@ TABLE = (
     ),
     _row(
         "SlowDown ServiceUnavailable RequestLimitExceeded TooManyRequests 429 503 MaxRetriesExceeded",
-        EngineUnavailable, "It limits how fast it is asked", "Nothing: it is tried again. Lower ingest.concurrency if it stays so.",
+        EngineUnavailable, "It limits how fast it is asked", "It is tried again. Lower ingest.concurrency if it stays so.",
     ),
     _row(
         "QuotaExceeded XMinioStorageFull XMinioAdminBucketQuotaExceeded InsufficientStorage 507",
@@ -162,11 +167,11 @@ TABLE = (
     ),
     _row(
         "InternalError 500 502 504",
-        EngineUnavailable, "It failed", "Nothing: it is tried again. Look at its own log if it stays so.",
+        EngineUnavailable, "It failed", "It is tried again. Look at its own log if it stays so.",
     ),
     _row(
         "RequestTimeout TimeoutError FSTimeoutError ReadTimeoutError ConnectTimeoutError ServerTimeoutError",
-        EngineTimeout, "It did not answer in time", "Nothing: it is tried again. Check its load and the network if it stays so.",
+        EngineTimeout, "It did not answer in time", "It is tried again. Check its load and the network if it stays so.",
     ),
     _row(
         "EndpointConnectionError HTTPClientError ClientConnectionError ClientPayloadError ConnectionError "
@@ -176,7 +181,7 @@ TABLE = (
     _row(
         "EntityTooLarge KeyTooLongError 400 InvalidRequest InvalidArgument ParamValidationError UnknownEndpointError "
         "InvalidEndpointConfigurationError InvalidDNSNameError",
-        EngineRejected, "It refuses the request", "Check `blobs` and AWS_ENDPOINT_URL; if they are right, it is a defect: report it.",
+        EngineRejected, "It refuses the request", "Check `blobs` and AWS_ENDPOINT_URL; if they are right, report this.",
     ),
 )  # fmt: skip
 """Codes of S3's answers, names of exceptions and of their bases → what it is; the first row that fits. Types are not imported."""

@@ -228,7 +228,10 @@ class Settings(BaseSettings):
         "",
         description="Chunk log URL, kafka://HOST:PORT…; empty: none, the stages call each other (docs/engines/kafka.md).",
     )
-    blobs: str = Field("", description="Blob store, any fsspec URL; empty: a folder in the data folder.")
+    blobs: str = Field(
+        "",
+        description="Blob store: a folder, s3://BUCKET/PREFIX (docs/engines/s3.md) or any fsspec URL; empty: in the data folder.",
+    )
     failpoint: str = Field(
         "", description="For crash tests alone: where the process kills itself (docs/crash-safety.md). Empty: nowhere."
     )

@@ -83,7 +83,8 @@ OURS = [(file, name) for file in FILES for name in ours(file)]
 
 def environment(file: str, name: str) -> dict[str, str]:
     """As the process sees it: the image's, then the service's."""
-    return stages()[-1].environment | ours(file)[name].get("environment", {})
+    given: dict[str, str] = ours(file)[name].get("environment", {})
+    return stages()[-1].environment | given
 
 
 def settings_of(given: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Settings:

@@ -1,7 +1,7 @@
 """A local S3: moto's server as a process, which answers as S3 does and keeps everything in memory.
 
-``RAGLINE_TEST_S3=http://host:9000`` (a MinIO, with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) is used instead when it is set; tests
-that stop it or take keys away are skipped then, because it is the user's.
+``RAGLINE_TEST_S3=http://host:9000`` (a MinIO, with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) is used instead when it is set;
+tests that take its keys away are skipped then, because it is the user's.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ class S3:
         """Past everything that is tested: botocore's own."""
         import botocore.session
 
-        keys = {name: self.variables.get(name) or os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+        keys = {
+            name: self.variables.get(name) or os.environ[name]
+            for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+        }
         return botocore.session.Session().create_client(
             "s3", region_name="us-east-1", endpoint_url=self.endpoint, aws_access_key_id=keys["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=keys["AWS_SECRET_ACCESS_KEY"],
