@@ -217,7 +217,7 @@ class Settings(BaseSettings):
     vectors: str = Field(
         "",
         description="Vector store URL; empty: the embedded one. elasticsearch[s]://… (docs/engines/elasticsearch.md), "
-        "postgresql://… (pgvector).",
+        "milvus[s]://…, postgresql://… (pgvector), lancedb:FOLDER (docs/engines/lancedb.md).",
     )
     keywords: str = Field(
         "",

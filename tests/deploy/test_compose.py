@@ -135,7 +135,7 @@ def test_the_base_is_pinned_and_python_is_one_we_support() -> None:
 def test_what_the_image_installs_exists() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     arguments = dict(rest.replace('"', "").split("=", 1) for rest in stages()[1].of("ARG"))
-    servers = {name for name in project["project"]["optional-dependencies"] if name not in ("gguf", "hub")}
+    servers = {name for name in project["project"]["optional-dependencies"] if name not in ("gguf", "hub", "lancedb")}
     assert set(arguments["EXTRAS"].split()) == servers
     assert arguments["MODEL"] in project["dependency-groups"]
     for copied in stages()[1].of("COPY"):
