@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import tomllib
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,9 @@ def test_no_scheme_stands_twice() -> None:
 
 
 def test_an_unknown_scheme_and_a_missing_package_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    opens = {"vectors": open_vectors, "keywords": open_keywords, "log": open_log}
+    opens: dict[str, Callable[[Settings], object]] = {
+        "vectors": open_vectors, "keywords": open_keywords, "log": open_log,
+    }  # fmt: skip
     for setting, (table, _) in ROOMS.items():
         with pytest.raises(ConfigurationError, match=f"{setting}: no adapter for the scheme 'nosuch'") as unknown:
             opens[setting](Settings(**{setting: "nosuch://host"}))  # type: ignore[arg-type]

@@ -36,15 +36,10 @@ _CLUSTER = ("elasticsearch", "elasticsearchs"), "elasticsearch", ("elasticsearch
 
 VECTORS = (
     Engine("Elasticsearch", "ragline.vectors.elasticsearch:opened", *_CLUSTER),
+    Engine("LanceDB", "ragline.vectors.lancedb:LanceDBVectorStore", ("lancedb",), "lancedb", ("lancedb", "pyarrow")),
     Engine("Milvus", "ragline.vectors.milvus:MilvusVectorStore", ("milvus", "milvuss"), "milvus", ("pymilvus",)),
-    Engine(
-        "pgvector",
-        "ragline.vectors.pgvector:PgvectorVectorStore",
-        ("postgresql",),
-        "postgresql",
-        ("asyncpg", "pgvector"),
-    ),
-)
+    Engine("pgvector", "ragline.vectors.pgvector:PgvectorVectorStore", ("postgresql",), "postgresql", ("asyncpg", "pgvector")),
+)  # fmt: skip
 
 KEYWORDS = (Engine("Elasticsearch", "ragline.keywords.elasticsearch:opened", *_CLUSTER),)
 

@@ -388,36 +388,42 @@ def _quoted(text: str) -> str:
 
 # ── errors ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+REINDEX = "Run `ragline reindex NAMESPACE`: it is made anew from the blobs."
+
 TABLE: tuple[tuple[str, type[EngineError], str, str], ...] = (
+    (r"connection is closed", EngineUnavailable, "The vector store is closed", "Send the request again."),
     (
-        r"connection is closed", EngineUnavailable, "The vector store is closed", "Send the request again.",
+        r"commit conflict|too many concurrent|concurrent (commit|update)|retryable",
+        EngineUnavailable, "Another process wrote to the collection at the same time", "It is tried again.",
     ),
     (
-        r"commit conflict|too many concurrent|concurrent (commit|update)|retryable", EngineUnavailable,
-        "Another process wrote to the collection at the same time", "It is tried again.",
+        r"no space left|quota exceeded|storage full|os error (28|122)\b",
+        EngineUnavailable, "The disk is full", "Make room on it.",
     ),
     (
-        r"no space left|quota exceeded|storage full|os error (28|122)\b", EngineUnavailable, "The disk is full", "Make room on it.",
+        r"permission denied|read-only file system|os error (13|30)\b",
+        EngineUnavailable, "The folder does not let itself be read or written", "Give Ragline's user the rights to it.",
     ),
     (
-        r"permission denied|read-only file system|os error (13|30)\b", EngineUnavailable,
-        "The folder does not let itself be read or written", "Give Ragline's user the rights to it.",
+        r"not a directory|unable to create|failed to connect to namespace|unabletowalkdir",
+        EngineUnavailable, "The folder cannot be used", "Correct the folder in `vectors`, or what stands in its place.",
     ),
     (r"timed? ?out", EngineTimeout, "It did not answer in time", "It is tried again."),
     (
-        r"was not found|not found: .*/_versions|table .* does not exist", EngineRejected, "There is no vector collection {collection}",
-        "Run `ragline reindex NAMESPACE`: it is made anew from the blobs.",
+        r"was not found|not found: .*/_versions|table .* does not exist",
+        EngineRejected, "There is no vector collection {collection}", REINDEX,
     ),
     (
-        r"not found: |corrupt|invalid magic|failed to read|unexpected eof|not a lance|protobuf", EngineRejected,
-        "The vector collection {collection} is damaged", "Run `ragline reindex NAMESPACE`: it is made anew from the blobs.",
+        r"not found: |corrupt|invalid (magic|range)|failed to (read|fill whole buffer)|unexpected eof|size is too small|protobuf",
+        EngineRejected, "The vector collection {collection} is damaged", REINDEX,
     ),
     (
-        r"no vector column found|dimension", EngineRejected, "A vector does not fit the collection {collection}",
-        "Run `ragline reindex NAMESPACE` after a change of the embedder.",
+        r"no vector column found|dimension",
+        EngineRejected, "A vector does not fit the collection {collection}", "Run `ragline reindex NAMESPACE`.",
     ),
     (
-        r"schema error|invalid input|not supported|invalid user input", EngineRejected, "LanceDB refuses the call on {collection}",
+        r"schema error|invalid input|not supported|invalid user input",
+        EngineRejected, "LanceDB refuses the call on {collection}",
         "This is a defect of the adapter: report it with the version of lancedb.",
     ),
 )  # fmt: skip
