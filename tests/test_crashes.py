@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bench.crashes.books import Verdict
-from bench.crashes.harness import AT_START, RANDOM, SETTLED_WITHIN_S, STUCK_AFTER_S, Harness
+from bench.crashes.harness import AT_START, RANDOM, SETTLED_WITHIN_S, STUCK_AFTER_S, VARIABLES, Harness
 from bench.crashes.ledger import Ledger, Version
 from bench.crashes.service import Left, Service
 from ragline import failpoints
@@ -30,7 +30,8 @@ PLACES = (
 
 @pytest.mark.timeout(1200)  # nine starts: half a minute on two idle cores, and no judgement on a busy machine
 async def test_killed_at_any_moment_nothing_is_lost_doubled_stuck_or_leaked(tmp_path: Path) -> None:
-    harness = Harness(tmp_path / "data", documents=60, at_first=24, new=12, changes=60, seed=4, searched=12)
+    service = Service(tmp_path / "data", VARIABLES)
+    harness = Harness(service, documents=60, at_first=24, new=12, changes=60, seed=4, searched=12)
     outcome = await harness.run(len(PLACES), PLACES)
     assert [kill.verdict.faults for kill in outcome.kills] == [[]] * len(PLACES)
     assert (outcome.last.faults, outcome.last.orphans) == ([], [])
@@ -56,11 +57,11 @@ class Played(Service):
     async def sleep(self, seconds: float) -> None:
         self.now += seconds
 
-    def left(self) -> Left:
+    async def left(self) -> Left:
         at_work = round(self.now / 0.05) % 2 if self.now < self._claims_until else 0
         return Left(due=1 if self.now < self._done_at else 0, at_work=at_work, building=0)
 
-    def written(self) -> tuple[float, int]:
+    async def written(self) -> object:
         return min(self.now, self._stores_until), 1
 
     def blob_age_s(self) -> float:
@@ -91,8 +92,8 @@ async def test_stuck_is_what_does_not_move_or_moves_for_far_too_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: dict[str, float], settled_s: float, is_stuck: bool
 ) -> None:
     given = {"done_at": math.inf, "claims_until": 0.0, "stores_until": 0.0, "blobs_until": 0.0} | what
-    service, harness = Played(tmp_path, **given), Harness(tmp_path, documents=1, at_first=1, new=1, changes=1, seed=1)
-    monkeypatch.setattr(harness, "_service", service)
+    service = Played(tmp_path, **given)
+    harness = Harness(service, documents=1, at_first=1, new=1, changes=1, seed=1)
     monkeypatch.setattr("bench.crashes.harness.time", SimpleNamespace(perf_counter=lambda: service.now))
     monkeypatch.setattr("bench.crashes.harness.asyncio", SimpleNamespace(sleep=service.sleep))
     settled = await harness._settled()

@@ -6,13 +6,15 @@ import argparse
 import asyncio
 import json
 import math
+import random
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from bench.crashes.harness import AT_START, RANDOM, Harness, Kill, Outcome
+from bench.crashes.harness import AT_START, RANDOM, VARIABLES, Harness, Kill, Outcome
+from bench.crashes.service import Service, UnderTest
 
 COLUMNS = (
     "killed",
@@ -31,13 +33,9 @@ COLUMNS = (
 def main() -> int:
     given = _arguments()
     with tempfile.TemporaryDirectory(prefix="ragline-crashes-") as temporary:
-        folder = (given.work or Path(temporary)) / "data"
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        harness = Harness(
-            folder, documents=given.documents, at_first=given.documents // 50, new=round(2.5 * given.documents / given.kills),
-            changes=given.changes, seed=given.seed, tell=lambda words: print(words, file=sys.stderr, flush=True),
-        )  # fmt: skip
-        outcome = asyncio.run(harness.run(given.kills, within_s=given.minutes * 60))
+        folder = given.work or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        outcome = asyncio.run(_on_servers(given, folder) if given.servers else _embedded(given, folder))
     print(table(outcome))
     if given.json:
         given.json.write_text(json.dumps(_rows(outcome), indent=1))
@@ -48,6 +46,25 @@ def main() -> int:
     for fault in at_the_end:
         print(f"at the end: {fault}", file=sys.stderr)
     return int(any(kill.verdict.faults for kill in outcome.kills) or bool(at_the_end))
+
+
+async def _embedded(given: argparse.Namespace, folder: Path) -> Outcome:
+    return await _run(given, Service(folder / "data", VARIABLES))
+
+
+async def _on_servers(given: argparse.Namespace, folder: Path) -> Outcome:
+    from bench.crashes.fleet import Fleet, engines
+
+    async with engines(folder / "engines") as servers:
+        return await _run(given, Fleet(folder, VARIABLES, servers, dice=random.Random(given.seed)))
+
+
+async def _run(given: argparse.Namespace, service: UnderTest) -> Outcome:
+    harness = Harness(
+        service, documents=given.documents, at_first=given.documents // 50, new=round(2.5 * given.documents / given.kills),
+        changes=given.changes, seed=given.seed, tell=lambda words: print(words, file=sys.stderr, flush=True),
+    )  # fmt: skip
+    return await harness.run(given.kills, within_s=given.minutes * 60)
 
 
 def table(outcome: Outcome) -> str:
@@ -72,6 +89,7 @@ def table(outcome: Outcome) -> str:
             f"At the end {outcome.orphans_found} blobs had no owner, and {len(outcome.last.orphans)} after a round of the "
             f"housekeeper; {outcome.last.searches} searches at the end, "
             f"{sum(kill.verdict.searches for kill in outcome.kills)} before. {outcome.took_s / 60:.0f} minutes.",
+            *(f"{words}: {times}." for words, times in sorted(outcome.tally.items())),
         ]
     )
 
@@ -106,6 +124,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--changes", type=int, default=120, help="changes asked for between two kills")
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="no further kill after so long; the end is checked"
+    )
+    parser.add_argument(
+        "--servers", action="store_true", help="on PostgreSQL, Kafka, Milvus and Elasticsearch, each role a process"
     )
     parser.add_argument("--seed", type=int, default=1, help="of where the kills come and what changes")
     parser.add_argument("--work", type=Path, help="folder to keep data and log in")

@@ -6,17 +6,15 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 
 from bench.crashes.books import Books, Verdict
 from bench.crashes.ledger import TEAM, Ledger
 from bench.crashes.load import CLIENTS, TIMEOUT_S, Load
-from bench.crashes.service import Left, Service
-from ragline.datafolder import DataFolder
+from bench.crashes.service import Left, UnderTest
 from ragline.failpoints import POINTS
 
 RANDOM, AT_START = "a random moment", "while it starts"
@@ -90,6 +88,8 @@ class Outcome:
     """Blobs without an owner before the housekeeper's last round."""
     last: Verdict
     """The books at the very end: every document searched for."""
+    tally: Mapping[str, int]
+    """What else was done to what is under test: words → times."""
     took_s: float
 
 
@@ -99,13 +99,13 @@ class Harness:
     after the last kill is created then."""
 
     def __init__(
-        self, folder: Path, *, documents: int, at_first: int, new: int, changes: int, seed: int,
+        self, service: UnderTest, *, documents: int, at_first: int, new: int, changes: int, seed: int,
         searched: int = 24, tell: Callable[[str], None] = lambda _: None,
     ) -> None:  # fmt: skip
         self._dice = random.Random(seed)
-        self._service = Service(folder, VARIABLES)
+        self._service = service
         self._ledger = Ledger()
-        self._load = Load(self._ledger, documents=documents, dice=self._dice)
+        self._load = Load(self._ledger, documents=documents, dice=self._dice, cuts=service.cuts)
         self._documents, self._at_first = documents, at_first
         self._new, self._changes = max(new, CLIENTS), max(changes, CLIENTS)
         self._searched = searched
@@ -138,16 +138,16 @@ class Harness:
         finally:
             await self._service.stop()
         editions = sum(entry.editions for entry in self._ledger.entries.values())
-        return Outcome(done, len(self._ledger.entries), editions, orphans, last, time.perf_counter() - begun)
+        tally, took_s = self._service.tally, time.perf_counter() - begun
+        return Outcome(done, len(self._ledger.entries), editions, orphans, last, tally, took_s)
 
     def _choose(self, kills: int) -> list[str]:
         """Six of ten at failpoints, each as often as the others; three at random; one while the process starts.
 
         Those of a re-index come first and once: it takes longer the more documents there are.
         """
-        all_places = [
-            f"{point}.{moment}" for point in POINTS if not point.startswith("log.") for moment in ("before", "after")
-        ]  # there is no chunk log here
+        points = [point for point in POINTS if self._service.has_log or not point.startswith("log.")]
+        all_places = [f"{point}.{moment}" for point in points for moment in ("before", "after")]
         self._dice.shuffle(all_places)
         early = [at for at in all_places if at.startswith(OF_REINDEX)][: kills // 5]
         others = [at for at in all_places if at not in early and not at.startswith(OF_REINDEX)]
@@ -170,8 +170,8 @@ class Harness:
         if at == AT_START:  # with what that kill has left to be taken up
             await self._service.start()
             await asyncio.sleep(self._dice.uniform(*WHILE_STARTING_S))
-            await self._service.kill()
-        left, cut_off = self._service.left(), len(self._ledger.in_flight())
+            await self._service.kill(starting=True)
+        left, cut_off = await self._service.left(), len(self._ledger.in_flight())
         await self._start(following)
         ready_s = await self._service.ready()
         settled_s = await self._settled()
@@ -181,7 +181,7 @@ class Harness:
 
     async def _check(self, books: Books, settled_s: float, *, searched: int | None) -> Verdict:
         verdict = await books.check(self._service.url, searched=searched)
-        if (left := self._service.left()).anything:
+        if (left := await self._service.left()).anything:
             verdict.stuck.append(f"{left} after {settled_s:.0f} s")
         return verdict
 
@@ -196,13 +196,15 @@ class Harness:
         url, admin = self._service.url, self._keys["admin"]
         loading = asyncio.create_task(self._load.run(url, admin, new=self._new, changes=self._changes))
         dying = asyncio.create_task(self._service.died())
+        killed = asyncio.Event()
+        disturbing = asyncio.create_task(self._service.disturb(killed))
         if reindex:
             await self._load.reindex(url, admin)
         await asyncio.wait([dying], timeout=within_s)
         by_itself = dying.done()
         await self._service.kill()
-        await dying
-        await loading
+        killed.set()
+        await asyncio.gather(dying, disturbing, loading)
         return by_itself
 
     async def _settled(self) -> float:
@@ -210,8 +212,10 @@ class Harness:
         moved for far too long."""
         start = moved_at = time.perf_counter()
         seen: object = None
-        while (left := self._service.left()).anything and (now := time.perf_counter()) - start <= SETTLED_WITHIN_S:
-            if seen != (seen := (left, self._service.written())):
+        while (left := await self._service.left()).anything and (
+            now := time.perf_counter()
+        ) - start <= SETTLED_WITHIN_S:
+            if seen != (seen := (left, await self._service.written())):
                 moved_at = now
             elif now - moved_at > STUCK_AFTER_S:
                 moved_at = max(moved_at, now - self._service.blob_age_s())  # asked last: there are so many
@@ -237,11 +241,7 @@ class Harness:
         return found, await self._check(books, settled_s, searched=None)
 
     async def _make_keys(self) -> None:
-        """With the folder's owner's token, as the command line does it."""
-        holder = None
-        while holder is None or holder.url is None:
-            holder = DataFolder(self._service.folder).holder()
-        self._keys["admin"] = holder.token
+        self._keys["admin"] = await self._service.owner()
         made = {"admin": ("admin", []), "insider": ("read", [TEAM]), "outsider": ("read", [])}
         async with self._http() as http:
             for name, (role, groups) in made.items():

@@ -22,10 +22,16 @@ NEW_AT_ONCE = 8
 TIMEOUT_S = 300.0
 
 
+class CutOff(httpx.TransportError):
+    """As if the server had gone: this client's share ends."""
+
+
 class Load:
     """`share`: documents that are created and changes that are asked for in one run, all clients together."""
 
-    def __init__(self, ledger: Ledger, *, documents: int, dice: random.Random) -> None:
+    def __init__(self, ledger: Ledger, *, documents: int, dice: random.Random, cuts: bool = False) -> None:
+        """`cuts`: connections to engines are cut: an answer that one is away leaves open what came of the request."""
+        self._cuts = cuts
         self._ledger = ledger
         self._documents = documents
         self._dice = dice
@@ -79,34 +85,46 @@ class Load:
         for one in versions:
             self._ledger.begin(one)
         while True:
-            answer = await http.post(DOCUMENTS, files=files, data=form)
+            answer = self._open(await http.post(DOCUMENTS, files=files, data=form))
             if answer.status_code == 429:
                 await asyncio.sleep(0.5)
                 continue
             assert answer.status_code == 202, answer.text
+            cut_off = []
             for one, told in zip(versions, answer.json()["documents"], strict=True):
+                if self._cuts and told["state"] == "refused" and told["retryable"]:
+                    cut_off.append(told)
+                    continue
                 assert told["state"] != "refused", told
                 self._ledger.acknowledge(one, told["revision"], told["id"])
+            if cut_off:
+                raise CutOff(str(cut_off))
             return
 
     async def _delete(self, http: httpx.AsyncClient, version: Version) -> None:
         self._ledger.begin(version)
         id = self._ledger.entries[version.number].id
-        answer = await http.delete(f"{DOCUMENTS}/{id}")
+        answer = self._open(await http.delete(f"{DOCUMENTS}/{id}"))
         assert answer.status_code == 200, answer.text
         self._ledger.acknowledge(version, answer.json()["sequence"], id)
 
     async def _drop(self, http: httpx.AsyncClient, version: Version) -> None:
         """Delete one file of an archive by itself; of an edition that is not opened yet there may be none."""
         uri = f"{version.name}!/{version.dropped[-1]}"
-        found = (await http.get(DOCUMENTS, params={"uri": uri})).json()["documents"]
+        found = self._open(await http.get(DOCUMENTS, params={"uri": uri})).json()["documents"]
         if not found:
             return
         self._ledger.begin(version)
-        answer = await http.delete(f"{DOCUMENTS}/{found[0]['id']}")
+        answer = self._open(await http.delete(f"{DOCUMENTS}/{found[0]['id']}"))
         entry = self._ledger.entries[version.number]
         if answer.status_code == 404:  # another edition, which does not have it, was opened meanwhile
             entry.pending = None
             return
         assert answer.status_code == 200, answer.text
         self._ledger.acknowledge(version, entry.sequence, entry.id)
+
+    def _open(self, answer: httpx.Response) -> httpx.Response:
+        """Raises CutOff: an engine was, and so what came of the request is open."""
+        if self._cuts and answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            raise CutOff(answer.text)
+        return answer

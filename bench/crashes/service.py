@@ -1,20 +1,21 @@
-"""The process under test: `ragline up` on a folder, killed by SIGKILL, and what it leaves in its registry."""
+"""What is under test, on the embedded engines: `ragline up` on a folder, and what a kill leaves in its registry."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import os
-import signal
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from bench.server import RAGLINE
+from bench.crashes.program import Program
+from ragline.datafolder import DataFolder
 
 DUE = "settled < revision OR sweep = 1"
 
@@ -32,66 +33,106 @@ class Left:
         return bool(self.due or self.building)
 
 
-class Service:
-    """`variables` are the settings of every start."""
+class UnderTest(Protocol):
+    """The processes that are killed, and what they leave."""
 
-    def __init__(self, folder: Path, variables: Mapping[str, str]) -> None:
-        self.folder = folder
-        self.switch = folder.with_name(f"{folder.name}.armed")
-        """While this file exists, an armed failpoint counts."""
-        self.log = folder.with_name(f"{folder.name}.log")
-        self.url = ""
-        self._variables = variables
-        self._process: asyncio.subprocess.Process | None = None
+    url: str
+    """Of the API, once it is ready."""
+
+    has_log: bool
+    """Whether a chunk log is among the engines."""
+
+    cuts: bool
+    """Whether connections to engines are cut: then a request may be answered that one is away, and have come through or not."""
+
+    tally: Counter[str]
+    """What was done to it, for the table: words → times."""
 
     async def start(self, *, failpoint: str = "") -> None:
-        """Begin; `ready` waits for it."""
-        self.switch.unlink(missing_ok=True)
-        given = {name: value for name, value in os.environ.items() if not name.startswith("RAGLINE_")}
-        given |= self._variables
-        if failpoint:
-            given["RAGLINE_FAILPOINT"] = f"{failpoint}@{self.switch}"
-        with self.log.open("ab") as errors:
-            self._process = await asyncio.create_subprocess_exec(
-                *RAGLINE, "up", "--data-dir", str(self.folder), "--port", "0", "--json",
-                stdout=asyncio.subprocess.PIPE, stderr=errors, env=given,
-            )  # fmt: skip
+        """Begin whatever does not run, and arm the failpoint; `ready` waits for it."""
 
     async def ready(self) -> float:
         """Seconds until it answered, from now. Raises RuntimeError: it does not start."""
-        assert self._process
-        assert self._process.stdout
-        start = time.perf_counter()
-        line = await self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"`ragline up` ended at once:\n{self.log.read_text()[-2000:]}")
-        self.url = str(json.loads(line)["url"])
-        return time.perf_counter() - start
+
+    async def owner(self) -> str:
+        """The token of somebody who may make keys."""
 
     def arm(self) -> None:
-        self.switch.touch()
+        """From now on the failpoint counts."""
+
+    async def disturb(self, until: asyncio.Event) -> None:
+        """Whatever else is done to it under load."""
 
     async def died(self) -> None:
-        """Return once the process is gone. Raises RuntimeError: it ended in another way than by SIGKILL."""
-        assert self._process
-        code = await self._process.wait()
-        if code != -signal.SIGKILL:
-            raise RuntimeError(f"`ragline up` ended with {code}:\n{self.log.read_text()[-2000:]}")
+        """Return once what is to be killed is gone. Raises RuntimeError: something ended in another way than by SIGKILL."""
 
-    async def kill(self) -> None:
-        assert self._process
-        if self._process.returncode is None:
-            self._process.kill()
-        await self.died()
+    async def kill(self, *, starting: bool = False) -> None:
+        """Kill what is to be killed; `starting`: what was begun last."""
+
+    async def stop(self) -> None: ...
+
+    async def left(self) -> Left:
+        """What stands in the registry, read beside whoever has it."""
+
+    async def written(self) -> object:
+        """Another value once anything has moved."""
+
+    def blob_age_s(self) -> float:
+        """Seconds since a blob was last written. Reads the whole folder: seconds, where there are many."""
+
+    def age_blobs(self, by_s: float) -> None:
+        """Make what lies in the blob folder older, so that an orphan need not be waited for."""
+
+
+class Service:
+    """`variables` are the settings of every start."""
+
+    has_log = cuts = False
+
+    def __init__(self, folder: Path, variables: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.url = ""
+        self.tally: Counter[str] = Counter()
+        self._switch = folder.with_name(f"{folder.name}.armed")
+        """While this file exists, an armed failpoint counts."""
+        self._variables = variables
+        command = ("up", "--data-dir", str(folder), "--port", "0", "--json")
+        self._program = Program(command, folder.with_name(f"{folder.name}.log"))
+
+    async def start(self, *, failpoint: str = "") -> None:
+        self._switch.unlink(missing_ok=True)
+        armed = {"RAGLINE_FAILPOINT": f"{failpoint}@{self._switch}"} if failpoint else {}
+        await self._program.start({**self._variables, **armed})
+
+    async def ready(self) -> float:
+        start = time.perf_counter()
+        self.url = str((await self._program.ready())["url"])
+        return time.perf_counter() - start
+
+    async def owner(self) -> str:
+        """As the command line becomes it: by the folder."""
+        while True:
+            holder = DataFolder(self.folder).holder()
+            if holder and holder.url:
+                return holder.token
+            await asyncio.sleep(0.01)
+
+    def arm(self) -> None:
+        self._switch.touch()
+
+    async def disturb(self, until: asyncio.Event) -> None:
+        return
+
+    async def died(self) -> None:
+        await self._program.died()
+
+    async def kill(self, *, starting: bool = False) -> None:
+        await self._program.kill()
 
     async def stop(self) -> None:
-        """In order, as Ctrl-C does."""
-        if self._process and self._process.returncode is None:
-            self._process.terminate()
-            await self._process.wait()
+        await self._program.stop()
 
-    def left(self) -> Left:
-        """What stands in the registry, read beside whoever has it."""
+    async def left(self) -> Left:
         path = self.folder / "registry.sqlite"
         try:
             with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30.0)) as sql:
@@ -105,25 +146,30 @@ class Service:
             raise
         return Left(due, at_work, building)
 
-    def written(self) -> tuple[float, int]:
+    async def written(self) -> object:
         """When a file of either store was last written, and how many there are."""
         stores = (path for room in ("vectors", "keywords") for path in (self.folder / room).rglob("*"))
         times = [at for path in stores if (at := _written(path))]
         return max(times, default=0.0), len(times)
 
     def blob_age_s(self) -> float:
-        """Seconds since a blob was last written. Reads the whole folder: seconds, where there are many."""
-        newest = max(
-            (_written(path) for path in (self.folder / "blobs").rglob("*") if path.is_file()), default=-math.inf
-        )
-        return time.time() - newest
+        return age_s(self.folder / "blobs")
 
     def age_blobs(self, by_s: float) -> None:
-        """Make what lies in the blob folder older, so that an orphan need not be waited for."""
-        at = time.time() - by_s
-        for path in (self.folder / "blobs").rglob("*"):
-            if path.is_file():
-                os.utime(path, (at, at))
+        age(self.folder / "blobs", by_s)
+
+
+def age_s(folder: Path) -> float:
+    """Seconds since a file in it was last written; infinite: there is none."""
+    newest = max((_written(path) for path in folder.rglob("*") if path.is_file()), default=-math.inf)
+    return time.time() - newest
+
+
+def age(folder: Path, by_s: float) -> None:
+    at = time.time() - by_s
+    for path in folder.rglob("*"):
+        if path.is_file():
+            os.utime(path, (at, at))
 
 
 def _written(path: Path) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
@@ -19,7 +20,7 @@ from ragline.clock import SystemClock
 from ragline.contents import Contents
 from ragline.engines import no_adapter
 from ragline.epochs import Epochs
-from ragline.errors import EngineError, EngineRejected
+from ragline.errors import Conflict, EngineError, EngineRejected
 from ragline.findings import Limits
 from ragline.housekeeper import Housekeeper
 from ragline.ingest import Ingest
@@ -167,7 +168,8 @@ async def build(settings: Settings) -> System:
             failpoints.arm(settings.failpoint, parts | {"namespaces": namespaces, "documents": documents})
         await epochs.check_model()
         if not any(namespace.name == DEFAULT_NAMESPACE for namespace in await namespaces.all()):
-            await epochs.create_namespace(DEFAULT_NAMESPACE, NamespaceSettings())
+            with suppress(Conflict):  # processes that start together all make it; one is first
+                await epochs.create_namespace(DEFAULT_NAMESPACE, NamespaceSettings())
     except BaseException:
         for close in reversed(closers):
             await close()
@@ -313,5 +315,6 @@ def open_parser(settings: Settings) -> Parser:
             memory_bytes=given.tool_memory_bytes,
         ),
     )  # fmt: skip
-    scratch = settings.data_dir.absolute() / "scratch"
+    # The pool empties it: processes that share no folder must not share this one either.
+    scratch = settings.data_dir.absolute() / "scratch" if settings.embedded else None
     return ParserPool(processes=given.parse_processes, timeout_s=given.parse_timeout_s, limits=limits, scratch=scratch)

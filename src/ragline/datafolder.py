@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from ragline.errors import ConfigurationError, DataFolderInUse
+from ragline.settings import Settings
 
 PARTS = ("blobs", "keywords", "vectors")
 
@@ -122,3 +125,17 @@ class DataFolder:
     def release(self) -> None:
         self._card.unlink(missing_ok=True)
         self._lock.release()
+
+
+@contextmanager
+def held(settings: Settings, token: str) -> Iterator[DataFolder | None]:
+    """The data folder, ours until the block ends; None where no engine stands in it. Raises as `take`."""
+    if not settings.embedded:
+        yield None
+        return
+    folder = DataFolder(settings.data_dir)
+    folder.take(token)
+    try:
+        yield folder
+    finally:
+        folder.release()

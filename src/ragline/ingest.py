@@ -254,6 +254,12 @@ class Ingest:
         rows = await self._documents.look_all({id for id, _ in contents})
         return {(id, number) for id, number in contents if id in rows and _awaits(rows[id], number)}
 
+    async def sweep_behind(self, contents: Collection[tuple[str, int]]) -> None:
+        """Of (document, content) that came too late over the log: what a worker that was killed may have written of them goes."""
+        rows = await self._documents.look_all({id for id, _ in contents})
+        for id in sorted({id for id, number in contents if id in rows and rows[id].content > number}):
+            await self._claims.sweep_again(id)
+
     async def embed(self, namespace: Namespace, document: Document, content: Content) -> Vectors:
         """Chunks to vectors of the embedder's space, left as a blob; read back from there when they are."""
         assert document.blob

@@ -151,6 +151,7 @@ class IndexWorker:
             elif one.hold in reader.holds:
                 self._add(one, whole)
         metrics.log_messages_total.labels("doc_vectors", "late").inc(len(late))
+        await self._ingest.sweep_behind({_content(one) for one in late})
         await reader.done(late)
         for words, deliveries in unfit.items():
             await reader.bury(deliveries, words)

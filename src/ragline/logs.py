@@ -33,7 +33,7 @@ def configure(level: str) -> None:
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=False,  # lines are rare here, and a test's settings must reach loggers used before
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

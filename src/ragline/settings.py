@@ -242,6 +242,16 @@ class Settings(BaseSettings):
     query: QuerySettings = QuerySettings()
     ingest: IngestSettings = IngestSettings()
 
+    @property
+    def embedded(self) -> tuple[str, ...]:
+        """The settings whose engine stands in the data folder, which belongs to one process. Empty: all are servers, and any
+        number of processes of any role share them."""
+        shared = {
+            "registry": self.registry.startswith(("postgresql://", "postgres://")),
+            "vectors": bool(self.vectors), "keywords": bool(self.keywords), "blobs": bool(self.blobs),
+        }  # fmt: skip
+        return tuple(name for name, is_shared in shared.items() if not is_shared)
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -7,12 +7,15 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import structlog
+
 from ragline.answer import Answers
 from ragline.audit import Audit
 from ragline.blobs import KeepingBlobs
 from ragline.clock import Clock
 from ragline.contents import Contents
 from ragline.epochs import Epochs
+from ragline.errors import EngineError
 from ragline.housekeeper import Housekeeper
 from ragline.ingest import Ingest
 from ragline.log_workers import EmbedWorker, IndexWorker
@@ -30,7 +33,10 @@ from ragline.registry.upkeep import Upkeep
 from ragline.settings import Settings
 from ragline.snapshots import Snapshots
 from ragline.stores import Stores
+from ragline.types import Scope
 from ragline.workers import IngestWorker
+
+log = structlog.get_logger()
 
 WorkerRole: TypeAlias = Literal["parse", "embed", "index"]
 """What a worker does. `parse` is whatever is due in the registry: parsing, new words, sweeping, housekeeping; and without a
@@ -76,11 +82,18 @@ class System:
     """What to close, in order, each once."""
 
     async def warm(self) -> None:
-        """Open what the first search would else wait for, beyond its deadline: the serving collections, the model."""
-        await self.embedder.embed(["ready"], purpose="query")
+        """Open what the first search would else wait for, beyond its deadline: the model, the serving collections. A store that
+        is away is left to the searches, which go on without its leg."""
+        vector = (await self.embedder.embed(["ready"], purpose="query"))[0]
+        everybody = Scope(frozenset(), ())
         for namespace in await self.namespaces.all():
-            await self.vectors.contents(namespace.epoch.vectors)
-            await self.keywords.contents(namespace.epoch.keywords)
+            epoch = namespace.epoch
+            try:
+                await self.keywords.search(epoch.keywords, "ready", top_k=1, scope=everybody)
+                if epoch.space == self.embedder.space:
+                    await self.vectors.search(epoch.vectors, vector, top_k=1, scope=everybody)
+            except EngineError as error:
+                log.warning("a store does not answer yet", namespace=namespace.name, error=error.message)
 
     async def work(self, roles: Collection[WorkerRole] = WORKER_ROLES) -> None:
         """Run the workers until cancelled; then what they hold is finished or given back."""

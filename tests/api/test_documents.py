@@ -355,7 +355,10 @@ async def test_metadata_of_a_megabyte_is_refused_by_name_and_stops_no_other_file
         "POST", path, files=[("file", ("long.txt", b"Herons.")), ("file", ("short.txt", b"Herons wade."))],
         data={"metadata": [long, "{}"]}, status=202,
     )  # fmt: skip
-    assert [one["state"] for one in both["documents"]] == ["refused", "received"]
+    assert [(one["state"], one.get("retryable")) for one in both["documents"]] == [
+        ("refused", False),
+        ("received", None),
+    ]
     huge = json.dumps({"note": "n" * (17 << 20)})
     refused = await api.call("POST", path, files=[("file", ("a.txt", b"x"))], data={"metadata": huge}, status=413)
     assert "A field of the form is over 16 MiB." in refused["detail"]

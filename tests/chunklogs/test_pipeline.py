@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -429,6 +430,61 @@ async def test_killed_at_work_another_does_it_again(
         await settled(system)
         await drained(system)
     await whole(house, documents)
+
+
+@pytest.mark.parametrize("change", ["update", "delete"])
+async def test_killed_after_it_wrote_what_had_changed_meanwhile_leaves_nothing(
+    system: System, house: House, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """The change comes between the worker's look and its write, is served or swept, and the worker dies before it looks again."""
+    document = await house.accept("a.txt", LONG)
+    async with working(system, ["parse", "embed"]):
+        await until(lambda: _handed_over(system))
+        await drained(system, "doc_chunks")
+    reached, write = asyncio.Event(), system.stores.write
+
+    async def changed(*given: Any) -> None:
+        if not reached.is_set():
+            if change == "update":
+                await house.accept("a.txt", "Herons wade.")
+            else:
+                await system.documents.delete("default", document.id)
+                await house.work()
+            await write(*given)
+            reached.set()
+            await asyncio.Event().wait()
+        await write(*given)
+
+    monkeypatch.setattr(log_workers, "DRAIN_S", 0.01)
+    monkeypatch.setattr(system.stores, "write", changed)
+    async with working(system, ["index"]):
+        await reached.wait()
+    monkeypatch.undo()
+    async with working(system):
+        await drained(system)
+        await until(lambda: _as_it_serves(house, document))
+
+
+async def _as_it_serves(house: House, document: Document) -> bool:
+    now, epoch = await house.look(document), (await house.system.namespaces.get("default")).epoch
+    vectors, keywords = house.system.vectors, house.system.keywords
+    books = [await vectors.contents(epoch.vectors), await keywords.contents(epoch.keywords)]
+    held = [{key: chunks for key, chunks in book.items() if key[0] == document.id} for book in books]
+    served = {} if now.state is State.DELETED else {(now.id, now.live): now.chunks}
+    return now.settled == now.revision and now.sweep == 0 and held == [served, served]
+
+
+async def test_what_changes_on_the_log_is_settled_as_soon_as_it_is_served(system: System, house: House) -> None:
+    """Its deadline is no worker's lease: nothing is waited for."""
+    updated, deleted = await house.accept("a.txt", "Herons wade."), await house.accept("b.txt", "Otters swim.")
+    async with working(system, ["parse"]):
+        await until(lambda: _handed_over(system))
+    await house.accept("a.txt", "Herons stand.")
+    await system.documents.delete("default", deleted.id)
+    async with working(system):
+        for one in (updated, deleted):
+            await until(partial(_as_it_serves, house, one))
+    assert await house.found("herons") == ["Herons stand."]
 
 
 async def test_what_outlives_its_deadline_is_appended_again(system: System, house: House) -> None:

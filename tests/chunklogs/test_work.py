@@ -126,4 +126,4 @@ def test_work_needs_a_log_and_shared_engines(tmp_path: Path) -> None:
     alone = ragline("work", "embed", cwd=tmp_path)
     assert alone.code == 2
     assert "shares registry, vectors, keywords, blobs with processes of other roles" in alone.err
-    assert "ragline work parse embed index" in alone.err
+    assert "run all roles in one process: `ragline work`" in alone.err

@@ -15,7 +15,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -41,7 +41,7 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 log.dirs={folder}/log
@@ -108,10 +108,19 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
     if url := given("RAGLINE_TEST_KAFKA"):
         yield Kafka(urlsplit(url).netloc)
         return
-    jars, folder = _jars(), tmp_path_factory.mktemp("kafka")
+    with broker(tmp_path_factory.mktemp("kafka")) as ours:
+        yield ours
+
+
+@contextmanager
+def broker(folder: Path, *, advertised: int = 0) -> Iterator[Kafka]:
+    """One of its own, with its data in `folder`. `advertised`: the port that it tells its clients, of a proxy before it."""
+    jars = _jars()
     port, controller = free_port(), free_port()
     properties = folder / "server.properties"
-    properties.write_text(_PROPERTIES.format(port=port, controller=controller, folder=folder))
+    properties.write_text(
+        _PROPERTIES.format(port=port, advertised=advertised or port, controller=controller, folder=folder)
+    )
     java = ["java", *_JVM, "-cp", f"{jars}/*"]
     done = subprocess.run(
         [*java, "kafka.tools.StorageTool", "format", "-t", "AAAAAAAAAAAAAAAAAAAAAQ", "-c", str(properties)],
@@ -121,8 +130,10 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
         pytest.fail(f"The broker's folder was not made: {done.stderr[-2000:]}", pytrace=False)
     server = Kafka(f"127.0.0.1:{port}", [*java, "kafka.Kafka", str(properties)], folder)
     server.start()
-    yield server
-    server.stop()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 def _jars() -> Path:

@@ -77,7 +77,7 @@ def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Milvus]:
     if url := given("RAGLINE_TEST_MILVUS"):
         yield Milvus(url)
         return
-    server = _made(tmp_path_factory.mktemp("milvus"))
+    server = standalone(tmp_path_factory.mktemp("milvus"))
     server.start()
     yield server
     server.stop()
@@ -86,13 +86,14 @@ def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Milvus]:
 @pytest.fixture(scope="module")
 def own_milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Milvus]:
     """One more, for what is done to it: it asks for a password (root, Milvus), and may be killed."""
-    server = _made(tmp_path_factory.mktemp("own-milvus"), authorization_enabled=True)
+    server = standalone(tmp_path_factory.mktemp("own-milvus"), authorization_enabled=True)
     server.start()
     yield server
     server.stop()
 
 
-def _made(folder: Path, **words: object) -> Milvus:
+def standalone(folder: Path, **words: object) -> Milvus:
+    """One that is not started yet, with its data in `folder`. `words`: of its configuration."""
     programs, port = _programs(), _configured(folder, **words)
     return Milvus(f"milvus://127.0.0.1:{port}", folder, programs, free_port())
 

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -99,6 +99,13 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     if url := given("RAGLINE_TEST_POSTGRES"):
         yield Postgres(url.rsplit("/", 1)[0])
         return
+    with server() as ours:
+        yield ours
+
+
+@contextmanager
+def server() -> Iterator[Postgres]:
+    """One of its own, until the block ends."""
     programs, port = _programs(), free_port()
     # The server runs as somebody else when we are root, who must reach its folder: pytest's own is closed to others.
     folder = Path(tempfile.mkdtemp(prefix="ragline-postgres-"))
@@ -122,11 +129,13 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
         str(port),
         *(w for one in options for w in ("-c", one)),
     ]
-    server = Postgres(f"postgresql://{USER}@127.0.0.1:{port}", command, folder)
-    server.start()
-    yield server
-    server.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+    ours = Postgres(f"postgresql://{USER}@127.0.0.1:{port}", command, folder)
+    ours.start()
+    try:
+        yield ours
+    finally:
+        ours.stop()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @cache

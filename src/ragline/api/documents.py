@@ -52,7 +52,7 @@ async def upload(
             response.status_code = 200
         documents = {id: await system.documents.look(id) or document for id, document in documents.items()}
     briefs = [
-        DocumentBrief(uri=item.uri, state="refused", reason=str(result))
+        DocumentBrief(uri=item.uri, state="refused", reason=str(result), retryable=result.retryable)
         if isinstance(result, RaglineError)
         else _brief(documents[result.document.id], result.outcome)
         for item, result in zip(uploads, results, strict=True)

@@ -135,6 +135,9 @@ class DocumentBrief(BaseModel):
     revision: int | None = None
     state: str
     reason: str | None = None
+    retryable: bool | None = Field(
+        None, description="Of one that is `refused`: whether sending it again may help; an engine may have been away."
+    )
     outcome: str | None = Field(None, description="created, updated, payload (only words changed) or unchanged.")
 
 

@@ -1,10 +1,11 @@
 """One code path for all commands: HTTP to a Ragline server, wherever that is.
 
     --url is given                 that server
+    every engine is a server       the same API runs in this process on a private Unix socket, without workers
     `ragline up` has the folder    the server it announced, as the folder's owner
-    else                           the folder is taken, and the same API runs in this process on a private Unix socket
+    else                           the folder is taken, and the API runs in this process, with workers
 
-So a command behaves the same in all three, and needs no key on the machine that has the data.
+So a command behaves the same in all of them, and needs no key on the machine that has the data, or the engines' URLs.
 """
 
 from __future__ import annotations
@@ -174,6 +175,10 @@ async def connect(where: Where, *, makes_folder: bool = False, warm: bool = True
     given = {"config": where.config, "data_dir": where.data_dir}
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
     folder, token = DataFolder(settings.data_dir), secrets.token_urlsafe(32)
+    if not settings.embedded:
+        async with _here(settings, token, where.key or token, warm=False) as connection:
+            yield connection
+        return
     if not makes_folder and not folder.path.exists():
         raise ConfigurationError(
             f"There is no data folder {folder.path}, so there are no documents.",
@@ -210,7 +215,7 @@ async def _take(folder: DataFolder, token: str) -> tuple[str, str] | None:
 
 @asynccontextmanager
 async def _here(settings: Settings, token: str, key: str, *, warm: bool) -> AsyncIterator[Connection]:
-    """The whole system in this process; the folder is ours."""
+    """The whole system in this process; the folder is ours, or no engine stands in it."""
     from ragline import logs
     from ragline.api.app import gateway
     from ragline.build import build
@@ -224,10 +229,12 @@ async def _here(settings: Settings, token: str, key: str, *, warm: bool) -> Asyn
                 await system.warm()
             listener, path = listen_privately(Path(private))
             app = gateway(system, owner_token=token)
-            async with serving(app, listener, settings.http, work=system.work):
+            work = system.work if settings.embedded else None
+            async with serving(app, listener, settings.http, work=work):
                 transport = httpx.AsyncHTTPTransport(uds=str(path))
                 async with _client("http://localhost", key, transport) as http:
-                    yield Connection(http, f"The data folder {settings.data_dir}", local=True)
+                    name = f"The data folder {settings.data_dir}" if settings.embedded else "This process"
+                    yield Connection(http, name, local=bool(settings.embedded))
         finally:
             await system.aclose()
 

@@ -151,7 +151,9 @@ async def _local(settings: Settings) -> list[Finding]:
     folder = DataFolder(settings.data_dir)
     findings = [_free(folder)]
     holder = folder.holder()
-    if holder is not None and holder.url:
+    if not settings.embedded:
+        findings += await _stores(settings)
+    elif holder is not None and holder.url:
         findings.append(Finding("data folder", "ok", f"{folder.path}, held by process {holder.pid}"))
         findings += await _remote(holder.url, holder.token)
     elif holder is not None:
@@ -191,14 +193,20 @@ async def _engines(settings: Settings, folder: DataFolder) -> list[Finding]:
     findings = [await _try("data folder", held)]
     if findings[0].state == "ok":
         try:
-            for part, look in (("registry", _registry), ("vectors", _vectors), ("keywords", _keywords)):
-                findings.append(await _try(part, lambda look=look: look(settings)))  # type: ignore[misc]
-            if settings.blobs:
-                findings.append(await _try("blobs", lambda: _blobs(settings)))
-            findings += _domains(settings)
+            findings += await _stores(settings)
         finally:
             folder.release()
     return findings
+
+
+async def _stores(settings: Settings) -> list[Finding]:
+    findings = [
+        await _try(part, lambda look=look: look(settings))  # type: ignore[misc]
+        for part, look in (("registry", _registry), ("vectors", _vectors), ("keywords", _keywords))
+    ]
+    if settings.blobs:
+        findings.append(await _try("blobs", lambda: _blobs(settings)))
+    return [*findings, *_domains(settings)]
 
 
 async def _registry(settings: Settings) -> Finding:

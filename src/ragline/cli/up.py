@@ -57,9 +57,10 @@ def up(
     *, data_dir: DataDir = None, host: Host = None, port: Port = None, config: Config = None, as_json: Json = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Run all of Ragline on this machine: API, workers and engines in one process, until Ctrl-C."""
+    """Run all of Ragline on this machine: API, workers and embedded engines in one process, until Ctrl-C."""
     given = given_settings(data_dir, host, port, config)
-    run_to_exit(_serve(Part.GATEWAY, given, Screen(as_json=as_json)), as_json=as_json, debug=debug, loop=fast_loop())
+    served = _serve(Part.GATEWAY, given, Screen(as_json=as_json), works=True)
+    run_to_exit(served, as_json=as_json, debug=debug, loop=fast_loop())
 
 
 def serve(
@@ -67,7 +68,8 @@ def serve(
     *, data_dir: DataDir = None, host: Host = None, port: Port = None, config: Config = None, as_json: Json = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Serve the HTTP API, or one layer of it. On the embedded engines the workers run here too, as under `up`."""
+    """Serve the HTTP API, or one layer of it. With every engine a server the workers are processes of their own, `ragline
+    work`; as long as one is embedded they run here, as under `up`."""
     given = given_settings(data_dir, host, port, config)
     run_to_exit(_serve(part, given, Screen(as_json=as_json)), as_json=as_json, debug=debug, loop=fast_loop())
 
@@ -78,7 +80,8 @@ def given_settings(data_dir: Path | None, host: str | None, port: int | None, co
     return {name: value for name, value in given.items() if value is not None}
 
 
-async def _serve(part: Part, given: dict[str, Any], screen: Screen) -> None:
+async def _serve(part: Part, given: dict[str, Any], screen: Screen, *, works: bool = False) -> None:
+    """`works`: the workers run here, whatever the engines."""
     from ragline import logs
     from ragline.cli.server import serving
     from ragline.settings import load_settings
@@ -86,9 +89,10 @@ async def _serve(part: Part, given: dict[str, Any], screen: Screen) -> None:
     settings = load_settings(**given)
     logs.configure(settings.log_level)
     token = secrets.token_urlsafe(32)
-    open_part = _embedder if part is Part.EMBEDDER else _whole
+    works = part is Part.GATEWAY and (works or bool(settings.embedded))
+    opened = _embedder(settings, token) if part is Part.EMBEDDER else _whole(part, settings, token, works=works)
     try:
-        async with open_part(part, settings, token) as (service, listener, announce):
+        async with opened as (service, listener, announce):
             open_to_all = not await service.keys.exist()
             if open_to_all and not _is_loopback(settings.http.host):
                 raise _must_be_closed(settings.http.host)
@@ -100,7 +104,7 @@ async def _serve(part: Part, given: dict[str, Any], screen: Screen) -> None:
             sys.setswitchinterval(SWITCH_S)
             async with serving(service.app, listener, settings.http, work=service.work, access_log=access_log):
                 announce(url)
-                _welcome(screen, part, settings, url, service.words, open_to_all=open_to_all)
+                _welcome(screen, part, settings, url, service.words, open_to_all=open_to_all, works=works)
                 await asyncio.Event().wait()
     except asyncio.CancelledError:
         screen.note("Stopped.")  # Ctrl-C and SIGTERM are how a server ends
@@ -108,39 +112,41 @@ async def _serve(part: Part, given: dict[str, Any], screen: Screen) -> None:
 
 @asynccontextmanager
 async def _whole(
-    part: Part, settings: Settings, token: str
+    part: Part, settings: Settings, token: str, *, works: bool
 ) -> AsyncIterator[tuple[_Service, socket.socket, Callable[[str], None]]]:
-    """Gateway or retriever: the folder is taken, then the port, then everything is built."""
+    """Gateway or retriever: the folder is taken if an engine stands in it, then the port, then everything is built."""
     from ragline.api.app import gateway, retriever
     from ragline.build import build
     from ragline.cli.server import listen
-    from ragline.datafolder import DataFolder, Holder
+    from ragline.datafolder import Holder, held
 
-    folder = DataFolder(settings.data_dir)
-    folder.take(token)
-    try:
-        listener = listen(settings.http.host, settings.http.port)
-        with listener:
-            system = await build(settings)
-            try:
-                await system.warm()
-                if part is Part.RETRIEVER:
-                    service = _Service(
-                        retriever(system, owner_token=token), system.keys, None, "/v1/search only; no workers"
-                    )
-                else:
-                    app = gateway(system, owner_token=token)
-                    service = _Service(app, system.keys, system.work, "API and workers on the embedded engines")
-                yield service, listener, lambda url: folder.announce(Holder(os.getpid(), url, token))
-            finally:
-                await system.aclose()
-    finally:
-        folder.release()
+    with held(settings, token) as folder, listen(settings.http.host, settings.http.port) as listener:
+        system = await build(settings)
+        try:
+            await system.warm()
+            if part is Part.RETRIEVER:
+                service = _Service(
+                    retriever(system, owner_token=token), system.keys, None, "/v1/search only; no workers"
+                )
+            else:
+                app = gateway(system, owner_token=token)
+                words = f"API and workers; embedded: {', '.join(settings.embedded) or 'nothing'}"
+                service = _Service(
+                    app, system.keys, system.work if works else None, words if works else "API; no workers"
+                )
+
+            def announce(url: str) -> None:
+                if folder:
+                    folder.announce(Holder(os.getpid(), url, token))
+
+            yield service, listener, announce
+        finally:
+            await system.aclose()
 
 
 @asynccontextmanager
 async def _embedder(
-    _: Part, settings: Settings, token: str
+    settings: Settings, token: str
 ) -> AsyncIterator[tuple[_Service, socket.socket, Callable[[str], None]]]:
     """The model, and the keys of the registry when there is one; the folder is not taken, so it may run beside `up`."""
     from ragline.api.app import embedder
@@ -167,14 +173,18 @@ async def _embedder(
             await database.aclose()
 
 
-def _welcome(screen: Screen, part: Part, settings: Settings, url: str, words: str, *, open_to_all: bool) -> None:
+def _welcome(
+    screen: Screen, part: Part, settings: Settings, url: str, words: str, *, open_to_all: bool, works: bool
+) -> None:
     folder = settings.data_dir.absolute()
     if screen.as_json:
         return screen.data({"url": url, "docs": f"{url}/docs", "data_dir": str(folder), "pid": os.getpid()})
     screen.line(f"Ragline answers at {url}  ({words})")
     screen.line(f"  API reference  {url}/docs")
-    if part is not Part.EMBEDDER:
+    if part is not Part.EMBEDDER and settings.embedded:
         screen.line(f"  Data folder    {folder}")
+    if part is Part.GATEWAY and not works:
+        screen.line("  Workers        none here; start them with `ragline work`")
     if open_to_all:
         screen.line("  Access         this machine only, without a key; `ragline keys create NAME` makes the first")
     if part is Part.GATEWAY:

@@ -1,12 +1,11 @@
-"""`ragline work`: the roles of the ingest path as processes of their own, joined by the chunk log."""
+"""`ragline work`: the workers as processes of their own; with a chunk log, one role of the ingest path each."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,19 +28,19 @@ class Role(StrEnum):
     INDEX = "index"
 
 
-SHARED = ("registry", "vectors", "keywords", "blobs")
-"""Settings of what the roles share. Each must name a server when they run in several processes."""
-
-
 def work(
-    roles: Annotated[list[Role], typer.Argument(help="parse, embed, index: one of them, or several in one process.")],
+    roles: Annotated[
+        list[Role] | None, typer.Argument(help="parse, embed, index: one, or several in one process; left out: all.")
+    ] = None,
     *, data_dir: DataDir = None, host: Host = None, port: Port = None, config: Config = None, as_json: Json = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Run roles of the ingest path over the chunk log, until SIGTERM: then what is in work is finished. The port answers
-    /healthz, /readyz and /metrics."""
+    """Run the workers of the ingest path, or some of its roles over the chunk log, until SIGTERM: then what is in work is
+    finished. The port answers /healthz, /readyz and /metrics."""
     given = given_settings(data_dir, host, port, config)
-    run_to_exit(_work(roles, given, Screen(as_json=as_json)), as_json=as_json, debug=debug, loop=fast_loop())
+    run_to_exit(
+        _work(roles or list(Role), given, Screen(as_json=as_json)), as_json=as_json, debug=debug, loop=fast_loop()
+    )
 
 
 async def _work(roles: Sequence[Role], given: dict[str, Any], screen: Screen) -> None:
@@ -49,6 +48,7 @@ async def _work(roles: Sequence[Role], given: dict[str, Any], screen: Screen) ->
     from ragline.api.app import worker
     from ragline.build import build
     from ragline.cli.server import listen, serving
+    from ragline.datafolder import held
     from ragline.settings import load_settings
 
     settings = load_settings(**given)
@@ -57,7 +57,7 @@ async def _work(roles: Sequence[Role], given: dict[str, Any], screen: Screen) ->
         raise wrong
     token = secrets.token_urlsafe(32)
     try:
-        with _taken(settings, token), listen(settings.http.host, settings.http.port) as listener:
+        with held(settings, token), listen(settings.http.host, settings.http.port) as listener:
             system = await build(settings)
             try:
                 todo = partial(system.work, [role.value for role in roles])
@@ -78,35 +78,20 @@ def _tell(screen: Screen, url: str, roles: Sequence[Role]) -> None:
     )
 
 
-@contextmanager
-def _taken(settings: Settings, token: str) -> Iterator[None]:
-    """The data folder, where embedded engines stand in it."""
-    from ragline.datafolder import DataFolder
-
-    if all(getattr(settings, name) for name in SHARED):
-        yield
-        return
-    folder = DataFolder(settings.data_dir)
-    folder.take(token)
-    try:
-        yield
-    finally:
-        folder.release()
-
-
 def _unfit(settings: Settings, roles: Sequence[Role]) -> ConfigurationError | None:
     from ragline.errors import ConfigurationError
 
+    if set(roles) == set(Role):
+        return None
     if not settings.log:
         return ConfigurationError(
-            "log: it is not set, and `ragline work` gets its work from it.",
-            next_step='Set log = "kafka://HOST:9092"; without a chunk log `ragline up` runs all roles in one process.',
+            f"log: it is not set, and without a chunk log `ragline work {' '.join(roles)}` is no work of its own.",
+            next_step='Run `ragline work` without a role: it does all of them. Or set log = "kafka://HOST:9092".',
         )
-    own = [name for name in SHARED if not getattr(settings, name)]
-    if own and set(roles) != set(Role):
+    if settings.embedded:
         return ConfigurationError(
-            f"`ragline work {' '.join(roles)}` shares {', '.join(own)} with processes of other roles, and embedded engines "
-            "belong to one process.",
-            next_step="Name servers in these settings, or run all roles in one process: `ragline work parse embed index`.",
+            f"`ragline work {' '.join(roles)}` shares {', '.join(settings.embedded)} with processes of other roles, and "
+            "embedded engines belong to one process.",
+            next_step="Name servers in these settings, or run all roles in one process: `ragline work`.",
         )
     return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ from ragline.registry.rows import (
     line,
     move_visible,
     next_sequence,
+    on_log,
     parts,
     rows_of,
     superseded,
@@ -134,7 +135,8 @@ def accept_all(
         if isinstance(change, _Change):
             kinds[change.outcome].append(change)
     _each(connection, INSERT, [one.created(holder, now) for one in kinds["created"]])
-    _each(connection, UPDATE, [one.updated(now) for one in kinds["updated"]])
+    logged = on_log(connection, [one.old for one in kinds["updated"] if one.old is not None])
+    _each(connection, UPDATE, [one.updated(now, logged) for one in kinds["updated"]])
     _each(connection, UPDATE, [one.reworded(now) for one in kinds["payload"]])
     _each(connection, UPDATE, [{"which": one.id, "verified_at": now} for one in kinds["unchanged"]])
     _each(connection, TELL, [one.told(now) for one in written])
@@ -181,10 +183,10 @@ class _Change:
             "garbage": [], "sweep": SWEPT, "settled": 0, "members": 0, "attempt": 0, "lease_until": 0.0,
         }  # fmt: skip
 
-    def updated(self, now: float) -> dict[str, Any]:
+    def updated(self, now: float, logged: Collection[str]) -> dict[str, Any]:
         assert self.old is not None
         garbage = garbage_of(self.old, keep=(self.incoming.blob, self.old.live_blob))
-        return {"which": self.id, **self._bytes(now), **superseded(self.old), "garbage": garbage}
+        return {"which": self.id, **self._bytes(now), **superseded(self.old, logged), "garbage": garbage}
 
     def reworded(self, now: float) -> dict[str, Any]:
         assert self.old is not None
@@ -226,11 +228,12 @@ def bury(connection: Connection, now: float, rows: Sequence[Row[Any]], *, detail
     """Write a tombstone on each: not served from this moment on; rows and blobs go afterwards. Returns the sequence."""
     sequence = next_sequence(connection, rows[0].namespace, len(rows))
     numbered = list(enumerate(rows, start=sequence - len(rows) + 1))
+    logged = on_log(connection, rows)
     tombstones = [
         {
             "which": row.id, "revision": number, "content": number, "reason": None, "live": None, "blob": None,
             "live_blob": None, "garbage": garbage_of(row, keep=()), "state": State.DELETED, "sweep": SWEEP_NOW,
-            "updated_at": now, "members": 0, **superseded(row),
+            "updated_at": now, "members": 0, **superseded(row, logged),
         }
         for number, row in numbered
     ]  # fmt: skip

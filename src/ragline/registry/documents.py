@@ -30,6 +30,7 @@ from ragline.registry.rows import (
     document_of,
     get_row,
     next_sequence,
+    on_log,
     rows_of,
     superseded,
     tell,
@@ -128,7 +129,7 @@ class Documents:
             values = {
                 "revision": sequence, "content": sequence, "reason": None, "state": State.RECEIVED,
                 "fingerprint": fingerprint(old.sha256, old.media_type, settings), "chunks": None,
-                "sweep": SWEEP_ONCE_LIVE, "updated_at": now, **superseded(old),
+                "sweep": SWEEP_ONCE_LIVE, "updated_at": now, **superseded(old, on_log(connection, [old])),
             }  # fmt: skip
             connection.execute(UPDATE, {"which": id, **values})
             tell(connection, id, now, sequence, 0, "retried", "to be parsed again")

@@ -5,7 +5,7 @@ Statements that run for every document or query are built once: building one cos
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, Text, bindparam, cast, func, insert, literal, select, type_coerce, update
@@ -68,6 +68,13 @@ END_LEASES_OFF_LOG = END_LEASES.where(
     )
     .exists()
 )  # fmt: skip
+ON_LOG = select(documents.c.id).where(
+    documents.c.id.in_(bindparam("ids", expanding=True)),
+    history.c.document == documents.c.id,
+    history.c.revision.between(documents.c.content, documents.c.revision),
+    history.c.attempt == documents.c.attempt,
+    history.c.event == LOGGED,
+)
 IS_BEYOND = select(literal(1)).where(DUE, documents.c.lease_until > bindparam("beyond")).limit(1)
 END_LEASES_BEYOND = (
     update(documents)
@@ -165,14 +172,21 @@ def next_sequence(connection: Connection, namespace: str, step: int, *, uid: str
     return int(moved)
 
 
-def superseded(old: Row[Any]) -> dict[str, Any]:
+def on_log(connection: Connection, rows: Sequence[Row[Any]]) -> set[str]:
+    """Ids of those that the chunk log drives: no worker has them, and their lease is a deadline."""
+    claimed = [row.id for row in rows if row.attempt]
+    return {id for part in parts(claimed) for (id,) in connection.execute(ON_LOG, {"ids": part})}
+
+
+def superseded(old: Row[Any], logged: Collection[str]) -> dict[str, Any]:
     """The claim on `old` holds no more. Whoever has it may be writing rows now, and is killed before it takes them back:
-    until its lease would have ended, they are swept once more."""
-    return {
-        "attempt": 0,
-        "lease_until": 0.0,
-        "late_until": max(old.late_until, old.lease_until if old.attempt else 0.0),
-    }
+    until its lease would have ended, they are swept once more.
+
+    `logged`: what the chunk log drives. Whoever writes that and is killed has not committed, so its messages come once more,
+    to be found late: then it is swept (`Ingest.sweep_behind`).
+    """
+    working = old.attempt and old.id not in logged
+    return {"attempt": 0, "lease_until": 0.0, "late_until": max(old.late_until, old.lease_until if working else 0.0)}
 
 
 def move_visible(connection: Connection, namespace: str) -> None:

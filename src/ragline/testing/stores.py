@@ -305,6 +305,9 @@ class StoreContract(Generic[EngineT]):
                 call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
         assert texts(await self.search(engine, collection, "common")) == ["common"]
+        left = asyncio.all_tasks() - before
+        if left:  # a client's own clean-up takes some turns
+            await asyncio.wait(left, timeout=60)
         assert asyncio.all_tasks() <= before
 
     async def test_reopened_it_holds_what_it_held(self, connect: Callable[[], EngineT]) -> None:

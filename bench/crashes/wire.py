@@ -1,0 +1,74 @@
+"""A TCP proxy between the processes under test and one engine, whose connections can be cut at any byte."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from types import TracebackType
+
+PIECE = 1 << 16
+
+
+class Wire:
+    """To a server on this machine. `port` stays the same over cuts, so it may be known before the server starts."""
+
+    def __init__(self, name: str, to_port: int, *, port: int) -> None:
+        self.name = name
+        self.port = port
+        self._to_port = to_port
+        self._server: asyncio.Server | None = None
+        self._ends: set[asyncio.StreamWriter] = set()
+        self._passing: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Wire:
+        await self._listen()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._close()
+        for task in self._passing:
+            task.cancel()
+        await asyncio.gather(*self._passing, return_exceptions=True)
+
+    async def cut(self, *, away_s: float = 0.0) -> None:
+        """Reset every connection, with whatever is under way on it; for `away_s` seconds none is taken."""
+        await self._close()
+        await asyncio.sleep(away_s)
+        await self._listen()
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._take, "127.0.0.1", self.port)
+
+    async def _close(self) -> None:
+        if self._server:
+            self._server.close()
+            self._server = None
+        for end in self._ends:
+            end.transport.abort()  # a reset, not an orderly end: what was sent and not read is lost
+        self._ends.clear()
+
+    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        self._passing.add(task)
+        task.add_done_callback(self._passing.discard)
+        self._ends.add(writer)
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._to_port)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._ends.add(far_writer)
+        await asyncio.gather(_pass(reader, far_writer), _pass(far_reader, writer))
+        self._ends -= {writer, far_writer}
+
+
+async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Until one side is done, or cut."""
+    with contextlib.suppress(OSError):  # cut: that is what this is for
+        while piece := await reader.read(PIECE):
+            writer.write(piece)
+            await writer.drain()
+    writer.close()
