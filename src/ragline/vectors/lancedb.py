@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -63,15 +63,17 @@ class _Shelf:
     """An open table. `writes` since it was tended; `lock`: one writer at a time, the others would have to begin anew."""
 
     table: Any
+    schema: pa.Schema
     dim: int
     fields: Mapping[str, FieldType]
     lock: asyncio.Lock
     writes: int = 0
     indexed: bool = False
 
-    @property
-    def columns(self) -> dict[str, str]:
-        return {name: f"field_{number}" for number, name in enumerate(sorted(self.fields))}
+    columns: Mapping[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.columns = {name: f"field_{number}" for number, name in enumerate(sorted(self.fields))}
 
 
 class LanceDBVectorStore:
@@ -143,7 +145,7 @@ class LanceDBVectorStore:
             if not records:
                 return
             _check(shelf, vectors, len(records))
-            rows = await asyncio.to_thread(_rows, shelf, await shelf.table.schema(), records, vectors)
+            rows = await asyncio.to_thread(_rows, shelf, records, vectors)
             async with shelf.lock:
                 merge = shelf.table.merge_insert("chunk").when_matched_update_all().when_not_matched_insert_all()
                 await merge.execute(rows)
@@ -244,10 +246,11 @@ class LanceDBVectorStore:
         async with self._translated(collection):
             database = await self._opened()
             table = await database.open_table(_checked(collection))
-            made = json.loads((await table.schema()).metadata[b"ragline"])
+            schema = await table.schema()
+            made = json.loads(schema.metadata[b"ragline"])
             fields = {name: FieldType(kind) for name, kind in made["fields"].items()}
             indexed = bool(await table.list_indices())
-            shelf = _Shelf(table, made["dim"], fields, asyncio.Lock(), indexed=indexed)
+            shelf = _Shelf(table, schema, made["dim"], fields, asyncio.Lock(), indexed=indexed)
         return self._shelves.setdefault(collection, shelf)
 
     async def _opened(self) -> Any:
@@ -276,20 +279,22 @@ class LanceDBVectorStore:
 # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _rows(shelf: _Shelf, schema: pa.Schema, records: Sequence[Record], vectors: Vectors) -> pa.Table:
+def _rows(shelf: _Shelf, records: Sequence[Record], vectors: Vectors) -> pa.Table:
     """The last of those with one id."""
-    last = {record.chunk.id: (record, vector) for record, vector in zip(records, vectors, strict=True)}
-    kept = [record for record, _ in last.values()]
-    fields = zip(*(_values(shelf, record.fields) for record in kept), strict=True)
+    last = {record.chunk.id: at for at, record in enumerate(records)}
+    if len(last) < len(records):
+        records, vectors = [records[at] for at in last.values()], vectors[list(last.values())]
+    chunks = [record.chunk for record in records]
+    fields = zip(*(_values(shelf, record.fields) for record in records), strict=True)
     columns: dict[str, Any] = {
-        "chunk": list(last), "document": [record.chunk.document for record in kept],
-        "content": [record.chunk.content for record in kept], "payload": [_payload(record) for record in kept],
-        "title": [record.title for record in kept], "readers": [_readers(record.groups) for record in kept],
+        "chunk": list(last), "document": [one.document for one in chunks], "content": [one.content for one in chunks],
+        "payload": list(map(_payload, records)), "title": [record.title for record in records],
+        "readers": [_readers(record.groups) for record in records],
         **dict(zip(shelf.columns.values(), map(list, fields), strict=True)),
     }  # fmt: skip
-    flat = pa.array(np.concatenate([vector for _, vector in last.values()]), pa.float32())
+    flat = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
     columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, shelf.dim)
-    return pa.table(columns, schema=schema)
+    return pa.table(columns, schema=shelf.schema)
 
 
 def _payload(record: Record) -> str:
@@ -314,7 +319,7 @@ def _values(shelf: _Shelf, fields: Metadata) -> list[list[Scalar]]:
             next_step="Run `ragline reindex NAMESPACE`: its fields were declared after it was made.",
             engine=ENGINE,
         )
-    held = []
+    held: list[list[Scalar]] = []
     for name in shelf.columns:
         value = fields.get(name, ())
         values: list[Scalar] = [value] if isinstance(value, str | int | float) else list(value)
