@@ -122,24 +122,33 @@ async def _texts(http: httpx.AsyncClient) -> AsyncIterator[str]:
 
 
 async def workers(house: House, log: KafkaChunkLog, parts: Iterator[Sequence[Upload]], rounds: int) -> list[str]:
-    """Rates of one and of two embed workers of one thread over a backlog, in turns; no other role runs meanwhile."""
+    """Rates of one and of two embed workers of one thread over a backlog, in turns, and of one index worker over what they
+    leave; no other role runs meanwhile."""
     rates: Mapping[int, list[float]] = {1: [], 2: []}
+    indexed: list[float] = []
     for turn in range(rounds):
         for count in (1, 2) if turn % 2 else (2, 1):
             async with house.running("gateway", "parse") as told:
                 await upload(told[0][0], next(parts))
                 await _handed_over(log)
-            waiting = await left(log, "doc_chunks")
             async with house.running(*["embed"] * count):
-                start = time.perf_counter()
-                while await left(log, "doc_chunks"):
-                    await asyncio.sleep(0.05)
-                rates[count].append(waiting / (time.perf_counter() - start))
+                rates[count].append(await _rate(log, "doc_chunks"))
+            async with house.running("index"):
+                indexed.append(await _rate(log, "doc_vectors"))
     one, two = (statistics.median(rates[count]) for count in (1, 2))
     ratio = statistics.median(b / a for a, b in zip(rates[1], rates[2], strict=True))
     return [
-        f"one embed worker of one thread {one:.0f} chunks/s, two {two:.0f}: {ratio:.2f} × (aim ≥ {TWO_AT_LEAST}), {rounds} pairs"
+        f"one embed worker of one thread {one:.0f} chunks/s, two {two:.0f}: {ratio:.2f} × (aim ≥ {TWO_AT_LEAST}), {rounds} pairs",
+        f"one index worker {statistics.median(indexed):.0f} chunks/s",
     ]
+
+
+async def _rate(log: KafkaChunkLog, topic: str) -> float:
+    """Messages a second until none of the topic is left."""
+    waiting, start = await left(log, topic), time.perf_counter()
+    while await left(log, topic):
+        await asyncio.sleep(0.05)
+    return waiting / (time.perf_counter() - start)
 
 
 async def _handed_over(log: KafkaChunkLog) -> None:

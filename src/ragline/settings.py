@@ -217,7 +217,7 @@ class Settings(BaseSettings):
     vectors: str = Field(
         "",
         description="Vector store URL; empty: the embedded one. milvus[s]://…, elasticsearch[s]://…, postgresql://… (pgvector), "
-        "pinecone://…: docs/engines.",
+        "pinecone://…, lancedb:FOLDER: docs/engines.",
     )
     keywords: str = Field(
         "",
@@ -230,7 +230,10 @@ class Settings(BaseSettings):
         "",
         description="Chunk log URL, kafka://HOST:PORT…; empty: none, the stages call each other (docs/engines/kafka.md).",
     )
-    blobs: str = Field("", description="Blob store, any fsspec URL; empty: a folder in the data folder.")
+    blobs: str = Field(
+        "",
+        description="Blob store: a folder, s3://BUCKET/PREFIX (docs/engines/s3.md) or any fsspec URL; empty: in the data folder.",
+    )
     failpoint: str = Field(
         "", description="For crash tests alone: where the process kills itself (docs/crash-safety.md). Empty: nowhere."
     )
@@ -247,7 +250,8 @@ class Settings(BaseSettings):
         number of processes of any role share them."""
         shared = {
             "registry": self.registry.startswith(("postgresql://", "postgres://")),
-            "vectors": bool(self.vectors), "keywords": bool(self.keywords), "blobs": bool(self.blobs),
+            "vectors": bool(self.vectors) and not self.vectors.startswith("lancedb:"),
+            "keywords": bool(self.keywords), "blobs": bool(self.blobs),
         }  # fmt: skip
         return tuple(name for name, is_shared in shared.items() if not is_shared)
 

@@ -46,6 +46,9 @@ KINDS: Mapping[type[vendor.PineconeError], tuple[type[EngineError], str, str]] =
 """What the client raises without a status."""
 
 
+UNKNOWN = (EngineError, "failed in a way that Ragline does not know", "Report it with the log.")
+
+
 @contextmanager
 def translated(what: str = "") -> Iterator[None]:
     try:
@@ -59,9 +62,9 @@ def failure(error: BaseException, what: str = "") -> EngineError:
     words = " ".join(str(getattr(error, "message", "") or error).split())[:300]
     if isinstance(error, vendor.ApiError):
         status = error.status_code
-        kind, said, next_step = STATUSES.get(status, STATUSES[500 if status >= 500 else 400])
+        kind, said, next_step = STATUSES.get(status, STATUSES[500] if status >= 500 else UNKNOWN)
     elif isinstance(error, vendor.PineconeError):
-        kind, said, next_step = next((KINDS[one] for one in type(error).__mro__ if one in KINDS), STATUSES[400])
+        kind, said, next_step = next((KINDS[one] for one in type(error).__mro__ if one in KINDS), UNKNOWN)
     else:
         kind, said, next_step = KINDS[vendor.PineconeConnectionError]
     about = f" for {what}" if what else ""
