@@ -14,13 +14,15 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragline.build import build
+from ragline import engines
+from ragline.build import build, open_vectors
 from ragline.errors import (
     ConfigurationError,
     EngineError,
     EngineRejected,
     EngineTimeout,
     EngineUnavailable,
+    MissingDependency,
 )
 from ragline.protocols import VectorStore
 from ragline.settings import Settings
@@ -122,6 +124,13 @@ def test_the_key_comes_from_the_url_a_file_or_the_environment(tmp_path: Path, mo
     assert PineconeVectorStore("pinecone://docs")._project._client.config.api_key == "pcsk_environment"
     with pytest.raises(ConfigurationError, match="is no key"):
         PineconeVectorStore("pinecone://:two%0Alines@docs")
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda _: None)
+    with pytest.raises(MissingDependency, match="package pinecone") as missing:
+        open_vectors(Settings(data_dir=tmp_path, vectors="pinecone://docs"))
+    assert "ragline[pinecone]" in missing.value.next_step
 
 
 # ── indexes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
