@@ -22,13 +22,16 @@ from bench.crashes.program import Program
 from bench.crashes.service import Left, age, age_s
 from bench.crashes.wire import Wire
 from bench.server import RAGLINE
-from tests.engines import elasticsearch, kafka, milvus, postgres
+from bench.servers import servers
 from tests.engines.server import free_port
 
 COMMANDS = {"gateway": ("serve",), "parse": ("work", "parse"), "embed": ("work", "embed"), "index": ("work", "index")}
 
 PASSED_IN = {
-    "gateway": ("contents.put_original", "documents."),
+    "gateway": (
+        "contents.put_original", "documents.", "namespaces.plan_epoch", "namespaces.start_building", "vectors.create",
+        "keywords.create",
+    ),
     "index": ("contents.put_vectors", "vectors.upsert", "keywords.upsert", "claims.mark_live"),
     "embed": (),
 }  # fmt: skip
@@ -63,25 +66,23 @@ class Engines:
 @asynccontextmanager
 async def engines(folder: Path) -> AsyncIterator[Engines]:
     """All four, started anew, with their data in `folder`."""
+    port = free_port()
+    async with servers(folder, log_port=port) as started, wired(started.urls, log_port=port) as engines:
+        yield engines
+
+
+@asynccontextmanager
+async def wired(direct: Mapping[str, str], *, log_port: int) -> AsyncIterator[Engines]:
+    """The engines of these URLs, by setting, each behind a wire; `log_port`: which the broker tells its clients."""
     async with AsyncExitStack() as stack:
-        kafka_port = free_port()
-        database = stack.enter_context(postgres.server())
-        broker = stack.enter_context(kafka.broker(_made(folder / "kafka"), advertised=kafka_port))
-        node = elasticsearch.node(_made(folder / "elasticsearch"))
-        standalone = milvus.standalone(_made(folder / "milvus"))
-        for server in (node, standalone):
-            stack.callback(server.stop)
-            server.start()
-        registry = await database.database()
-        direct = {
-            "registry": registry, "vectors": standalone.url, "keywords": node.url(),
-            "log": broker.url(partitions=6, session_s=6),
-        }  # fmt: skip
-        ports = dict.fromkeys(direct, 0) | {"log": kafka_port}
-        wires = [Wire(name, urlsplit(url).port or 0, port=ports[name] or free_port()) for name, url in direct.items()]
-        for wire in wires:
+        wires = {
+            name: Wire(name, urlsplit(url).port or 0, port=log_port if name == "log" else free_port())
+            for name, url in direct.items()
+        }
+        for wire in wires.values():
             await stack.enter_async_context(wire)
-        yield Engines({wire.name: _through(direct[wire.name], wire.port) for wire in wires}, registry, tuple(wires))
+        urls = {name: _through(url, wires[name].port) for name, url in direct.items()}
+        yield Engines(urls, direct["registry"], tuple(wires.values()))
 
 
 class Fleet:

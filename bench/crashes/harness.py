@@ -25,7 +25,7 @@ OF_REINDEX = ("namespaces.", "vectors.create", "keywords.create", "vectors.drop"
 TOGETHER = ("vectors.", "keywords.", "claims.claim", "documents.delete", "members.")
 """Points that are passed less often than once a document: many are written, or claimed, together."""
 
-PATIENCE_S = {OF_REINDEX: 60.0, ("upkeep.", "contents.forget"): 12.0}
+PATIENCE_S = {OF_REINDEX: 30.0, ("upkeep.", "contents.forget"): 12.0}
 """How long a failpoint is waited for that comes late; then the kill comes from outside."""
 
 

@@ -50,10 +50,15 @@ class Load:
         """Begin a re-index; a kill may be quicker."""
         headers = {"Authorization": f"Bearer {token}"}
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False) as http:
-            try:
-                await http.post("/v1/namespaces/default/reindex")
-            except httpx.TransportError:
-                return
+            for _ in range(10):
+                try:
+                    self._open(await http.post("/v1/namespaces/default/reindex"))
+                except CutOff:
+                    await asyncio.sleep(0.5)
+                except httpx.TransportError:
+                    return
+                else:
+                    return
 
     async def _client(self, http: httpx.AsyncClient, client: int, *, new: int, changes: int) -> None:
         mine = [number for number in self._ledger.entries if number % CLIENTS == client]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import cast
@@ -45,7 +45,7 @@ from ragline.settings import GeneratorSettings, RerankerSettings, Settings
 from ragline.snapshots import Snapshots
 from ragline.stores import Stores
 from ragline.system import System
-from ragline.types import NamespaceSettings
+from ragline.types import NamespaceSettings, Space
 from ragline.workers import IngestWorker
 
 log = structlog.get_logger()
@@ -72,7 +72,9 @@ async def build(settings: Settings) -> System:
         keywords = open_keywords(settings, beside=vectors)
         closers.append(keywords.aclose)
         await check_stores(settings, vectors, keywords)
-        embedder = RememberingEmbedder(merged(await open_embedder(settings, queries), settings))
+        namespaces, documents = Namespaces(database, clock), Documents(database, clock)
+        known = [namespace.epoch.space for namespace in await namespaces.all()]
+        embedder = RememberingEmbedder(merged(await open_embedder(settings, queries, known), settings))
         closers.append(embedder.aclose)
         reranker = await open_reranker(settings.reranker)
         if reranker:
@@ -81,7 +83,6 @@ async def build(settings: Settings) -> System:
         closers.extend(generator.aclose for generator in generators)
         parser = open_parser(settings)
         closers.append(parser.aclose)
-        namespaces, documents = Namespaces(database, clock), Documents(database, clock)
         claims = Claims(database, clock)
         if not settings.registry:
             await claims.end_all_leases(but_on_log=bool(settings.log))
@@ -242,7 +243,8 @@ def open_log(settings: Settings) -> ChunkLog | None:
     return cast(ChunkLog, opens(settings.log, tombstones_s=settings.ingest.tombstone_retention_s))
 
 
-async def open_embedder(settings: Settings, queries: Queries | None = None) -> Embedder:
+async def open_embedder(settings: Settings, queries: Queries | None = None, known: Collection[Space] = ()) -> Embedder:
+    """`known`: spaces that serve; one of them stands for a server that is away."""
     chosen = settings.embedder
     url = urlsplit(chosen.url)
     if url.scheme == "local":
@@ -255,7 +257,7 @@ async def open_embedder(settings: Settings, queries: Queries | None = None) -> E
     if url.scheme in ("http", "https"):
         from ragline.embedders.openai import OpenAIEmbedder
 
-        return await OpenAIEmbedder.connect(chosen)
+        return await OpenAIEmbedder.connect(chosen, known=known)
     raise no_adapter("embedder.url", url.scheme, "use local://MODEL or http(s)://HOST/v1")
 
 
