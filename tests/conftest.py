@@ -19,6 +19,7 @@ from tests.engines.elasticsearch import elasticsearch as elasticsearch
 from tests.engines.kafka import kafka as kafka
 from tests.engines.milvus import milvus as milvus
 from tests.engines.milvus import own_milvus as own_milvus
+from tests.engines.pinecone import pinecone_url as pinecone_url
 from tests.engines.postgres import postgres as postgres
 from tests.engines.ragline_embedder import embedder_url as embedder_url
 from tests.engines.s3 import s3 as s3

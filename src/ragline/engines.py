@@ -38,6 +38,7 @@ VECTORS = (
     Engine("Elasticsearch", "ragline.vectors.elasticsearch:opened", *_CLUSTER),
     Engine("LanceDB", "ragline.vectors.lancedb:LanceDBVectorStore", ("lancedb",), "lancedb", ("lancedb", "pyarrow")),
     Engine("Milvus", "ragline.vectors.milvus:MilvusVectorStore", ("milvus", "milvuss"), "milvus", ("pymilvus",)),
+    Engine("Pinecone", "ragline.vectors.pinecone:PineconeVectorStore", ("pinecone",), "pinecone", ("pinecone",)),
     Engine("pgvector", "ragline.vectors.pgvector:PgvectorVectorStore", ("postgresql",), "postgresql", ("asyncpg", "pgvector")),
 )  # fmt: skip
 

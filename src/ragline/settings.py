@@ -217,7 +217,7 @@ class Settings(BaseSettings):
     vectors: str = Field(
         "",
         description="Vector store URL; empty: the embedded one. milvus[s]://…, elasticsearch[s]://…, postgresql://… (pgvector), "
-        "lancedb:FOLDER: docs/engines.",
+        "lancedb:FOLDER, pinecone://…: docs/engines.",
     )
     keywords: str = Field(
         "",
