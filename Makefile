@@ -13,7 +13,7 @@ help: ## Show this list
 setup: .venv/ready ## Make the virtual environment, with the models the tests and the demo use
 
 .venv/ready: pyproject.toml uv.lock $(filter .tools/%,$(UV))
-	@echo "==> Installing Ragline and its models into .venv (the first time about 410 MB to download, 0.9 GB on the disk)"
+	@echo "==> Installing Ragline and its models into .venv (the first time about 540 MB to download, 1.9 GB on the disk)"
 	@$(UV) sync --quiet --frozen --all-groups --all-extras --compile-bytecode
 	@$(RUN) python -m compileall -q src
 	@touch $@

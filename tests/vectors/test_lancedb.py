@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lancedb.query import AsyncVectorQuery
 
 from ragline.build import build
 from ragline.errors import ConfigurationError, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
@@ -87,18 +88,43 @@ async def test_a_large_collection_is_searched_through_an_index(
     await store.upsert("c", rows[2_000:], many[2_000:])  # not in the index yet
     found = 0
     for at in range(0, 3_000, 60):
-        best = np.argsort(np.where(np.arange(3_000) % 100 == 0, 9.0, -(many @ many[at])), kind="stable")[:10]
-        hits = await store.search("c", many[at], top_k=10, scope=EVERYBODY)
+        best = np.argsort(-(many @ many[at]), kind="stable")[:10]
+        hits = await store.search("c", many[at], top_k=10, scope=Scope(frozenset({"few"})))
         found += len({rows[n].chunk.id for n in best} & set(chunk_ids(hits)))
     assert found >= 0.97 * 500
+    assert [hit.score for hit in hits] == pytest.approx(sorted(many @ many[2_940], reverse=True)[:10], abs=1e-5)
+    whole, bypass = list[object](), AsyncVectorQuery.bypass_vector_index
+
+    def told(query: AsyncVectorQuery) -> AsyncVectorQuery:
+        whole.append(query)
+        return bypass(query)
+
+    monkeypatch.setattr(AsyncVectorQuery, "bypass_vector_index", told)
+    await store.search("c", many[0], top_k=50, scope=EVERYBODY)
+    assert not whole
     scope = Scope(frozenset({"few"}), (Between("year", 500, 2_600), AnyOf("year", tuple(range(0, 3_000, 100)))))
-    hits = await store.search("c", many[0], top_k=50, scope=scope)
-    assert len(hits) == 22, "a rare scope is compared whole"
+    assert len(await store.search("c", many[0], top_k=50, scope=scope)) == 22
+    assert whole, "a rare scope is compared whole"
     again = LanceDBVectorStore(f"lancedb:{tmp_path}")
     await again.search("c", many[0], top_k=1, scope=EVERYBODY)
     assert again._shelves["c"].indexed
     await store.aclose()
     await again.aclose()
+
+
+async def test_writes_and_searches_go_on_while_the_index_is_made(tmp_path: Path, many: np.ndarray) -> None:
+    store = LanceDBVectorStore(f"lancedb:{tmp_path}?index_from=1000")
+    await store.create("c", dim=DIM, fields={})
+    rows = [record(f"d{n}", "common") for n in range(3_000)]
+    await store.upsert("c", rows[:2_000], many[:2_000])
+    tending = asyncio.create_task(store.tend("c"))
+    for at in range(2_000, 3_000, 100):
+        await store.upsert("c", rows[at : at + 100], many[at : at + 100])
+        assert (await store.search("c", many[at], top_k=1, scope=EVERYBODY))[0].chunk.document == f"d{at}"
+    await tending
+    assert store._shelves["c"].indexed
+    assert sum((await store.contents("c")).values()) == 3_000
+    await store.aclose()
 
 
 async def test_small_writes_are_merged_while_searches_go_on(
@@ -109,7 +135,7 @@ async def test_small_writes_are_merged_while_searches_go_on(
     for n in range(40):
         await store.upsert("c", [record(f"d{n}", f"word{n}")], embeddings([record(f"d{n}", f"word{n}")]))
         assert len(await store.search("c", embedding("x"), top_k=100, scope=EVERYBODY)) == n + 1
-    await asyncio.gather(*store._tending)
+    await asyncio.gather(*store._tending.values())
     await store.tend("c")
     assert len(list((tmp_path / "c.lance" / "data").iterdir())) < 20  # of 40 and what they were merged into
 
@@ -173,6 +199,18 @@ async def test_a_collection_dropped_under_us(tmp_path: Path, store: LanceDBVecto
         assert "reindex" in gone.value.next_step
     await store.create("c", dim=DIM, fields=FIELDS)
     await _works(store, "after")
+
+
+async def test_a_collection_made_anew_by_another_process(tmp_path: Path, store: LanceDBVectorStore) -> None:
+    await _works(store, "before")
+    other = LanceDBVectorStore(f"lancedb:{tmp_path}")
+    await other.drop("c")
+    await other.create("c", dim=DIM + 1, fields={})
+    await other.aclose()
+    with pytest.raises(EngineRejected, match=f"{DIM + 1} dimensions, not {DIM}"):
+        await store.create("c", dim=DIM, fields=FIELDS)
+    await store.create("c", dim=DIM + 1, fields={})
+    await store.upsert("c", [record("a", "x")], np.ones((1, DIM + 1), np.float32))
 
 
 async def test_a_damaged_file_is_told_with_what_mends_it(tmp_path: Path, store: LanceDBVectorStore) -> None:

@@ -20,12 +20,15 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import lancedb
 import numpy as np
 import pyarrow as pa
+import structlog
 from lancedb.index import HnswSq
 from numpy.typing import NDArray
 
 from ragline.errors import ConfigurationError, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
 from ragline.protocols import Vectors
 from ragline.types import AnyOf, Chunk, Condition, FieldType, Groups, Hit, Metadata, Record, Scalar, Scope
+
+log = structlog.get_logger()
 
 ENGINE = "vectors:lancedb"
 
@@ -98,7 +101,7 @@ class LanceDBVectorStore:
         self._database: Any = None
         self._opening = asyncio.Lock()
         self._shelves: dict[str, _Shelf] = {}
-        self._tending: set[asyncio.Task[None]] = set()
+        self._tending: dict[str, asyncio.Task[None]] = {}
         self._closed = False
 
     async def create(self, collection: str, *, dim: int, fields: Mapping[str, FieldType]) -> None:
@@ -113,9 +116,10 @@ class LanceDBVectorStore:
             ],
             metadata={b"ragline": json.dumps(shelf_of).encode()},
         )  # fmt: skip
-        async with self._translated(collection):
-            database = await self._opened()
-            await database.create_table(_checked(collection), schema=schema, exist_ok=True)
+        if _checked(collection) not in await self.collections():
+            async with self._translated(collection):
+                database = await self._opened()
+                await database.create_table(collection, schema=schema, exist_ok=True)
         shelf = await self._shelf(collection)
         if shelf.dim != dim:
             raise EngineRejected(
@@ -202,9 +206,10 @@ class LanceDBVectorStore:
 
     async def aclose(self) -> None:
         self._closed = True
-        for task in self._tending:
+        tending = list(self._tending.values())
+        for task in tending:
             task.cancel()
-        await asyncio.gather(*self._tending, return_exceptions=True)
+        await asyncio.gather(*tending, return_exceptions=True)
         self._shelves.clear()
         database, self._database = self._database, None
         if database is not None:
@@ -214,24 +219,25 @@ class LanceDBVectorStore:
 
     def _wrote(self, collection: str, shelf: _Shelf) -> None:
         shelf.writes += 1
-        if shelf.writes >= TEND_EVERY and not self._closed:
+        if shelf.writes >= TEND_EVERY and not self._closed and collection not in self._tending:
             shelf.writes = 0
-            task = asyncio.create_task(self.tend(collection))
-            self._tending.add(task)
+            task = self._tending[collection] = asyncio.create_task(self.tend(collection), name=collection)
             task.add_done_callback(self._tended)
 
     def _tended(self, task: asyncio.Task[None]) -> None:
-        self._tending.discard(task)
-        if not task.cancelled():
-            task.exception()  # a write tends again; what is wrong, the next call tells
+        self._tending.pop(task.get_name(), None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("collection not tended, it is tried again", collection=task.get_name(), error=str(error))
 
     async def tend(self, collection: str) -> None:
-        """Merge small files, drop old versions, and have an index where the collection is large. Searches go on."""
-        async with self._on(collection) as shelf, shelf.lock:
+        """Merge small files, drop old versions, and have an index where the collection is large. Searches go on; writes wait
+        for the merging, not for the first index, which takes minutes."""
+        async with self._on(collection) as shelf:
             if not shelf.indexed and await shelf.table.count_rows() >= self._index_from:
                 await shelf.table.create_index("vector", config=HnswSq(distance_type="cosine"))
                 shelf.indexed = True
-            await shelf.table.optimize(cleanup_older_than=timedelta(seconds=KEPT_S))
+            async with shelf.lock:
+                await shelf.table.optimize(cleanup_older_than=timedelta(seconds=KEPT_S))
 
     @asynccontextmanager
     async def _on(self, collection: str) -> AsyncIterator[_Shelf]:
@@ -251,7 +257,10 @@ class LanceDBVectorStore:
             fields = {name: FieldType(kind) for name, kind in made["fields"].items()}
             indexed = bool(await table.list_indices())
             shelf = _Shelf(table, schema, made["dim"], fields, asyncio.Lock(), indexed=indexed)
-        return self._shelves.setdefault(collection, shelf)
+        known = self._shelves.get(collection)
+        if known is None or known.schema != schema:  # else it is the same, with the lock that its writers hold
+            known = self._shelves[collection] = shelf
+        return known
 
     async def _opened(self) -> Any:
         async with self._opening:
