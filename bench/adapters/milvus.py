@@ -37,14 +37,10 @@ class Client:
         for name in ("content", "ordinal", "first", "last", "page"):
             schema.add_field(name, DataType.INT64)
         for name in ("headings", "readers"):
-            schema.add_field(
-                name, DataType.ARRAY, element_type=DataType.VARCHAR, max_length=65_535, max_capacity=4_096
-            )
+            schema.add_field(name, DataType.ARRAY, element_type=DataType.VARCHAR, max_length=65_535, max_capacity=4_096)
         schema.add_field("embedding", DataType.FLOAT_VECTOR, dim=dim)
         index = self._client.prepare_index_params()
-        index.add_index(
-            "embedding", index_type="HNSW", metric_type="IP", params={"M": 16, "efConstruction": 200}
-        )
+        index.add_index("embedding", index_type="HNSW", metric_type="IP", params={"M": 16, "efConstruction": 200})
         await self._client.create_collection(self._name, schema=schema, index_params=index)
         await self._client.load_collection(self._name)
 

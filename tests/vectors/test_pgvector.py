@@ -13,7 +13,8 @@ from ragline.errors import ConfigurationError, EngineRejected, EngineUnavailable
 from ragline.protocols import VectorStore
 from ragline.testing.corpus import DIM, FIELDS, embedding, embeddings, record
 from ragline.testing.vectors import VectorStoreContract
-from ragline.types import Scope
+from ragline.types import AnyOf, Scope
+from ragline.vectors import pgvector as adapter
 from ragline.vectors.pgvector import MOST_DIM, PgvectorVectorStore, check_extension
 from tests.engines.postgres import Postgres
 from tests.engines.server import free_port
@@ -106,6 +107,55 @@ async def test_a_vector_of_another_length_is_refused(store: PgvectorVectorStore)
         await store.upsert("c", [record("a", "x")], np.ones((1, DIM + 1), np.float32))
     with pytest.raises(EngineRejected, match="shape"):
         await store.search("c", np.ones(DIM + 1, np.float32), top_k=1, scope=EVERYBODY)
+
+
+async def test_a_common_scope_is_searched_through_the_index_and_a_rare_one_is_not(
+    postgres: Postgres, url: str, store: PgvectorVectorStore
+) -> None:
+    """A table of the size at which the planner, left to itself, sorts all of it."""
+    rows = [record(f"d{n}", f"word{n}", groups={"few"} if n % 100 == 0 else set()) for n in range(adapter.RARE + 500)]
+    await store.upsert("c", rows, embeddings(rows))
+    await postgres.run("ANALYZE", url.rsplit("/", 1)[1])
+    scans = "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'ragline_vectors_1_embedding'"
+
+    async def scanned() -> int:
+        async with store._connection() as connection:
+            await connection.execute("SELECT pg_stat_force_next_flush()")
+            return int(await connection.fetchval(scans))
+
+    assert (await store.search("c", embedding("word7"), top_k=1, scope=EVERYBODY))[0].chunk.document == "d7"
+    assert await scanned() == 1
+    rare = Scope(conditions=(AnyOf("kind", ("none",)),))
+    assert await store.search("c", embedding("word7"), top_k=1, scope=rare) == []
+    assert await scanned() == 1
+
+
+async def test_a_scope_that_has_become_rare_is_found_whole(
+    store: PgvectorVectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter, "RARE", 3)
+    rows = [record(f"d{n}", f"word{n}", content=n % 2 + 1) for n in range(20)]
+    await store.upsert("c", rows, embeddings(rows))
+    assert len(await store.search("c", embedding("word7"), top_k=20, scope=EVERYBODY)) == 20
+    await store.delete("c", {f"d{n}": 2 for n in range(17)})
+    left = {hit.chunk.document for hit in await store.search("c", embedding("word7"), top_k=20, scope=EVERYBODY)}
+    assert left == {f"d{n}" for n in range(20) if n % 2 or n >= 17}
+
+
+async def test_a_scope_is_counted_again_after_a_while(
+    store: PgvectorVectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter, "RARE", 3)
+    monkeypatch.setattr(adapter, "COMMON_S", 0.0)
+    monkeypatch.setattr(adapter, "MOST_COMMON", 2)
+    rows = [record(f"d{n}", f"word{n}") for n in range(20)]
+    await store.upsert("c", rows, embeddings(rows))
+    for n in range(6):
+        await store.search("c", embedding("word7"), top_k=1, scope=Scope(frozenset({f"group-{n}"})))
+        assert len(store._common) <= 2
+    await store.delete("c", {f"d{n}": 2 for n in range(19)})
+    (hit,) = await store.search("c", embedding("word7"), top_k=20, scope=EVERYBODY)
+    assert hit.chunk.document == "d19"
 
 
 async def test_more_dimensions_than_an_index_takes(url: str) -> None:

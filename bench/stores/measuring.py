@@ -1,0 +1,137 @@
+"""One store, from its first row to its last search."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.stores.engines import Line, Running
+from bench.stores.rows import FIELDS, QUERIES, Rows, one_shelf
+from ragline.build import open_keywords, open_vectors
+from ragline.protocols import KeywordIndex, VectorStore
+from ragline.settings import Settings
+from ragline.types import Hit, Scope
+
+COLLECTION = "stores"
+BATCH = 500
+WARM = 30
+TOP_K = (10, 50, 100)
+CALLERS = (1, 8)
+EVERYONE = Scope()
+
+Search = Callable[[int, int, Scope], Awaitable[Sequence[Hit]]]
+"""Number of the query, top_k, scope."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Units: milliseconds of one search, as its caller waits; `rows_s`: rows a second, the last of them findable;
+    `memory_mib`: of the server's processes, or what this one has grown by.
+
+    p50, p95: (top_k, callers) → …   recall: at 10, everyone's scope, and one shelf's.
+    """
+
+    line: Line
+    words: str
+    count: int
+    rows_s: float
+    settled_s: float
+    p50: dict[str, float]
+    p95: dict[str, float]
+    shelf_p50: float
+    shelf_p95: float
+    recall: float | None
+    shelf_recall: float | None
+    memory_mib: float
+
+
+async def measured(line: Line, server: Running, rows: Rows) -> Found:
+    with tempfile.TemporaryDirectory(prefix="ragline-bench-") as folder:
+        settings = Settings(data_dir=Path(folder), **({line.role: server.url} if server.url else {}))
+        before = 0.0 if server.process else memory_mib(os.getpid())
+        store = open_vectors(settings) if line.role == "vectors" else open_keywords(settings)
+        try:
+            return await _figures(line, server, rows, store, before)
+        finally:
+            await store.aclose()
+
+
+async def _figures(line: Line, server: Running, rows: Rows, store: VectorStore | KeywordIndex, before: float) -> Found:
+    start = time.perf_counter()
+    search: Search
+    if line.role == "vectors":
+        await store.create(COLLECTION, dim=rows.vectors.shape[1], fields=FIELDS)  # type: ignore[call-arg]
+        search = lambda n, k, scope: store.search(COLLECTION, rows.asked[n], top_k=k, scope=scope)  # type: ignore[arg-type] # noqa: E731
+    else:
+        await store.create(COLLECTION, fields=FIELDS)  # type: ignore[call-arg]
+        search = lambda n, k, scope: store.search(COLLECTION, rows.texts[n], top_k=k, scope=scope)  # type: ignore[arg-type] # noqa: E731
+    for at in range(0, len(rows.records), BATCH):
+        part = rows.records[at : at + BATCH]
+        more = (rows.vectors[at : at + BATCH],) if line.role == "vectors" else ()
+        await store.upsert(COLLECTION, part, *more)  # type: ignore[call-arg]
+    inserted_s = time.perf_counter() - start
+    if server.settled:
+        await server.settled(COLLECTION)
+    settled_s = time.perf_counter() - start - inserted_s
+    p50, p95 = {}, {}
+    await _times(search, WARM, top_k=50, callers=2, shelf=False)
+    for callers in CALLERS:
+        for k in TOP_K:
+            took = await _times(search, QUERIES, top_k=k, callers=callers, shelf=False)
+            p50[f"{k}/{callers}"], p95[f"{k}/{callers}"] = np.percentile(took, [50, 95]).tolist()
+    await _times(search, WARM, top_k=10, callers=1, shelf=True)
+    shelf_p50, shelf_p95 = np.percentile(await _times(search, QUERIES, top_k=10, callers=1, shelf=True), [50, 95])
+    recalls: list[float | None] = [None, None]
+    if line.role == "vectors":
+        recalls = [await _recall(search, rows, shelf=shelf) for shelf in (False, True)]
+    memory = memory_mib(server.process) if server.process else memory_mib(os.getpid()) - before
+    return Found(
+        line, server.words, len(rows.records), len(rows.records) / inserted_s, settled_s, p50, p95, float(shelf_p50),
+        float(shelf_p95), *recalls, memory_mib=memory,
+    )  # fmt: skip
+
+
+async def _times(search: Search, count: int, *, top_k: int, callers: int, shelf: bool) -> list[float]:
+    took: list[float] = []
+    waiting = iter(range(count))
+
+    async def caller() -> None:
+        for n in waiting:
+            scope = one_shelf(n) if shelf else EVERYONE
+            start = time.perf_counter()
+            await search(n, top_k, scope)
+            took.append(1000 * (time.perf_counter() - start))
+
+    await asyncio.gather(*(caller() for _ in range(callers)))
+    return took
+
+
+async def _recall(search: Search, rows: Rows, *, shelf: bool) -> float:
+    """Of the ten nearest, or all where a shelf has fewer."""
+    shares = []
+    for n in range(QUERIES):
+        scope = one_shelf(n) if shelf else EVERYONE
+        true = rows.exact(n, 10, scope)
+        shares.append(len(true & {hit.chunk.id for hit in await search(n, 10, scope)}) / len(true))
+    return float(np.mean(shares))
+
+
+def memory_mib(process: int) -> float:
+    """Of it and the processes below it; a page that several share counts once. Files that a server maps count where read."""
+    total, left = 0, [process]
+    while left:
+        one = left.pop()
+        try:
+            lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
+            left += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
+        except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            continue
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total / 1024
