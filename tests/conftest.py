@@ -21,6 +21,8 @@ from tests.engines.milvus import milvus as milvus
 from tests.engines.milvus import own_milvus as own_milvus
 from tests.engines.postgres import postgres as postgres
 from tests.engines.ragline_embedder import embedder_url as embedder_url
+from tests.engines.s3 import s3 as s3
+from tests.engines.s3 import s3_server as s3_server
 from tests.house import House
 
 # Whoever runs us in the background may have SIGINT ignored, and the commands under test would inherit that.

@@ -9,14 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from ragline.blobs import FsspecBlobs, KeepingBlobs, open_blobs
+from ragline.blobs import KeepingBlobs, open_blobs
 from ragline.errors import ConfigurationError, EngineUnavailable, NotFound
+from ragline.object_blobs import FsspecBlobs
 from ragline.protocols import Blobs
+from tests.engines.s3 import S3
 
 
-@pytest.fixture(params=["folder", "fsspec"])
+@pytest.fixture(params=["folder", "memory", "s3"])
 def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
-    return open_blobs(str(tmp_path)) if request.param == "folder" else open_blobs(f"memory://{tmp_path}")
+    if request.param == "s3":
+        s3: S3 = request.getfixturevalue("s3")
+        return open_blobs(f"s3://{s3.bucket()}/house")
+    return open_blobs(str(tmp_path) if request.param == "folder" else f"memory://{tmp_path}")
 
 
 async def test_what_was_put_is_got_listed_and_deleted(blobs: Blobs) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.crashes.fleet import COMMANDS, ON_LOG, Fleet, wired
+from bench.crashes.fleet import COMMANDS, Fleet, wired
 from bench.crashes.harness import RANDOM, VARIABLES, Harness
+from bench.servers import ON_LOG
 from tests.engines import kafka as kafka_engine
 from tests.engines.elasticsearch import Elasticsearch
 from tests.engines.milvus import Milvus

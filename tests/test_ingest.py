@@ -321,6 +321,39 @@ async def test_a_killed_reindex_is_taken_up_again(house: House, monkeypatch: Any
     assert len(await house.held()) == 12
 
 
+@pytest.mark.parametrize("change", ["bytes", "delete", "nothing"])
+async def test_chunks_that_are_gone_are_made_anew_unless_their_document_has_changed(
+    house: House, monkeypatch: Any, change: str
+) -> None:
+    """The copy reads a row, then the blob: what is swept in between is not missing."""
+    document = await house.accept("a.txt", "The first version tells of badgers.")
+    await house.accept("b.txt", "Otters swim.")
+    await house.work()
+    await house.system.epochs.begin("default")
+    get, changed = house.system.contents.get, False
+
+    async def swept(namespace: Any, one: Any, blob: str, number: int) -> Any:
+        nonlocal changed
+        if one.id != document.id or changed:
+            return await get(namespace, one, blob, number)
+        changed = True
+        if change == "bytes":
+            await house.accept("a.txt", "The second version tells of herons.")
+            await house.work()
+        elif change == "delete":
+            await house.system.documents.delete("default", document.id)
+            await house.work()
+        return None
+
+    monkeypatch.setattr(house.system.contents, "get", swept)
+    await house.system.epochs.fill("default")
+    story = [line.event for line in await house.system.documents.history(document.id)]
+    assert story.count("retried") == (change == "nothing")
+    await house.work()
+    house.system.snapshots.forget("default")
+    assert len(await house.held()) == (1 if change == "delete" else 2)
+
+
 @pytest.mark.parametrize("killed", [False, True], ids=["goes on", "is killed"])
 @pytest.mark.parametrize("change", ["bytes", "delete", "delete and purge"])
 async def test_a_reindex_leaves_no_rows_of_what_changed_while_it_copied(

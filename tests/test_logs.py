@@ -15,6 +15,7 @@ log.debug("unseen")
 log.info("seen", document="d1")
 logging.getLogger("uvicorn.error").info("unseen")
 logging.getLogger("uvicorn.error").error("Exception in ASGI application\\n")
+logging.getLogger("elastic_transport.transport").info("GET [status:200]")
 logging.getLogger("some.library").warning("odd %s", "thing")
 try:
     1 / 0

@@ -22,7 +22,7 @@ from bench.crashes.program import Program
 from bench.crashes.service import Left, age, age_s
 from bench.crashes.wire import Wire
 from bench.server import RAGLINE
-from tests.engines import elasticsearch, kafka, milvus, postgres
+from bench.servers import servers
 from tests.engines.server import free_port
 
 COMMANDS = {"gateway": ("serve",), "parse": ("work", "parse"), "embed": ("work", "embed"), "index": ("work", "index")}
@@ -42,9 +42,6 @@ ALL_AT_ONCE = 0.1
 
 CUT = 0.5
 """Share of the loads in which connections are cut."""
-
-ON_LOG = {"partitions": 6, "session_s": 6}
-"""Options of the topics: a reader that was killed is not waited for long."""
 
 BETWEEN_CUTS_S, AWAY_S = (0.1, 1.5), (0.0, 1.5)
 
@@ -69,20 +66,9 @@ class Engines:
 @asynccontextmanager
 async def engines(folder: Path) -> AsyncIterator[Engines]:
     """All four, started anew, with their data in `folder`."""
-    async with AsyncExitStack() as stack:
-        kafka_port = free_port()
-        database = stack.enter_context(postgres.server())
-        broker = stack.enter_context(kafka.broker(_made(folder / "kafka"), advertised=kafka_port))
-        node = elasticsearch.node(_made(folder / "elasticsearch"))
-        standalone = milvus.standalone(_made(folder / "milvus"))
-        for server in (node, standalone):
-            stack.callback(server.stop)
-            server.start()
-        direct = {
-            "registry": await database.database(), "vectors": standalone.url, "keywords": node.url(),
-            "log": broker.url(**ON_LOG),
-        }  # fmt: skip
-        yield await stack.enter_async_context(wired(direct, log_port=kafka_port))
+    port = free_port()
+    async with servers(folder, log_port=port) as started, wired(started.urls, log_port=port) as engines:
+        yield engines
 
 
 @asynccontextmanager

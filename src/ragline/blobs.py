@@ -10,25 +10,21 @@ import asyncio
 import os
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
 
-import fsspec
 import structlog
 
 from ragline.background import Background, Queries
-from ragline.errors import ConfigurationError, EngineUnavailable, MissingDependency, NotFound
+from ragline.errors import ConfigurationError, EngineUnavailable
+from ragline.object_blobs import FsspecBlobs, missing, not_installed
 from ragline.protocols import Blobs
 from ragline.types import BlobEntry
 
 T = TypeVar("T")
-
-MODIFIED = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
-"""What fsspec's file systems (local, S3, Azure, Google, SFTP, memory) call the time of the last write."""
 
 log = structlog.get_logger()
 
@@ -44,7 +40,7 @@ def open_blobs(url: str, background: Background | None = None) -> Blobs:
     try:
         return FsspecBlobs(url)
     except ImportError as error:
-        raise MissingDependency(f"blobs: {error}", next_step="Install it, then start again.") from error
+        raise not_installed(scheme, error) from error
     except ValueError as error:
         raise ConfigurationError(f"blobs: {error}.", next_step="Use a path or a URL that fsspec knows.") from error
 
@@ -61,7 +57,7 @@ class FolderBlobs:
         try:
             return cast(bytes, await self._call((self._folder / path).read_bytes))
         except FileNotFoundError as error:
-            raise _missing(path) from error
+            raise missing(path) from error
 
     async def paths(self, prefix: str) -> list[str]:
         def work() -> list[str]:
@@ -129,68 +125,6 @@ class FolderBlobs:
                 f"The blob folder did not take the call: {error.strerror or error}.",
                 next_step="Check the free space and the permissions of the data folder.",
                 engine="blobs:folder",
-            ) from error
-
-
-class FsspecBlobs:
-    """Any other file system. Object stores write whole or not at all, and durably, by themselves."""
-
-    def __init__(self, url: str) -> None:
-        self._fs, self._root = fsspec.core.url_to_fs(url)
-
-    async def put(self, path: str, data: bytes, *, durable: bool = True) -> None:
-        await self._call("makedirs", self._at(path).rsplit("/", 1)[0], exist_ok=True)
-        await self._call("pipe_file", self._at(path), data)
-
-    async def get(self, path: str) -> bytes:
-        try:
-            return cast(bytes, await self._call("cat_file", self._at(path)))
-        except FileNotFoundError as error:
-            raise _missing(path) from error
-
-    async def paths(self, prefix: str) -> list[str]:
-        try:
-            found = cast("list[str]", await self._call("find", self._at(prefix)))
-        except FileNotFoundError:
-            return []
-        return sorted(path[len(self._root) :].lstrip("/") for path in found)
-
-    async def entries(self, prefix: str) -> list[BlobEntry]:
-        try:
-            found = cast("dict[str, dict[str, object]]", await self._call("find", self._at(prefix), detail=True))
-        except FileNotFoundError:
-            return []
-        return [
-            BlobEntry(path[len(self._root) :].lstrip("/"), int(cast(int, info.get("size") or 0)), _modified(info))
-            for path, info in sorted(found.items())
-        ]
-
-    async def folders(self) -> list[str]:
-        try:
-            found = cast("list[dict[str, object]]", await self._call("ls", self._root, detail=True))
-        except FileNotFoundError:
-            return []
-        return sorted(str(one["name"]).rstrip("/").rsplit("/", 1)[-1] for one in found if one["type"] == "directory")
-
-    async def delete(self, prefix: str) -> None:
-        try:
-            await self._call("rm", self._at(prefix), recursive=True)
-        except FileNotFoundError:
-            return
-
-    def _at(self, path: str) -> str:
-        return f"{self._root.rstrip('/')}/{path}"
-
-    async def _call(self, verb: str, *args: object, **kwargs: object) -> object:
-        try:
-            return await asyncio.to_thread(getattr(self._fs, verb), *args, **kwargs)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise EngineUnavailable(
-                f"The blob store did not take the call: {error}.",
-                next_step="Check that it is reachable and that the credentials may read and write.",
-                engine=f"blobs:{self._fs.protocol if isinstance(self._fs.protocol, str) else self._fs.protocol[0]}",
             ) from error
 
 
@@ -269,24 +203,9 @@ def _covered(path: str, prefixes: frozenset[str]) -> bool:
     return False
 
 
-def _modified(info: Mapping[str, object]) -> float | None:
-    """When a file was written: every file system calls it something else, and some say nothing."""
-    for name in MODIFIED:
-        match info.get(name):
-            case datetime() as at:
-                return at.timestamp()
-            case int() | float() as seconds:
-                return float(seconds)
-    return None
-
-
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _missing(path: str) -> NotFound:
-    return NotFound(f"Blob {path} is gone.", next_step="Upload the document again.")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import structlog
 
+from ragline import engines
 from ragline.answer import Answers
 from ragline.audit import Audit
 from ragline.background import Background, Queries
@@ -17,8 +18,9 @@ from ragline.batching import BatchingEmbedder
 from ragline.blobs import KeepingBlobs, open_blobs
 from ragline.clock import SystemClock
 from ragline.contents import Contents
+from ragline.engines import no_adapter
 from ragline.epochs import Epochs
-from ragline.errors import ConfigurationError, Conflict, EngineError, EngineRejected, MissingDependency
+from ragline.errors import Conflict, EngineError, EngineRejected
 from ragline.findings import Limits
 from ragline.housekeeper import Housekeeper
 from ragline.ingest import Ingest
@@ -26,7 +28,7 @@ from ragline.languages import known_to
 from ragline.log_workers import DeadLetters, EmbedWorker, IndexWorker
 from ragline.members import Members
 from ragline.mending import Mending
-from ragline.protocols import ChunkLog, Embedder, Generator, KeywordIndex, Parser, Reranker, VectorStore
+from ragline.protocols import Blobs, ChunkLog, Embedder, Generator, KeywordIndex, Parser, Reranker, VectorStore
 from ragline.query import Search
 from ragline.registry.claims import Claims
 from ragline.registry.database import Database, sqlite_url
@@ -43,13 +45,12 @@ from ragline.settings import GeneratorSettings, RerankerSettings, Settings
 from ragline.snapshots import Snapshots
 from ragline.stores import Stores
 from ragline.system import System
-from ragline.types import NamespaceSettings
+from ragline.types import NamespaceSettings, Space
 from ragline.workers import IngestWorker
 
 log = structlog.get_logger()
 
 DEFAULT_NAMESPACE = "default"
-ELASTICSEARCH = ("elasticsearch", "elasticsearchs")
 ONE_DOMAIN = "while it is away no leg is left: no answer falls back to the other"
 
 
@@ -71,7 +72,9 @@ async def build(settings: Settings) -> System:
         keywords = open_keywords(settings, beside=vectors)
         closers.append(keywords.aclose)
         await check_stores(settings, vectors, keywords)
-        embedder = RememberingEmbedder(merged(await open_embedder(settings, queries), settings))
+        namespaces, documents = Namespaces(database, clock), Documents(database, clock)
+        known = [namespace.epoch.space for namespace in await namespaces.all()]
+        embedder = RememberingEmbedder(merged(await open_embedder(settings, queries, known), settings))
         closers.append(embedder.aclose)
         reranker = await open_reranker(settings.reranker)
         if reranker:
@@ -80,7 +83,6 @@ async def build(settings: Settings) -> System:
         closers.extend(generator.aclose for generator in generators)
         parser = open_parser(settings)
         closers.append(parser.aclose)
-        namespaces, documents = Namespaces(database, clock), Documents(database, clock)
         claims = Claims(database, clock)
         if not settings.registry:
             await claims.end_all_leases(but_on_log=bool(settings.log))
@@ -88,6 +90,7 @@ async def build(settings: Settings) -> System:
         closers.append(background.aclose)
         blobs = KeepingBlobs(open_blobs(settings.blobs or str(settings.data_dir.absolute() / "blobs"), background))
         closers.append(blobs.aclose)
+        await check_blobs(settings, blobs)
         chunk_log = open_log(settings)
         if chunk_log:
             closers.append(chunk_log.aclose)
@@ -176,62 +179,23 @@ async def build(settings: Settings) -> System:
 
 
 def open_vectors(settings: Settings) -> VectorStore:
-    scheme = urlsplit(settings.vectors).scheme
     if not settings.vectors:
         from ragline.vectors.faiss import FaissVectorStore
 
         return FaissVectorStore(settings.data_dir.absolute() / "vectors")
-    if scheme in ELASTICSEARCH:
-        _need_elasticsearch("vectors")
-        from ragline.connections.elasticsearch import ElasticsearchServer
-        from ragline.connections.elasticsearch_url import options_of
-        from ragline.vectors.elasticsearch import ElasticsearchVectorStore
-
-        options = options_of(settings.vectors, "vectors")
-        return ElasticsearchVectorStore(ElasticsearchServer(options.server), options)
-    if scheme == "postgresql":
-        if find_spec("pgvector") is None or find_spec("asyncpg") is None:
-            raise MissingDependency(
-                "vectors: pgvector needs the packages asyncpg and pgvector.",
-                next_step="Run `pip install 'ragline[postgresql]'`.",
-            )
-        from ragline.vectors.pgvector import PgvectorVectorStore
-
-        return PgvectorVectorStore(settings.vectors)
-    if scheme in ("milvus", "milvuss"):
-        if find_spec("pymilvus") is None:
-            raise MissingDependency(
-                "vectors: Milvus needs the package pymilvus.", next_step="Run `pip install 'ragline[milvus]'`."
-            )
-        from ragline.vectors.milvus import MilvusVectorStore
-
-        return MilvusVectorStore(settings.vectors)
-    raise _unknown(
-        "vectors", scheme,
-        "use elasticsearch://…, milvus://… or postgresql://… (pgvector), or leave it empty for the embedded store",
-    )  # fmt: skip
+    opens = engines.opener("vectors", engines.VECTORS, settings.vectors, else_="the embedded store")
+    return cast(VectorStore, opens(settings.vectors))
 
 
 def open_keywords(settings: Settings, *, beside: VectorStore | None = None) -> KeywordIndex:
     """`beside`: the vector store of the same process, whose client serves both where both name one cluster."""
-    scheme = urlsplit(settings.keywords).scheme
     if not settings.keywords:
         from ragline.keywords.tantivy import TantivyKeywordIndex
 
         return TantivyKeywordIndex(settings.data_dir.absolute() / "keywords")
-    if scheme in ELASTICSEARCH:
-        _need_elasticsearch("keywords")
-        from ragline.connections.elasticsearch import ElasticsearchServer
-        from ragline.connections.elasticsearch_url import options_of
-        from ragline.keywords.elasticsearch import ElasticsearchKeywordIndex
-        from ragline.vectors.elasticsearch import ElasticsearchVectorStore
-
-        options = options_of(settings.keywords, "keywords")
-        server = beside.server if isinstance(beside, ElasticsearchVectorStore) else None
-        if server is None or server.server != options.server:
-            server = ElasticsearchServer(options.server)
-        return ElasticsearchKeywordIndex(server, options)
-    raise _unknown("keywords", scheme, "use elasticsearch://…, or leave it empty for the embedded Tantivy")
+    opens = engines.opener("keywords", engines.KEYWORDS, settings.keywords, else_="the embedded Tantivy")
+    shares = {"server": getattr(beside, "server", None)} if _is_elasticsearch(settings.keywords) else {}
+    return cast(KeywordIndex, opens(settings.keywords, **shares))
 
 
 async def check_stores(settings: Settings, vectors: VectorStore, keywords: KeywordIndex) -> None:
@@ -240,7 +204,7 @@ async def check_stores(settings: Settings, vectors: VectorStore, keywords: Keywo
     One that does not answer yet is waited for by whoever needs it: a process starts without its stores.
     """
     for setting, store in (("vectors", vectors), ("keywords", keywords)):
-        if urlsplit(getattr(settings, setting)).scheme in ELASTICSEARCH:
+        if _is_elasticsearch(getattr(settings, setting)):
             try:
                 await store.collections()
             except EngineRejected:
@@ -251,36 +215,36 @@ async def check_stores(settings: Settings, vectors: VectorStore, keywords: Keywo
         log.warning("one failure domain", vectors_and_keywords=shared_hosts(settings), consequence=ONE_DOMAIN)
 
 
+async def check_blobs(settings: Settings, blobs: Blobs) -> None:
+    """The same of the blob store. Raises EngineRejected: no such bucket, wrong credentials."""
+    if "://" in settings.blobs:
+        try:
+            await blobs.folders()
+        except EngineRejected:
+            raise
+        except EngineError as error:
+            log.warning("store does not answer yet", setting="blobs", error=error.message)
+
+
+def _is_elasticsearch(url: str) -> bool:
+    return urlsplit(url).scheme in ("elasticsearch", "elasticsearchs")
+
+
 def shared_hosts(settings: Settings) -> str:
     """The hosts that `vectors` and `keywords` have in common, without user and password; empty: none."""
     hosts = [set(urlsplit(url).netloc.rpartition("@")[2].split(",")) for url in (settings.vectors, settings.keywords)]
     return ",".join(sorted(hosts[0] & hosts[1] - {""}))
 
 
-def _need_elasticsearch(setting: str) -> None:
-    if find_spec("elasticsearch") is None or find_spec("aiohttp") is None:
-        raise MissingDependency(
-            f"{setting}: Elasticsearch needs the packages elasticsearch and aiohttp.",
-            next_step="Run `pip install 'ragline[elasticsearch]'`.",
-        )
-
-
 def open_log(settings: Settings) -> ChunkLog | None:
     if not settings.log:
         return None
-    scheme = urlsplit(settings.log).scheme
-    if scheme == "kafka":
-        if find_spec("aiokafka") is None:
-            raise MissingDependency(
-                "log: Kafka needs the package aiokafka.", next_step="Run `pip install 'ragline[kafka]'`."
-            )
-        from ragline.chunklogs.kafka import KafkaChunkLog
-
-        return KafkaChunkLog(settings.log, tombstones_s=settings.ingest.tombstone_retention_s)
-    raise _unknown("log", scheme, "use kafka://HOST:PORT, or leave it empty for none")
+    opens = engines.opener("log", engines.LOGS, settings.log, else_="none")
+    return cast(ChunkLog, opens(settings.log, tombstones_s=settings.ingest.tombstone_retention_s))
 
 
-async def open_embedder(settings: Settings, queries: Queries | None = None) -> Embedder:
+async def open_embedder(settings: Settings, queries: Queries | None = None, known: Collection[Space] = ()) -> Embedder:
+    """`known`: spaces that serve; one of them stands for a server that is away."""
     chosen = settings.embedder
     url = urlsplit(chosen.url)
     if url.scheme == "local":
@@ -293,8 +257,8 @@ async def open_embedder(settings: Settings, queries: Queries | None = None) -> E
     if url.scheme in ("http", "https"):
         from ragline.embedders.openai import OpenAIEmbedder
 
-        return await OpenAIEmbedder.connect(chosen)
-    raise _unknown("embedder.url", url.scheme, "use local://MODEL or http(s)://HOST/v1")
+        return await OpenAIEmbedder.connect(chosen, known=known)
+    raise no_adapter("embedder.url", url.scheme, "use local://MODEL or http(s)://HOST/v1")
 
 
 def merged(embedder: Embedder, settings: Settings) -> Embedder:
@@ -315,7 +279,7 @@ async def open_reranker(settings: RerankerSettings) -> Reranker | None:
         from ragline.rerankers.http import HttpReranker
 
         return HttpReranker(settings)
-    raise _unknown("reranker.url", scheme, "use local:///folder, cohere+https://…, jina+https://… or tei+http://…")
+    raise no_adapter("reranker.url", scheme, "use local:///folder, cohere+https://…, jina+https://… or tei+http://…")
 
 
 def open_generator(settings: GeneratorSettings, embedder: Embedder) -> Generator:
@@ -337,7 +301,7 @@ def open_generator(settings: GeneratorSettings, embedder: Embedder) -> Generator
             from ragline.generators.anthropic import AnthropicGenerator
 
             return AnthropicGenerator(settings)
-    raise _unknown("generators.url", url.scheme, "use extractive://, gguf://…, http(s)://… or anthropic+https://…")
+    raise no_adapter("generators.url", url.scheme, "use extractive://, gguf://…, http(s)://… or anthropic+https://…")
 
 
 def open_parser(settings: Settings) -> Parser:
@@ -356,10 +320,3 @@ def open_parser(settings: Settings) -> Parser:
     # The pool empties it: processes that share no folder must not share this one either.
     scratch = settings.data_dir.absolute() / "scratch" if settings.embedded else None
     return ParserPool(processes=given.parse_processes, timeout_s=given.parse_timeout_s, limits=limits, scratch=scratch)
-
-
-def _unknown(setting: str, scheme: str, instead: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"{setting}: no adapter for the scheme {scheme!r} is part of this version.",
-        next_step=f"Correct the setting: {instead}.",
-    )

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 
 from ragline.chunking import search_text
 from ragline.contents import Content, Contents
-from ragline.errors import ConfigurationError, EngineUnavailable
+from ragline.errors import ConfigurationError, EngineUnavailable, NotFound
 from ragline.ingest import Ingest, records
 from ragline.protocols import KeywordIndex, Vectors, VectorStore
 from ragline.registry.documents import Documents
@@ -166,11 +167,15 @@ class Epochs:
             before = now
             content = await self._contents.get(namespace, before, now.live_blob, now.live)
             if content is None:
-                log.warning("chunks missing, parsed again", document=now.id)
-                await self._documents.retry(now.namespace, now.id)
+                now = await self._documents.look(before.id)
+                if now is None or (now.live, now.live_blob) != (before.live, before.live_blob):
+                    continue  # replaced or deleted, and swept, while we read: nothing is missing
+                log.warning("chunks missing, parsed again", document=before.id)
+                with suppress(NotFound):  # deleted at this very moment
+                    await self._documents.retry(before.namespace, before.id)
                 return
             vectors = await self._vectors_of(namespace, epoch, before, content)
-            rows = records(before, content, now.live, before.title, epoch)
+            rows = records(before, content, key[1], before.title, epoch)
             await self._stores.write(epoch, rows, vectors, epoch.space)
             now = await self._documents.look(before.id)
             if now is not None and (now.live, now.revision) == (before.live, before.revision):

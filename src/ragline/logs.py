@@ -10,6 +10,11 @@ from structlog.typing import Processor
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
+TALKATIVE = (
+    "httpx", "httpcore", "asyncio", "alembic", "fsspec", "faiss.loader", "aiokafka", "elastic_transport", "botocore",
+)  # fmt: skip
+"""Libraries that tell of every request."""
+
 
 def configure(level: str) -> None:
     """Send our lines, uvicorn's and every library's to stderr, from `level` on. Called once, by the process's command."""
@@ -40,7 +45,7 @@ def configure(level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(LEVELS[level])
-    for name in ("httpx", "httpcore", "asyncio", "alembic", "fsspec", "faiss.loader", "aiokafka"):  # talkative
+    for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     logging.getLogger("uvicorn.error").setLevel(logging.DEBUG if level == "debug" else logging.WARNING)

@@ -216,19 +216,24 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line to log.")
     vectors: str = Field(
         "",
-        description="Vector store URL; empty: the embedded one. elasticsearch[s]://… (docs/engines/elasticsearch.md), "
-        "postgresql://… (pgvector).",
+        description="Vector store URL; empty: the embedded one. milvus[s]://…, elasticsearch[s]://…, postgresql://… (pgvector), "
+        "lancedb:FOLDER: docs/engines.",
     )
     keywords: str = Field(
         "",
         description="Keyword index URL; empty: the embedded Tantivy. elasticsearch[s]://… (docs/engines/elasticsearch.md).",
     )
-    registry: str = Field("", description="Registry URL; empty: SQLite in the data folder.")
+    registry: str = Field(
+        "", description="Registry URL, postgresql://… (docs/engines/postgresql.md); empty: SQLite in the data folder."
+    )
     log: str = Field(
         "",
         description="Chunk log URL, kafka://HOST:PORT…; empty: none, the stages call each other (docs/engines/kafka.md).",
     )
-    blobs: str = Field("", description="Blob store, any fsspec URL; empty: a folder in the data folder.")
+    blobs: str = Field(
+        "",
+        description="Blob store: a folder, s3://BUCKET/PREFIX (docs/engines/s3.md) or any fsspec URL; empty: in the data folder.",
+    )
     failpoint: str = Field(
         "", description="For crash tests alone: where the process kills itself (docs/crash-safety.md). Empty: nowhere."
     )
@@ -245,7 +250,8 @@ class Settings(BaseSettings):
         number of processes of any role share them."""
         shared = {
             "registry": self.registry.startswith(("postgresql://", "postgres://")),
-            "vectors": bool(self.vectors), "keywords": bool(self.keywords), "blobs": bool(self.blobs),
+            "vectors": bool(self.vectors) and not self.vectors.startswith("lancedb:"),
+            "keywords": bool(self.keywords), "blobs": bool(self.blobs),
         }  # fmt: skip
         return tuple(name for name, is_shared in shared.items() if not is_shared)
 

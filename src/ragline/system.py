@@ -33,7 +33,7 @@ from ragline.registry.upkeep import Upkeep
 from ragline.settings import Settings
 from ragline.snapshots import Snapshots
 from ragline.stores import Stores
-from ragline.types import Scope
+from ragline.types import Epoch, Scope
 from ragline.workers import IngestWorker
 
 log = structlog.get_logger()
@@ -82,18 +82,24 @@ class System:
     """What to close, in order, each once."""
 
     async def warm(self) -> None:
-        """Open what the first search would else wait for, beyond its deadline: the model, the serving collections. A store that
+        """Open what the first search would else wait for, beyond its deadline: the model, the serving collections. What
         is away is left to the searches, which go on without its leg."""
-        vector = (await self.embedder.embed(["ready"], purpose="query"))[0]
-        everybody = Scope(frozenset(), ())
         for namespace in await self.namespaces.all():
             epoch = namespace.epoch
-            try:
-                await self.keywords.search(epoch.keywords, "ready", top_k=1, scope=everybody)
+
+            async def keyword(epoch: Epoch = epoch) -> None:
+                await self.keywords.search(epoch.keywords, "ready", top_k=1, scope=Scope())
+
+            async def dense(epoch: Epoch = epoch) -> None:
+                (vector,) = await self.embedder.embed(["ready"], purpose="query")
                 if epoch.space == self.embedder.space:
-                    await self.vectors.search(epoch.vectors, vector, top_k=1, scope=everybody)
-            except EngineError as error:
-                log.warning("a store does not answer yet", namespace=namespace.name, error=error.message)
+                    await self.vectors.search(epoch.vectors, vector, top_k=1, scope=Scope())
+
+            for leg, ask in (("keyword", keyword), ("dense", dense)):
+                try:
+                    await ask()
+                except EngineError as error:
+                    log.warning("a leg does not answer yet", leg=leg, namespace=namespace.name, error=error.message)
 
     async def work(self, roles: Collection[WorkerRole] = WORKER_ROLES) -> None:
         """Run the workers until cancelled; then what they hold is finished or given back."""

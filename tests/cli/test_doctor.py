@@ -7,9 +7,11 @@ import sqlite3
 import zipfile
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from tests.engines.elasticsearch import Elasticsearch
 from tests.engines.played import nowhere
+from tests.engines.s3 import S3
 
 from .conftest import Shell, ragline
 
@@ -94,3 +96,18 @@ def test_two_legs_on_one_cluster_are_one_failure_domain_and_no_password_is_shown
     assert done.json["settings"]["vectors"].startswith("elasticsearch://ragline:***@127.0.0.1")
     apart = ragline("doctor", "--json", cwd=tmp_path, RAGLINE_KEYWORDS=url)
     assert "failure domains" not in {one["part"] for one in apart.json["findings"]}
+
+
+def test_the_blob_store_is_tried_with_every_right_it_needs(tmp_path: Path, s3: S3) -> None:
+    (tmp_path / ".ragline").mkdir()
+    bucket = s3.bucket()
+
+    def blobs(url: str) -> Any:
+        done = ragline("doctor", "--json", cwd=tmp_path, RAGLINE_BLOBS=url)
+        return {one["part"]: one for one in done.json["findings"]}["blobs"]
+
+    assert blobs(f"s3://{bucket}/house")["state"] == "ok"
+    assert s3.keys(bucket) == [], "the probe is gone"
+    mistyped = blobs("s3://mistyped/house")
+    assert mistyped["state"] == "broken"
+    assert "no such bucket" in mistyped["detail"]

@@ -171,7 +171,7 @@ async def test_settings_pick_the_adapters_and_one_cluster_has_one_client() -> No
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "find_spec", lambda name: None)
+    monkeypatch.setattr("ragline.engines.find_spec", lambda name: None)
     for name, opens in (("vectors", build.open_vectors), ("keywords", build.open_keywords)):
         with pytest.raises(MissingDependency) as missing:
             opens(Settings(**{name: "elasticsearch://one"}))  # type: ignore[arg-type]

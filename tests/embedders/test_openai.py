@@ -435,6 +435,37 @@ async def test_a_model_that_the_provider_has_changed_is_noticed_at_the_start(ser
     await renamed.aclose()
 
 
+async def test_away_at_the_start_the_other_leg_answers_until_it_is_back(server: Played, tmp_path: Path) -> None:
+    chosen = EmbedderSettings(url=f"{server.url}/v1", model="large", api_key=KEY)
+    system = await build(Settings(data_dir=tmp_path, embedder=chosen))
+    house = House(system)
+    await house.accept("leave.txt", "Everyone has 28 days of paid leave a year.")
+    await house.work()
+    await system.aclose()
+    there = server.answer
+    server.answer = lambda asked: Answer({}, 500)
+    system = await build(Settings(data_dir=tmp_path, embedder=chosen))
+    try:
+        await system.warm()
+        found = await system.search.search(SearchRequest("paid leave", "default", frozenset()))
+        assert (len(found.passages), found.degraded) == (1, ("dense",))
+        server.answer = lambda asked: _other(embeddings(asked))
+        with pytest.raises(EngineRejected, match="changed the model large while it was away"):
+            await system.embedder.embed(["a text"], purpose="document")
+        server.answer = there
+        found = await system.search.search(SearchRequest("paid leave, again", "default", frozenset()))
+        assert (len(found.passages), found.degraded) == (1, ())
+    finally:
+        await system.aclose()
+
+
+async def test_away_at_the_very_first_start_nobody_knows_the_dimension(server: Played, tmp_path: Path) -> None:
+    server.answer = lambda asked: Answer({}, 500)
+    chosen = EmbedderSettings(url=f"{server.url}/v1", model="large", api_key=KEY)
+    with pytest.raises(EngineError, match="500"):
+        await build(Settings(data_dir=tmp_path, embedder=chosen))
+
+
 def _changed(answer: Answer, how: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]) -> Answer:
     body: Any = answer.body
     for item in body["data"]:

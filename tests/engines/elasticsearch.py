@@ -98,6 +98,11 @@ class Elasticsearch:
         answer.raise_for_status()
         return answer.json()
 
+    @property
+    def pid(self) -> int:
+        assert self._process
+        return self._process.pid
+
     def start(self) -> None:
         assert self._command
         assert self._folder

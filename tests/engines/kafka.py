@@ -72,6 +72,11 @@ class Kafka:
         query = "&".join(f"{name}={value}" for name, value in ({"partitions": 3, "replication": 1} | words).items())
         return f"kafka://{self.hosts}/t{secrets.token_hex(6)}?{query}"
 
+    @property
+    def pid(self) -> int:
+        assert self._process
+        return self._process.pid
+
     def start(self) -> None:
         assert self._command
         assert self._folder

@@ -42,6 +42,11 @@ class Milvus:
         self._running = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        assert self._process
+        return self._process.pid
+
     def start(self) -> None:
         assert self._folder
         assert self._programs

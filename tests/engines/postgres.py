@@ -71,6 +71,11 @@ class Postgres:
         name = urlsplit(url).path.strip("/")
         await self.run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
 
+    @property
+    def pid(self) -> int:
+        assert self._process
+        return self._process.pid
+
     def start(self) -> None:
         assert self._command
         assert self._folder

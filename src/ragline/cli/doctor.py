@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 import re
+import secrets
 import shutil
 import sys
 from collections.abc import Awaitable, Callable
@@ -203,6 +204,8 @@ async def _stores(settings: Settings) -> list[Finding]:
         await _try(part, lambda look=look: look(settings))  # type: ignore[misc]
         for part, look in (("registry", _registry), ("vectors", _vectors), ("keywords", _keywords))
     ]
+    if settings.blobs:
+        findings.append(await _try("blobs", lambda: _blobs(settings)))
     return [*findings, *_domains(settings)]
 
 
@@ -243,6 +246,18 @@ async def _keywords(settings: Settings) -> Finding:
         return Finding("keywords", "ok", f"{len(await index.collections())} collections")
     finally:
         await index.aclose()
+
+
+async def _blobs(settings: Settings) -> Finding:
+    """Listed, written, read and deleted: each is a right of its own."""
+    from ragline.blobs import open_blobs
+
+    blobs, probe = open_blobs(settings.blobs), f"probe-{secrets.token_hex(8)}"
+    folders = await blobs.folders()
+    await blobs.put(f"{probe}/one", b"a probe")
+    await blobs.get(f"{probe}/one")
+    await blobs.delete(probe)
+    return Finding("blobs", "ok", f"{len(folders)} namespaces in {settings.blobs}")
 
 
 def _domains(settings: Settings) -> list[Finding]:

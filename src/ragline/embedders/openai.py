@@ -13,18 +13,21 @@ import base64
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+import structlog
 
 from ragline.connections.model_server import Busy, ModelServer, Refusal
 from ragline.embedders.token_spans import NamedTokenizer, approximate_spans
-from ragline.errors import ConfigurationError, EngineError
+from ragline.errors import ConfigurationError, EngineError, EngineRejected
 from ragline.protocols import Purpose, Vectors
 from ragline.settings import EmbedderSettings
 from ragline.surrogates import encodable
 from ragline.types import Space
+
+log = structlog.get_logger()
 
 ENGINE = "embedder:openai"
 
@@ -54,11 +57,16 @@ class OpenAIEmbedder:
         self._server = server
         self._spans: Callable[[str], Sequence[tuple[int, int]]] = tokenizer.spans if tokenizer else approximate_spans
         self._places = asyncio.Semaphore(settings.concurrency)
+        self._proving = asyncio.Lock()
+        self._proved = False
         self.space = Space(settings.model, _revision(settings), PRECISION, 0, settings.max_tokens)
 
     @classmethod
-    async def connect(cls, settings: EmbedderSettings) -> OpenAIEmbedder:
+    async def connect(cls, settings: EmbedderSettings, *, known: Collection[Space] = ()) -> OpenAIEmbedder:
         """Ask the server for one vector: its dimension, and what tells the model from another of the same name.
+
+        While the server is away, one of the `known` spaces stands for what it would have said, if it is of these settings: the
+        service starts, answers from its other leg, and the vector is asked for before the first text.
 
         Raises:  ConfigurationError: no model is named, or another dimension came than was asked for.
                  MissingDependency: the tokenizer.  EngineError: the server.
@@ -73,20 +81,45 @@ class OpenAIEmbedder:
         )
         embedder = cls(settings, server, tokenizer)
         try:
-            (vector,) = await embedder.embed([PROBE], purpose="document")
+            embedder.space = await embedder._probed()
+            embedder._proved = True
+        except EngineError as error:
+            like = [space for space in known if replace(embedder.space, dim=space.dim) == space]
+            if isinstance(error, EngineRejected) or not like or settings.dimensions not in (None, like[0].dim):
+                await server.aclose()
+                raise
+            log.warning("the embedder does not answer yet", space=like[0].id, error=error.message)
+            embedder.space = like[0]
         except BaseException:
             await server.aclose()
             raise
-        if settings.dimensions not in (None, len(vector)):
-            await server.aclose()
+        return embedder
+
+    async def _probed(self) -> Space:
+        """The space, as the server's vector of the probe makes it."""
+        (vector,) = await self._patiently(self._ready([PROBE], "document"))
+        wanted = self._settings.dimensions
+        if wanted not in (None, len(vector)):
             raise ConfigurationError(
-                f"embedder.dimensions is {settings.dimensions}, and {settings.model} gives vectors of {len(vector)}.",
+                f"embedder.dimensions is {wanted}, and {self.space.model} gives vectors of {len(vector)}.",
                 next_step="Leave embedder.dimensions out, or take a model that can shorten its vectors.",
             )
         chosen = np.linspace(0, len(vector) - 1, min(PROBE_COMPONENTS, len(vector))).astype(int)
         probe = tuple(round(float(component), 5) for component in vector[chosen])
-        embedder.space = replace(embedder.space, dim=len(vector), probe=probe)
-        return embedder
+        return replace(self.space, dim=len(vector), probe=probe)
+
+    async def _prove(self) -> None:
+        """The server was away at the start. Raises EngineError: it still is, or it has another model under this name now."""
+        async with self._proving:
+            if self._proved:
+                return
+            if self.space.drifted(await self._probed()):
+                raise EngineRejected(
+                    f"The provider has changed the model {self.space.model} while it was away.",
+                    next_step="Restart, and do as the start says.",
+                    engine=ENGINE,
+                )
+            self._proved = True
 
     async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Vectors:
         """See `protocols.Embedder`. Leaving closes the connections, and what was not begun is not sent.
@@ -95,6 +128,8 @@ class OpenAIEmbedder:
         """
         if not texts:
             return np.zeros((0, self.space.dim), np.float32)
+        if not self._proved:
+            await self._prove()
         if purpose == "query":
             ready = self._ready(texts, purpose)
             return np.concatenate([await self._request(part, purpose) for part in self._parts(ready)])

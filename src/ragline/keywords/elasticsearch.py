@@ -15,7 +15,7 @@ from ragline.connections.elasticsearch import ElasticsearchServer
 from ragline.connections.elasticsearch_errors import REBUILD
 from ragline.connections.elasticsearch_indices import Built, ElasticsearchIndices
 from ragline.connections.elasticsearch_rows import Json
-from ragline.connections.elasticsearch_url import Options
+from ragline.connections.elasticsearch_url import Options, options_of
 from ragline.keywords.folding import fold
 from ragline.types import FieldType, Groups, Hit, Metadata, Record, Scope
 
@@ -31,6 +31,14 @@ ANALYSIS: Json = {
     },
 }  # fmt: skip
 """`short`: Lucene refuses a document with a word over 32,766 bytes."""
+
+
+def opened(url: str, *, server: object = None) -> ElasticsearchKeywordIndex:
+    """`server`: a client of this process that serves here as well, if it is one of the same cluster."""
+    options = options_of(url, "keywords")
+    if not isinstance(server, ElasticsearchServer) or server.server != options.server:
+        server = ElasticsearchServer(options.server)
+    return ElasticsearchKeywordIndex(server, options)
 
 
 class ElasticsearchKeywordIndex:

@@ -17,7 +17,7 @@ from ragline.connections import elasticsearch_rows as rows
 from ragline.connections.elasticsearch import ElasticsearchServer
 from ragline.connections.elasticsearch_indices import ElasticsearchIndices
 from ragline.connections.elasticsearch_rows import Json
-from ragline.connections.elasticsearch_url import Options
+from ragline.connections.elasticsearch_url import Options, options_of
 from ragline.protocols import Vectors
 from ragline.types import FieldType, Groups, Hit, Metadata, Record, Scope
 
@@ -26,6 +26,11 @@ SIMILARITY = "cosine"
 SPARE = {"hnsw": 2, "int8_hnsw": 2, "bbq_hnsw": 5}
 """Candidates per hit that is asked for, at least: one bit a component orders less well than eight."""
 MOST_CANDIDATES = 10_000
+
+
+def opened(url: str) -> ElasticsearchVectorStore:
+    options = options_of(url, "vectors")
+    return ElasticsearchVectorStore(ElasticsearchServer(options.server), options)
 
 
 class ElasticsearchVectorStore:

@@ -1,0 +1,75 @@
+"""Which engines there are for each room: what a URL's scheme opens. One line an engine (docs/adding-an-engine.md).
+
+Names only: `build` imports an adapter when a setting names it, so a process loads no client that it does not use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+from urllib.parse import urlsplit
+
+from ragline.errors import ConfigurationError, MissingDependency
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """opens: ``module:callable``, which is given the URL.   needs: packages that the `extra` brings."""
+
+    name: str
+    opens: str
+    schemes: tuple[str, ...]
+    extra: str
+    needs: tuple[str, ...]
+
+    @property
+    def url(self) -> str:
+        """As messages show it."""
+        scheme = self.schemes[0]
+        return f"{scheme}://…" if scheme == self.name.lower() else f"{scheme}://… ({self.name})"
+
+
+_CLUSTER = ("elasticsearch", "elasticsearchs"), "elasticsearch", ("elasticsearch", "aiohttp")
+
+VECTORS = (
+    Engine("Elasticsearch", "ragline.vectors.elasticsearch:opened", *_CLUSTER),
+    Engine("LanceDB", "ragline.vectors.lancedb:LanceDBVectorStore", ("lancedb",), "lancedb", ("lancedb", "pyarrow")),
+    Engine("Milvus", "ragline.vectors.milvus:MilvusVectorStore", ("milvus", "milvuss"), "milvus", ("pymilvus",)),
+    Engine("pgvector", "ragline.vectors.pgvector:PgvectorVectorStore", ("postgresql",), "postgresql", ("asyncpg", "pgvector")),
+)  # fmt: skip
+
+KEYWORDS = (Engine("Elasticsearch", "ragline.keywords.elasticsearch:opened", *_CLUSTER),)
+
+LOGS = (Engine("Kafka", "ragline.chunklogs.kafka:KafkaChunkLog", ("kafka",), "kafka", ("aiokafka",)),)
+
+
+def opener(setting: str, engines: Sequence[Engine], url: str, *, else_: str) -> Callable[..., Any]:
+    """What opens `url`, the value of `setting`. `else_`: what stands there when it is empty, for the message.
+
+    Raises:  ConfigurationError: no engine has its scheme.  MissingDependency: the engine's package is not installed.
+    """
+    scheme = urlsplit(url).scheme
+    found = next((engine for engine in engines if scheme in engine.schemes), None)
+    if found is None:
+        known = [engine.url for engine in engines]
+        words = " or ".join(filter(None, [", ".join(known[:-1]), known[-1]]))
+        raise no_adapter(setting, scheme, f"use {words}, or leave it empty for {else_}")
+    if any(find_spec(package) is None for package in found.needs):
+        packages = " and ".join(found.needs)
+        raise MissingDependency(
+            f"{setting}: {found.name} needs the package{'s' * (len(found.needs) > 1)} {packages}.",
+            next_step=f"Run `pip install 'ragline[{found.extra}]'`.",
+        )
+    module, _, name = found.opens.partition(":")
+    opens: Callable[..., Any] = getattr(import_module(module), name)
+    return opens
+
+
+def no_adapter(setting: str, scheme: str, instead: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{setting}: no adapter for the scheme {scheme!r} is part of this version.",
+        next_step=f"Correct the setting: {instead}.",
+    )
