@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from pymilvus import MilvusClient
+from pymilvus.grpc_gen.common_pb2 import SegmentState
 
 from bench.adapters.elasticsearch import JVM
 from bench.adapters.pgvector import DURABLE
@@ -20,7 +21,7 @@ from ragline.vectors.milvus import PREFIX
 from tests.engines import elasticsearch, milvus, postgres
 
 Role = Literal["vectors", "keywords"]
-SEALED_WITHIN_S = 300.0
+SEALED_WITHIN_S = 120.0
 LOOK_S = 0.5
 
 
@@ -39,7 +40,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of the table. `words`: of the URL's query."""
+    """A line of the table. `words`: of the URL's query; of an embedded engine, its scheme, empty for the default."""
 
     name: str
     role: Role
@@ -49,6 +50,7 @@ class Line:
 
 LINES = (
     Line("FAISS, embedded", "vectors", "embedded"),
+    Line("LanceDB, embedded", "vectors", "embedded", "lancedb"),
     Line("Elasticsearch hnsw", "vectors", "elasticsearch", "index=hnsw"),
     Line("Elasticsearch int8_hnsw", "vectors", "elasticsearch", "index=int8_hnsw"),
     Line("Elasticsearch bbq_hnsw", "vectors", "elasticsearch", "index=bbq_hnsw"),
@@ -64,11 +66,13 @@ LINES = (
 
 @asynccontextmanager
 async def running(line: Line) -> AsyncIterator[Running]:
-    if line.server == "embedded":
-        package = "faiss-cpu" if line.role == "vectors" else "tantivy"
-        yield Running("", f"{package} {importlib.metadata.version(package)}")
-        return
     with tempfile.TemporaryDirectory(prefix="ragline-bench-") as folder:
+        if line.server == "embedded":
+            package = line.words or ("faiss-cpu" if line.role == "vectors" else "tantivy")
+            yield Running(
+                f"lancedb://{folder}" if line.words else "", f"{package} {importlib.metadata.version(package)}"
+            )
+            return
         started = {"elasticsearch": _elasticsearch, "milvus": _milvus, "postgresql": _postgresql}[line.server]
         async with started(line, Path(folder)) as server:
             yield server
@@ -104,7 +108,11 @@ def _sealed(client: MilvusClient, name: str) -> None:
     while time.monotonic() < deadline:
         told = client.describe_index(name, "embedding")
         loaded = client.list_loaded_segments(name)
-        if told["pending_index_rows"] == 0 and loaded and all(one.state == "Sealed" for one in loaded):
+        if (
+            told["pending_index_rows"] == 0
+            and loaded
+            and all(one.state == SegmentState.Value("Sealed") for one in loaded)
+        ):
             return
         time.sleep(LOOK_S)
     raise TimeoutError(f"{name}: no index within {SEALED_WITHIN_S:.0f} s: {told}, {loaded}")

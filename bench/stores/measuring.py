@@ -7,7 +7,9 @@ import os
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,26 +58,35 @@ async def measured(line: Line, server: Running, rows: Rows) -> Found:
     with tempfile.TemporaryDirectory(prefix="ragline-bench-") as folder:
         settings = Settings(data_dir=Path(folder), **({line.role: server.url} if server.url else {}))
         before = 0.0 if server.process else memory_mib(os.getpid())
-        store = open_vectors(settings) if line.role == "vectors" else open_keywords(settings)
-        try:
-            return await _figures(line, server, rows, store, before)
-        finally:
-            await store.aclose()
+        async with AsyncExitStack() as closing:
+            if line.role == "vectors":
+                vectors = open_vectors(settings)
+                closing.push_async_callback(vectors.aclose)
+                return await _figures(line, server, rows, partial(_vectors, vectors, rows), before)
+            keywords = open_keywords(settings)
+            closing.push_async_callback(keywords.aclose)
+            return await _figures(line, server, rows, partial(_keywords, keywords, rows), before)
 
 
-async def _figures(line: Line, server: Running, rows: Rows, store: VectorStore | KeywordIndex, before: float) -> Found:
-    start = time.perf_counter()
-    search: Search
-    if line.role == "vectors":
-        await store.create(COLLECTION, dim=rows.vectors.shape[1], fields=FIELDS)  # type: ignore[call-arg]
-        search = lambda n, k, scope: store.search(COLLECTION, rows.asked[n], top_k=k, scope=scope)  # type: ignore[arg-type] # noqa: E731
-    else:
-        await store.create(COLLECTION, fields=FIELDS)  # type: ignore[call-arg]
-        search = lambda n, k, scope: store.search(COLLECTION, rows.texts[n], top_k=k, scope=scope)  # type: ignore[arg-type] # noqa: E731
+async def _vectors(store: VectorStore, rows: Rows) -> Search:
+    await store.create(COLLECTION, dim=rows.vectors.shape[1], fields=FIELDS)
     for at in range(0, len(rows.records), BATCH):
-        part = rows.records[at : at + BATCH]
-        more = (rows.vectors[at : at + BATCH],) if line.role == "vectors" else ()
-        await store.upsert(COLLECTION, part, *more)  # type: ignore[call-arg]
+        await store.upsert(COLLECTION, rows.records[at : at + BATCH], rows.vectors[at : at + BATCH])
+    return lambda n, k, scope: store.search(COLLECTION, rows.asked[n], top_k=k, scope=scope)
+
+
+async def _keywords(store: KeywordIndex, rows: Rows) -> Search:
+    await store.create(COLLECTION, fields=FIELDS)
+    for at in range(0, len(rows.records), BATCH):
+        await store.upsert(COLLECTION, rows.records[at : at + BATCH])
+    return lambda n, k, scope: store.search(COLLECTION, rows.texts[n], top_k=k, scope=scope)
+
+
+async def _figures(
+    line: Line, server: Running, rows: Rows, fill: Callable[[], Awaitable[Search]], before: float
+) -> Found:
+    start = time.perf_counter()
+    search = await fill()
     inserted_s = time.perf_counter() - start
     if server.settled:
         await server.settled(COLLECTION)
