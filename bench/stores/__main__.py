@@ -44,10 +44,10 @@ def head(held: Rows) -> str:
     columns = [
         "", "rows/s", "index, s",
         *(f"k {k}, {callers} caller{'s' if callers > 1 else ''}" for callers in CALLERS for k in TOP_K),
-        "0.1 % filter, k 10", "recall@10", "with the filter", "MiB",
+        "0.1 % filter, k 10", "processor ms, k 50", "recall@10", "with the filter", "MiB", "load",
     ]  # fmt: skip
     told = machine()
-    words = f"{len(held.records):,} chunks{real}; {told['cores']} cores, load {told['load']}; p50 / p95 in ms"
+    words = f"{len(held.records):,} chunks{real}; {told['cores']} cores; p50 / p95 in ms"
     return f"{words}\n\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
 
 
@@ -55,8 +55,9 @@ def row(one: Found) -> str:
     cells = [
         one.line.name, f"{one.rows_s:,.0f}", f"{one.settled_s:.0f}" if one.settled_s > 0.1 else "",
         *(f"{one.p50[at]:.1f} / {one.p95[at]:.1f}" for at in one.p50), f"{one.shelf_p50:.1f} / {one.shelf_p95:.1f}",
+        f"{one.cpu_ms:.1f}",
         *(f"{share:.3f}" if share is not None else "" for share in (one.recall, one.shelf_recall)),
-        f"{one.memory_mib:,.0f}",
+        f"{one.memory_mib:,.0f}", f"{one.load:.0f}",
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
 

@@ -23,7 +23,7 @@ from ragline.types import Hit, Scope
 
 COLLECTION = "stores"
 BATCH = 500
-WARM = 30
+WARM = 50
 TOP_K = (10, 50, 100)
 CALLERS = (1, 8)
 EVERYONE = Scope()
@@ -37,7 +37,9 @@ class Found:
     """Units: milliseconds of one search, as its caller waits; `rows_s`: rows a second, the last of them findable;
     `memory_mib`: of the server's processes, or what this one has grown by.
 
-    p50, p95: (top_k, callers) → …   recall: at 10, everyone's scope, and one shelf's.
+    p50, p95: "top_k/callers" → …   recall: at 10, everyone's scope, and one shelf's.
+    cpu_ms: processor time of one search with top_k 50, of the server and this process together: what a loaded machine leaves as
+    it is.  load: of the machine, meanwhile.
     """
 
     line: Line
@@ -49,14 +51,17 @@ class Found:
     p95: dict[str, float]
     shelf_p50: float
     shelf_p95: float
+    cpu_ms: float
     recall: float | None
     shelf_recall: float | None
     memory_mib: float
+    load: float
 
 
 async def measured(line: Line, server: Running, rows: Rows) -> Found:
     with tempfile.TemporaryDirectory(prefix="ragline-bench-") as folder:
-        settings = Settings(data_dir=Path(folder), **({line.role: server.url} if server.url else {}))
+        url = {"vectors": "", "keywords": "", line.role: server.url}
+        settings = Settings(data_dir=Path(folder), vectors=url["vectors"], keywords=url["keywords"])
         before = 0.0 if server.process else memory_mib(os.getpid())
         async with AsyncExitStack() as closing:
             if line.role == "vectors":
@@ -97,15 +102,18 @@ async def _figures(
         for k in TOP_K:
             took = await _times(search, QUERIES, top_k=k, callers=callers, shelf=False)
             p50[f"{k}/{callers}"], p95[f"{k}/{callers}"] = np.percentile(took, [50, 95]).tolist()
+    spent = _cpu_s(server)
+    await _times(search, QUERIES, top_k=50, callers=2, shelf=False)
+    cpu_ms = 1000 * (_cpu_s(server) - spent) / QUERIES
     await _times(search, WARM, top_k=10, callers=1, shelf=True)
     shelf_p50, shelf_p95 = np.percentile(await _times(search, QUERIES, top_k=10, callers=1, shelf=True), [50, 95])
-    recalls: list[float | None] = [None, None]
+    recall, shelf_recall = None, None
     if line.role == "vectors":
-        recalls = [await _recall(search, rows, shelf=shelf) for shelf in (False, True)]
+        recall, shelf_recall = [await _recall(search, rows, shelf=shelf) for shelf in (False, True)]
     memory = memory_mib(server.process) if server.process else memory_mib(os.getpid()) - before
     return Found(
         line, server.words, len(rows.records), len(rows.records) / inserted_s, settled_s, p50, p95, float(shelf_p50),
-        float(shelf_p95), *recalls, memory_mib=memory,
+        float(shelf_p95), cpu_ms, recall, shelf_recall, memory, os.getloadavg()[0],
     )  # fmt: skip
 
 
@@ -134,15 +142,36 @@ async def _recall(search: Search, rows: Rows, *, shelf: bool) -> float:
     return float(np.mean(shares))
 
 
+def _cpu_s(server: Running) -> float:
+    """Of this process, and of the server's."""
+    ours = time.process_time()
+    if server.process is None:
+        return ours
+    ticks = [
+        int(ticks) for one in _tree(server.process) for ticks in _told(one, "stat").rpartition(")")[2].split()[11:13]
+    ]
+    return ours + sum(ticks) / os.sysconf("SC_CLK_TCK")
+
+
 def memory_mib(process: int) -> float:
     """Of it and the processes below it; a page that several share counts once. Files that a server maps count where read."""
-    total, left = 0, [process]
+    rollups = (_told(one, "smaps_rollup").splitlines() for one in _tree(process))
+    return sum(int(line.split()[1]) for lines in rollups for line in lines if line.startswith("Pss:")) / 1024
+
+
+def _tree(process: int) -> list[int]:
+    """It, and the processes below it."""
+    found, left = [], [process]
     while left:
         one = left.pop()
-        try:
-            lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
-            left += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
-        except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
-            continue
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total / 1024
+        found.append(one)
+        tasks = list(Path(f"/proc/{one}/task").glob("*/children"))
+        left += [int(child) for task in tasks for child in _told(one, f"task/{task.parent.name}/children").split()]
+    return found
+
+
+def _told(process: int, file: str) -> str:
+    try:
+        return Path(f"/proc/{process}/{file}").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""  # it has ended meanwhile, as a server's workers do

@@ -21,7 +21,7 @@ FIELD = "shelf"
 SHELVES = 1_000
 """A search on one shelf sees 0.1 % of the chunks."""
 FIELDS = {FIELD: FieldType.KEYWORD}
-QUERIES = 200
+QUERIES = 100
 A_DOCUMENT = 20
 """Chunks."""
 
@@ -51,7 +51,7 @@ def rows(data: Path, work: Path, count: int, most_real: int) -> Rows:
     """`work`: where vectors are kept for the next run."""
     texts = [text for document in real_texts(data) for text in _sentences(document)][:most_real]
     asked = questions(data)[:QUERIES]
-    held = work / f"vectors-{len(texts)}.npy"
+    held = work / f"vectors-{len(asked)}-{len(texts)}.npy"
     if not held.exists():
         work.mkdir(parents=True, exist_ok=True)
         np.save(held, asyncio.run(_embedded(texts, asked)))
