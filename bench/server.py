@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,9 @@ class Server:
 
 
 @contextmanager
-def up(folder: Path, *, program: Sequence[str] = RAGLINE) -> Iterator[Server]:
-    """A server on `folder` and a free port, ended when the block ends. `program`: what is run as `ragline`.
+def up(folder: Path, *, program: Sequence[str] = RAGLINE, env: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """A server on `folder` and a free port, ended when the block ends. `program`: what is run as `ragline`; `env`: its settings,
+    as variables.
 
     Raises RuntimeError: it does not start.
     """
@@ -38,7 +40,9 @@ def up(folder: Path, *, program: Sequence[str] = RAGLINE) -> Iterator[Server]:
     start = time.perf_counter()
     with log.open("w") as errors:
         command = (*program, "up", "--data-dir", str(folder), "--port", "0", "--json")
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, **(env or {})}
+        )
     try:
         assert process.stdout
         line = process.stdout.readline()

@@ -109,8 +109,8 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
 
 
 @contextmanager
-def server() -> Iterator[Postgres]:
-    """One of its own, until the block ends."""
+def server(words: tuple[str, ...] = FAST) -> Iterator[Postgres]:
+    """One of its own, until the block ends. `words`: of its configuration."""
     programs, port = _programs(), free_port()
     # The server runs as somebody else when we are root, who must reach its folder: pytest's own is closed to others.
     folder = Path(tempfile.mkdtemp(prefix="ragline-postgres-"))
@@ -125,7 +125,7 @@ def server() -> Iterator[Postgres]:
     if made.returncode:
         pytest.fail(f"The server's folder was not made: {made.stderr[-2000:]}", pytrace=False)
     (data / "pg_hba.conf").write_text(_HBA)
-    options = ("listen_addresses=127.0.0.1", f"unix_socket_directories={folder}", *FAST)
+    options = ("listen_addresses=127.0.0.1", f"unix_socket_directories={folder}", *words)
     command = [
         str(programs / "postgres"),
         "-D",

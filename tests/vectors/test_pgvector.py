@@ -13,12 +13,14 @@ from ragline.errors import ConfigurationError, EngineRejected, EngineUnavailable
 from ragline.protocols import VectorStore
 from ragline.testing.corpus import DIM, FIELDS, embedding, embeddings, record
 from ragline.testing.vectors import VectorStoreContract
-from ragline.types import Scope
+from ragline.types import AnyOf, Scope
+from ragline.vectors import pgvector as adapter
 from ragline.vectors.pgvector import MOST_DIM, PgvectorVectorStore, check_extension
 from tests.engines.postgres import Postgres
 from tests.engines.server import free_port
 
 EVERYBODY = Scope()
+OF_A_KIND = Scope(conditions=(AnyOf("kind", ("k",)),))
 
 
 @pytest.fixture
@@ -106,6 +108,60 @@ async def test_a_vector_of_another_length_is_refused(store: PgvectorVectorStore)
         await store.upsert("c", [record("a", "x")], np.ones((1, DIM + 1), np.float32))
     with pytest.raises(EngineRejected, match="shape"):
         await store.search("c", np.ones(DIM + 1, np.float32), top_k=1, scope=EVERYBODY)
+
+
+async def _large(postgres: Postgres, url: str, store: PgvectorVectorStore) -> None:
+    """A table of a size at which the planner, left to itself, sorts all of it. Every hundredth chunk is of the kind "k"."""
+    rows = [record(f"d{n}", f"word{n}", fields={} if n % 100 else {"kind": "k"}) for n in range(adapter.RARE + 500)]
+    await store.upsert("c", rows, embeddings(rows))
+    await postgres.run("ANALYZE", url.rsplit("/", 1)[1])
+
+
+async def test_a_common_scope_is_searched_through_the_index_and_a_rare_one_is_not(
+    postgres: Postgres, url: str, store: PgvectorVectorStore
+) -> None:
+    await _large(postgres, url, store)
+
+    async def scans() -> int:
+        async with store._connection() as connection:
+            await connection.execute("SELECT pg_stat_force_next_flush()")
+            name = "ragline_vectors_1_embedding"
+            return int(
+                await connection.fetchval("SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = $1", name)
+            )
+
+    assert (await store.search("c", embedding("word7"), top_k=1, scope=EVERYBODY))[0].chunk.document == "d7"
+    assert await scans() == 1
+    assert len(await store.search("c", embedding("word7"), top_k=100, scope=OF_A_KIND)) == 55
+    assert await scans() == 1
+
+
+async def test_a_scope_that_the_index_gives_up_on_is_found_whole(
+    postgres: Postgres, url: str, store: PgvectorVectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await _large(postgres, url, store)
+    monkeypatch.setattr(adapter, "RARE", 30)
+    monkeypatch.setattr(adapter, "MOST_SCANNED", 1)
+    other = PgvectorVectorStore(url)
+    hits = await other.search("c", embedding("word7"), top_k=50, scope=OF_A_KIND)
+    await other.aclose()
+    assert len(hits) == 50
+
+
+async def test_a_scope_is_counted_again_after_a_while(
+    store: PgvectorVectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter, "RARE", 3)
+    monkeypatch.setattr(adapter, "COMMON_S", 0.0)
+    monkeypatch.setattr(adapter, "MOST_COMMON", 2)
+    rows = [record(f"d{n}", f"word{n}") for n in range(20)]
+    await store.upsert("c", rows, embeddings(rows))
+    for n in range(6):
+        await store.search("c", embedding("word7"), top_k=1, scope=Scope(frozenset({f"group-{n}"})))
+        assert len(store._common) <= 2
+    await store.delete("c", {f"d{n}": 2 for n in range(19)})
+    (hit,) = await store.search("c", embedding("word7"), top_k=20, scope=EVERYBODY)
+    assert hit.chunk.document == "d19"
 
 
 async def test_more_dimensions_than_an_index_takes(url: str) -> None:

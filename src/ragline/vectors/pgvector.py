@@ -2,12 +2,15 @@
 
 A table a collection, with an HNSW index. A scope that many chunks are in is searched through the index, which goes on until
 enough have passed (`hnsw.iterative_scan`); one that few are in is scanned, exactly: the index would walk through all the others.
+Which of the two is for us to say: the planner does not know how many chunks a scope holds, guesses a hundredth, and would read
+and sort them all instead of the index, a hundred times as slow.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -33,11 +36,21 @@ OLDEST = (0, 8)
 RARE = 5_000
 """A scope of at most so many chunks is scanned: some 5 ms, and exact."""
 
-TIED = 32
+COMMON_S = 60.0
+"""For so long a scope that held more than `RARE` chunks is not counted again. If it has become rare meanwhile, the index finds
+too few, late, and it is scanned."""
+
+MOST_COMMON = 1_000
+"""Scopes that are remembered."""
+
+TIED = 4
 """Fetched beyond `top_k`, so that equal scores can be put in order; more where that is not the end of them."""
 
 MOST_SCANNED = 100_000
 """Chunks that one search through the index visits; what is rarer than that among them is scanned anyway."""
+
+RANDOM_PAGE_COST = "1.1"
+"""As solid disks and memory have it. With the server's 4, which is a turning disk's, small tables are sorted, not searched."""
 
 CONNECTIONS = 10
 EVERYONE = "*"
@@ -96,6 +109,8 @@ class PgvectorVectorStore:
         self._pool: asyncpg.Pool | None = None
         self._opening = asyncio.Lock()
         self._shelves: dict[str, _Shelf] = {}
+        self._common: dict[tuple[str, ...], float] = {}
+        """Table and scope → until when it counts as common."""
         self._closed = False
 
     async def create(self, collection: str, *, dim: int, fields: Mapping[str, FieldType]) -> None:
@@ -184,17 +199,33 @@ class PgvectorVectorStore:
         async with self._on(collection) as (connection, shelf):
             _check(shelf, vector[None, :], 1)
             where, values = _where(shelf, scope)
-            asked = _Vector(shelf, vector)
-            rare = await connection.fetchval(_IS_RARE.format(table=shelf.table, where=where), *values, RARE + 1)
-            query = (_SCANNED if rare <= RARE else _INDEXED).format(table=shelf.table, where=where)
+            asked, common = _Vector(shelf, vector).value, await self._is_common(connection, shelf, where, values)
+            indexed, scanned = (query.format(table=shelf.table, where=where) for query in (_INDEXED, _SCANNED))
             wanted = top_k + TIED
             while True:
-                found = await connection.fetch(query, *values, asked.value, wanted)
+                found = await connection.fetch(indexed if common else scanned, *values, asked, wanted)
+                if common and len(found) < wanted:
+                    common = False  # it has become rare, or lies far from the query: the index gave up on it
+                    continue
                 if len(found) < wanted or found[-1]["distance"] > found[top_k - 1]["distance"]:
                     break
                 wanted *= 8
         hits = sorted((_hit(row) for row in found), key=lambda hit: (-hit.score, hit.chunk.id))
         return hits[:top_k]
+
+    async def _is_common(self, connection: asyncpg.Connection, shelf: _Shelf, where: str, values: list[str]) -> bool:
+        """Whether the scope holds more than `RARE` chunks, or did lately."""
+        scope = (shelf.table, where, *values)
+        if self._common.get(scope, 0.0) > time.monotonic():
+            return True
+        self._common.pop(scope, None)
+        count = await connection.fetchval(_IS_RARE.format(table=shelf.table, where=where), *values, RARE + 1)
+        if count <= RARE:
+            return False
+        if len(self._common) >= MOST_COMMON:
+            self._common.clear()
+        self._common[scope] = time.monotonic() + COMMON_S
+        return True
 
     async def contents(self, collection: str) -> dict[tuple[str, int], int]:
         async with self._on(collection) as (connection, shelf):
@@ -247,7 +278,7 @@ class PgvectorVectorStore:
                 # As of the connection's start: the pool resets whatever is set later.
                 scan = {
                     "hnsw.iterative_scan": "strict_order", "hnsw.ef_search": str(self._hnsw["ef_search"]),
-                    "hnsw.max_scan_tuples": str(MOST_SCANNED),
+                    "hnsw.max_scan_tuples": str(MOST_SCANNED), "random_page_cost": RANDOM_PAGE_COST,
                 }  # fmt: skip
                 self._pool = await asyncpg.create_pool(
                     _dsn(self._url), min_size=0, max_size=CONNECTIONS, init=register_vector, server_settings=scan,
@@ -273,7 +304,8 @@ class PgvectorVectorStore:
 _IS_RARE = "SELECT count(*) FROM (SELECT 1 FROM {table} WHERE {where} LIMIT $2) AS first"
 
 _SELECT = "SELECT chunk, document, content, payload, title, embedding <=> $2 AS distance FROM"
-_INDEXED = _SELECT + " {table} WHERE {where} ORDER BY embedding <=> $2 LIMIT $3"
+_INDEXED = _SELECT + " {table} WHERE CASE WHEN {where} THEN true ELSE false END ORDER BY embedding <=> $2 LIMIT $3"
+"""Within CASE no other index than that of the vectors can serve, and the planner expects half of the table to pass."""
 _SCANNED = (
     "WITH scoped AS MATERIALIZED (SELECT * FROM {table} WHERE {where}) "
     + _SELECT
@@ -374,7 +406,7 @@ def _clean(text: str) -> str:
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
-def _where(shelf: _Shelf, scope: Scope) -> tuple[str, list[Any]]:
+def _where(shelf: _Shelf, scope: Scope) -> tuple[str, list[str]]:
     """The scope as SQL over one parameter, $1: a JSON list of what it compares with, so that no value becomes SQL."""
     values: list[Any] = [[EVERYONE, *(f"group:{_clean(group)}" for group in sorted(scope.groups))]]
     clauses = [f"readers && {_from(0, 'text[]')}"]

@@ -1,0 +1,58 @@
+"""Whether the ranking is the same on other stores: SciFact by the embedded engines, then, moved by `ragline reindex`, by Milvus
+and Elasticsearch."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+from bench.adapters.elasticsearch import JVM
+from bench.figures import Figure, Ground
+from bench.server import command, up
+from tests.engines import elasticsearch, milvus
+
+COLLECTION, MEASURE, NEAR = "scifact", "nDCG@10", 0.01
+
+
+async def run(ground: Ground) -> list[Figure]:
+    folder = ground.collection(COLLECTION)
+    return await asyncio.to_thread(_both, folder, ground.indexed)
+
+
+def _both(folder: Path, indexed: Path) -> list[Figure]:
+    embedded = _evaluated(folder, indexed, {})
+    with tempfile.TemporaryDirectory(prefix="ragline-bench-") as temporary:
+        vectors = milvus.standalone(_made(Path(temporary) / "milvus"))
+        keywords = elasticsearch.node(_made(Path(temporary) / "elasticsearch"), jvm=JVM)
+        vectors.start()
+        try:
+            keywords.start()
+            stores = {"RAGLINE_VECTORS": vectors.url, "RAGLINE_KEYWORDS": keywords.url("bench")}
+            servers = _evaluated(folder, indexed, stores)
+        finally:
+            keywords.stop()
+            vectors.stop()
+    found = []
+    for leg, one in embedded.items():
+        other = servers[leg]
+        found += [
+            Figure(f"{COLLECTION} {MEASURE} {leg}, embedded", one),
+            Figure(f"{COLLECTION} {MEASURE} {leg}, Milvus and Elasticsearch", other),
+            Figure(f"{COLLECTION} {MEASURE} {leg}, apart", abs(one - other), at_most=NEAR),
+        ]
+    return found
+
+
+def _evaluated(folder: Path, indexed: Path, stores: dict[str, str]) -> dict[str, float]:
+    """Leg → the figure. The documents are embedded once: other stores are filled from the blobs."""
+    with up(indexed, env=stores) as server:
+        if stores:
+            command("reindex", "--url", server.url)
+        report = command("evaluate", str(folder), "--url", server.url)
+    return {leg: values[MEASURE]["mean"] for leg, values in report["legs"].items()}
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
