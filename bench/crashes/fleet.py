@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import httpx
 
 from bench.crashes.program import Program
 from bench.crashes.service import Left, age, age_s
@@ -56,10 +57,10 @@ still holds is shorter-lived than the memory of deletions."""
 
 @dataclass(frozen=True, slots=True)
 class Engines:
-    """URLs by setting, through the wires; `registry` past them."""
+    """URLs by setting: through the wires, and `direct`, past them."""
 
     urls: Mapping[str, str]
-    registry: str
+    direct: Mapping[str, str]
     wires: tuple[Wire, ...]
 
 
@@ -82,7 +83,7 @@ async def wired(direct: Mapping[str, str], *, log_port: int) -> AsyncIterator[En
         for wire in wires.values():
             await stack.enter_async_context(wire)
         urls = {name: _through(url, wires[name].port) for name, url in direct.items()}
-        yield Engines(urls, direct["registry"], tuple(wires.values()))
+        yield Engines(urls, direct, tuple(wires.values()))
 
 
 class Fleet:
@@ -179,9 +180,14 @@ class Fleet:
         return Left(*row)
 
     async def written(self) -> object:
-        return await self._ask(
+        """The rows of the registry, and how many the keyword index has had: a re-index moves those alone."""
+        rows = await self._ask(
             "SELECT state, count(*), sum(settled), sum(live), sum(content) FROM documents GROUP BY state ORDER BY state"
         )
+        node = urlsplit(self._engines.direct["keywords"]).netloc
+        async with httpx.AsyncClient(timeout=60.0, trust_env=False) as http:
+            told = await http.get(f"http://{node}/_stats/docs,indexing", params={"filter_path": "_all.primaries"})
+        return rows, told.text
 
     def blob_age_s(self) -> float:
         return age_s(self._blobs)
@@ -190,7 +196,7 @@ class Fleet:
         age(self._blobs, by_s)
 
     async def _ask(self, statement: str) -> list[tuple[int, ...]]:
-        connection = await asyncpg.connect(self._engines.registry)
+        connection = await asyncpg.connect(self._engines.direct["registry"])
         try:
             return [tuple(row) for row in await connection.fetch(statement)]
         finally:

@@ -30,8 +30,9 @@ log = structlog.get_logger()
 PAGE = 500
 """Documents read from the registry at a time."""
 
-AT_ONCE = 8
-"""Documents copied at once: enough to fill a write, few enough that fresh documents are not held up."""
+AT_ONCE = 32
+"""Documents copied at once: a write to a server takes some tenths of a second, however few are in it; few enough that fresh
+documents are not held up."""
 
 
 @dataclass(slots=True)
