@@ -33,6 +33,7 @@ STUDIES = (
     "hostile_mix",
     "chunk_messages",
     "adapters",
+    "stores",
     "roles",
     "elasticsearch_refresh",
 )
