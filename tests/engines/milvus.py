@@ -55,7 +55,10 @@ class Milvus:
             "LD_LIBRARY_PATH": f"{self._programs}:{os.environ.get('LD_LIBRARY_PATH', '')}",
         }  # fmt: skip
         command = [str(self._programs / "milvus"), "run", "standalone"]
-        server = running(command, name="milvus", folder=self._folder, ready=self._answers, env=env)
+        server = running(
+            command, name="milvus", folder=self._folder, ready=self._answers, env=env,
+            stop=signal.SIGKILL,  # asked in order it takes half a minute, for data that nobody keeps
+        )  # fmt: skip
         self._process = self._running.enter_context(server)
 
     def kill(self) -> None:
