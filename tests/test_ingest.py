@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from ragline.api.next_step import next_step
-from ragline.background import Queries
 from ragline.build import build, open_embedder
 from ragline.contents import Kept
 from ragline.errors import DocumentRejected, EngineError, EngineTimeout, EngineUnavailable, NotFound, RaglineError
@@ -568,7 +567,7 @@ async def test_another_embedder_never_writes_into_a_space_that_is_not_its_own(
     waiting = await House(first).accept("waiting.txt", "Otters swim.")
     await first.aclose()
 
-    async def shorter(settings: Settings, queries: Queries) -> Embedder:
+    async def shorter(settings: Settings, *_: object) -> Embedder:
         return _Shorter(await open_embedder(settings))
 
     monkeypatch.setattr("ragline.build.open_embedder", shorter)

@@ -95,13 +95,13 @@ async def _milvus(line: Line, folder: Path) -> AsyncIterator[Running]:
         try:
             yield Running(
                 f"{server.url}?{line.words}", f"Milvus {milvus.VERSION}", _id(server._process),
-                lambda collection: asyncio.to_thread(_sealed, client, PREFIX + collection),
+                lambda collection: asyncio.to_thread(sealed, client, PREFIX + collection),
             )  # fmt: skip
         finally:
             client.close()
 
 
-def _sealed(client: MilvusClient, name: str) -> None:
+def sealed(client: MilvusClient, name: str) -> None:
     """End the growing segment, which has an index of the server's own, and wait for the one that was asked for."""
     client.flush(name)
     deadline = time.monotonic() + SEALED_WITHIN_S

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pymilvus import MilvusException
+from pymilvus import MilvusClient, MilvusException
 
 from ragline.build import build
 from ragline.errors import ConfigurationError, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
@@ -75,6 +75,25 @@ def test_words_of_the_url_that_nobody_knows(words: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         MilvusVectorStore(f"milvus://h?{words}")
     assert refused.value.next_step
+
+
+async def test_many_fresh_rows_get_their_index_once_no_more_come(
+    store: MilvusVectorStore, milvus: Milvus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it ends the segment that grows, the server looks into a part of it."""
+    monkeypatch.setattr(adapter, "BUILD_AFTER_ROWS", 30)
+    monkeypatch.setattr(adapter, "BUILD_AFTER_S", 0.01)
+    client = MilvusClient(uri=milvus.url.replace("milvus:", "http:"), timeout=60.0)
+    try:
+        for part in range(2):
+            rows = [record(f"d{part}", f"w{n}", ordinal=n) for n in range(20)]
+            await store.upsert("c", rows, embeddings(rows))
+            assert bool(store._building) is (part == 1)
+        await asyncio.gather(*store._building.values())
+        ended = await asyncio.to_thread(client.list_persistent_segments, adapter._name("c"))
+        assert sum(segment.num_rows for segment in ended) == 40
+    finally:
+        client.close()
 
 
 async def test_the_books_hold_more_than_one_answer_does(

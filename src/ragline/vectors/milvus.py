@@ -25,6 +25,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import grpc
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 from pymilvus import AsyncMilvusClient, DataType, MilvusException
 
@@ -39,6 +40,7 @@ from ragline.protocols import Vectors
 from ragline.surrogates import encodable
 from ragline.types import AnyOf, Between, Chunk, Condition, FieldType, Groups, Hit, Metadata, Record, Scalar, Scope
 
+log = structlog.get_logger()
 ENGINE = "vectors:milvus"
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL + 1)  # it logs what it raises as well, with a traceback
 
@@ -55,6 +57,9 @@ MOST_HITS = 16_384
 """Of one search or query: the server's own limit."""
 MOST_BYTES = 16 << 20
 """In one message; the server takes 64 MiB, and a row is larger there than here."""
+BUILD_AFTER_ROWS, BUILD_AFTER_S = 1_000, 5.0
+"""Rows that were written, and how long ago the last of them, when the server is told to build its index of them. By itself it
+waits for ten minutes, and meanwhile looks into a part of them only."""
 MOST_TEXT_BYTES = 65_535
 """In one text: the server's own limit."""
 MOST_VALUES = 8
@@ -134,6 +139,8 @@ class MilvusVectorStore:
         self._client: AsyncMilvusClient | None = None
         self._opening = asyncio.Lock()
         self._shelves: dict[str, _Shelf] = {}
+        self._unbuilt: Counter[str] = Counter()
+        self._building: dict[str, asyncio.Task[None]] = {}
         self._closed = False
 
     async def create(self, collection: str, *, dim: int, fields: Mapping[str, FieldType]) -> None:
@@ -195,6 +202,24 @@ class MilvusVectorStore:
         for part in _parts(rows, shelf.dim):
             await client.upsert(shelf.name, part, timeout=TIMEOUT_S)
         await self._seen(client, shelf)
+        self._unbuilt[shelf.name] += len(rows)
+        if self._unbuilt[shelf.name] >= BUILD_AFTER_ROWS:
+            if waiting := self._building.pop(shelf.name, None):
+                waiting.cancel()
+            self._building[shelf.name] = asyncio.create_task(self._build_soon(client, shelf.name))
+
+    async def _build_soon(self, client: AsyncMilvusClient, name: str) -> None:
+        """Once nothing more comes: end the segment that grows, so that its index is built."""
+        await asyncio.sleep(BUILD_AFTER_S)
+        try:
+            await client.flush(name, timeout=TIMEOUT_S)
+            self._unbuilt[name] = 0
+        except (
+            MilvusException,
+            grpc.RpcError,
+            OSError,
+        ) as error:  # the server limits how often, or the collection is gone
+            log.info("the index is built later", collection=name, error=str(failure(error)))
 
     async def _seen(self, client: AsyncMilvusClient, shelf: _Shelf) -> None:
         """Return once every reader sees what was written."""
@@ -279,6 +304,10 @@ class MilvusVectorStore:
 
     async def aclose(self) -> None:
         self._closed = True
+        building, self._building = list(self._building.values()), {}
+        for task in building:
+            task.cancel()
+        await asyncio.gather(*building, return_exceptions=True)
         client, self._client = self._client, None
         if client is not None:
             await client.close()
