@@ -62,7 +62,8 @@ def _built(url: str) -> None:
     client = MilvusClient(uri=url.replace("milvus:", "http:"), timeout=60.0)
     try:
         for name in client.list_collections():
-            sealed(client, name)
+            if client.query(name, filter="", output_fields=["count(*)"])[0]["count(*)"]:
+                sealed(client, name)
     finally:
         client.close()
 
