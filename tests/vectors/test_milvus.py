@@ -96,6 +96,17 @@ async def test_many_fresh_rows_get_their_index_once_no_more_come(
         client.close()
 
 
+async def test_the_books_are_whole_over_segments_that_have_ended(store: MilvusVectorStore) -> None:
+    """Found by an audit under SIGKILLs: the vendor's way to read all rows left out one of each such segment."""
+    rows = [record(f"d{n}", f"w{n}") for n in range(120)]
+    await store.upsert("c", rows, embeddings(rows))
+    client = await store._opened()
+    for at in range(0, 80, 10):
+        await store.upsert("c", rows[at : at + 10], embeddings(rows[at : at + 10]))
+        await client.flush(adapter._name("c"))
+    assert await store.contents("c") == {(f"d{n}", 1): 1 for n in range(120)}
+
+
 async def test_the_books_hold_more_than_one_answer_does(
     store: MilvusVectorStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

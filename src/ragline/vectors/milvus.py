@@ -15,6 +15,7 @@ import json
 import logging
 import math
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -57,9 +58,9 @@ MOST_HITS = 16_384
 """Of one search or query: the server's own limit."""
 MOST_BYTES = 16 << 20
 """In one message; the server takes 64 MiB, and a row is larger there than here."""
-BUILD_AFTER_ROWS, BUILD_AFTER_S = 1_000, 5.0
-"""Rows that were written, and how long ago the last of them, when the server is told to build its index of them. By itself it
-waits for ten minutes, and meanwhile looks into a part of them only."""
+BUILD_AFTER_ROWS, BUILD_AFTER_S, BUILD_AT_LATEST_S = 1_000, 5.0, 60.0
+"""Rows that were written, and how long ago the last of them, when the server is told to build its index of them; and while more
+keep coming. By itself it waits for ten minutes, and meanwhile looks into a part of them only."""
 MOST_TEXT_BYTES = 65_535
 """In one text: the server's own limit."""
 MOST_VALUES = 8
@@ -140,6 +141,7 @@ class MilvusVectorStore:
         self._opening = asyncio.Lock()
         self._shelves: dict[str, _Shelf] = {}
         self._unbuilt: Counter[str] = Counter()
+        self._written: dict[str, float] = {}
         self._building: dict[str, asyncio.Task[None]] = {}
         self._closed = False
 
@@ -203,23 +205,29 @@ class MilvusVectorStore:
             await client.upsert(shelf.name, part, timeout=TIMEOUT_S)
         await self._seen(client, shelf)
         self._unbuilt[shelf.name] += len(rows)
-        if self._unbuilt[shelf.name] >= BUILD_AFTER_ROWS:
-            if waiting := self._building.pop(shelf.name, None):
-                waiting.cancel()
+        self._written[shelf.name] = time.monotonic()
+        if self._unbuilt[shelf.name] >= BUILD_AFTER_ROWS and shelf.name not in self._building:
             self._building[shelf.name] = asyncio.create_task(self._build_soon(client, shelf.name))
 
     async def _build_soon(self, client: AsyncMilvusClient, name: str) -> None:
         """Once nothing more comes: end the segment that grows, so that its index is built."""
-        await asyncio.sleep(BUILD_AFTER_S)
+        latest = time.monotonic() + BUILD_AT_LATEST_S
         try:
+            left_s = BUILD_AFTER_S
+            while left_s > 0:
+                await asyncio.sleep(left_s)
+                left_s = min(self._written[name] + BUILD_AFTER_S, latest) - time.monotonic()
+            rows = self._unbuilt[name]
             await client.flush(name, timeout=TIMEOUT_S)
-            self._unbuilt[name] = 0
+            self._unbuilt[name] -= rows
         except (
             MilvusException,
             grpc.RpcError,
             OSError,
         ) as error:  # the server limits how often, or the collection is gone
             log.info("the index is built later", collection=name, error=str(failure(error)))
+        finally:
+            self._building.pop(name, None)
 
     async def _seen(self, client: AsyncMilvusClient, shelf: _Shelf) -> None:
         """Return once every reader sees what was written."""
@@ -288,13 +296,14 @@ class MilvusVectorStore:
         return dict(books)
 
     async def _all(self, client: AsyncMilvusClient, shelf: _Shelf, where: str, fields: list[str]) -> Any:
-        """Every row, by id, in parts."""
+        """Every row, by id, in parts. Without `reduce_stop_for_best`, which the vendor's iterator sets: it leaves out a row of
+        each segment that has ended."""
         last, most = "", MOST_HITS if "embedding" not in fields else 1_000
         while True:
             beyond = f"chunk > {_text(last)}"
             rows = await client.query(
                 shelf.name, f"{where} and {beyond}" if where else beyond, output_fields=fields, limit=most,
-                consistency_level="Strong", timeout=TIMEOUT_S, iterator="True", reduce_stop_for_best="True",
+                consistency_level="Strong", timeout=TIMEOUT_S, iterator="True",
             )  # fmt: skip
             if rows:
                 yield list(rows)
@@ -304,7 +313,7 @@ class MilvusVectorStore:
 
     async def aclose(self) -> None:
         self._closed = True
-        building, self._building = list(self._building.values()), {}
+        building = list(self._building.values())
         for task in building:
             task.cancel()
         await asyncio.gather(*building, return_exceptions=True)
