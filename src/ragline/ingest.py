@@ -34,6 +34,7 @@ from ragline.contents import Content, Contents, off_loop
 from ragline.errors import (
     DocumentRejected,
     EngineRejected,
+    EngineTimeout,
     EngineUnavailable,
     InvalidRequest,
     NotFound,
@@ -144,7 +145,7 @@ class Ingest:
         await self._contents.put_original(namespace, document, blob, upload.data)
         try:
             accepted = await self._documents.accept(namespace, incoming)
-        except EngineUnavailable:
+        except (EngineUnavailable, EngineTimeout):
             raise  # it may be committed all the same: the bytes stay
         except Exception:
             await self._contents.sweep(namespace, document, [blob])

@@ -18,7 +18,14 @@ from sqlalchemy.exc import ArgumentError
 
 from ragline.background import Queries
 from ragline.coalescing import Coalescer
-from ragline.errors import ConfigurationError, EngineRejected, EngineUnavailable, MissingDependency, RaglineError
+from ragline.errors import (
+    ConfigurationError,
+    EngineRejected,
+    EngineTimeout,
+    EngineUnavailable,
+    MissingDependency,
+    RaglineError,
+)
 from ragline.registry.migrations import HEAD
 from ragline.registry.sqlite import Sqlite
 
@@ -158,8 +165,8 @@ class Database:
 
         try:
             results = await self._driver.commit(together)
-        except EngineUnavailable:
-            raise
+        except (EngineUnavailable, EngineTimeout):
+            raise  # none of the works is to blame, and the commit may have come through
         except Exception:  # noqa: BLE001 (found again by the one that runs alone)
             results = [await self._alone(work) for work in batch]
         self._told()
