@@ -24,6 +24,9 @@ CONNECT_S = 5.0
 COMMAND_S = 60.0
 """Longest that one statement may take, waiting for the writer's lock included."""
 
+ENDED_BY_SERVER = {"idle_in_transaction_session_timeout": f"{COMMAND_S * 1000:.0f}"}
+"""A machine that vanishes in a transaction says nothing any more: the server ends it, or its lock would hold all writers."""
+
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 REFUSED = {
@@ -86,7 +89,7 @@ def settings_of(url: URL) -> dict[str, Any]:
                 next_step="Name a file with the certificates of the authority, or leave it out for the system's.",
             ) from error
         encrypted.check_hostname = mode == "verify-full"
-    return {"ssl": encrypted, "timeout": CONNECT_S, "command_timeout": COMMAND_S}
+    return {"ssl": encrypted, "timeout": CONNECT_S, "command_timeout": COMMAND_S, "server_settings": ENDED_BY_SERVER}
 
 
 def check_version(version: str) -> None:

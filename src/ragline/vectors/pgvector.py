@@ -281,8 +281,8 @@ class PgvectorVectorStore:
                     "hnsw.max_scan_tuples": str(MOST_SCANNED), "random_page_cost": RANDOM_PAGE_COST,
                 }  # fmt: skip
                 self._pool = await asyncpg.create_pool(
-                    _dsn(self._url), min_size=0, max_size=CONNECTIONS, init=register_vector, server_settings=scan,
-                    **self._settings,
+                    _dsn(self._url), min_size=0, max_size=CONNECTIONS, init=register_vector,
+                    **{**self._settings, "server_settings": self._settings["server_settings"] | scan},
                 )  # fmt: skip
             return self._pool
 
