@@ -132,7 +132,7 @@ class IndexWorker:
         failed = await _tried(partial(self._sort_in, reader, batch, whole), attempts=self._attempts)
         if failed is not None:  # the registry's doing, not the messages': they stay undone, and so the lag shows it
             log.error("messages not sorted in", messages=len(batch), why=str(failed))
-            return
+        # What is whole goes on all the same: nobody would come back to it.
         await asyncio.gather(*(self._finish(reader, key) for key in whole))
         if self._clock.monotonic() - self._looked > LOOK_AGAIN_S:
             self._looked = self._clock.monotonic()

@@ -27,7 +27,7 @@ from ragline.api.app import worker
 from ragline.api.next_step import next_step
 from ragline.build import build
 from ragline.chunklogs.kafka_connection import options_of
-from ragline.errors import EngineRejected, EngineUnavailable
+from ragline.errors import EngineRejected, EngineTimeout, EngineUnavailable
 from ragline.log_workers import EmbedWorker, IndexWorker
 from ragline.protocols import Purpose, Vectors
 from ragline.settings import IngestSettings, Settings
@@ -485,6 +485,24 @@ async def test_what_changes_on_the_log_is_settled_as_soon_as_it_is_served(system
         for one in (updated, deleted):
             await until(partial(_as_it_serves, house, one))
     assert await house.found("herons") == ["Herons stand."]
+
+
+async def test_what_is_whole_goes_live_though_sorting_in_fails(
+    system: System, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its set would be busy for ever, and whatever comes again would join it."""
+    document = await house.accept("a.txt", LONG)
+
+    async def silent(*_: Any) -> None:
+        raise EngineTimeout("It does not answer.", next_step="Wait.", engine="registry")
+
+    monkeypatch.setattr(log_workers, "FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(system.ingest, "sweep_behind", silent)
+    async with working(system):
+        await settled(system)
+        assert system.index_worker
+        assert system.index_worker._sets == {}
+    await whole(house, [document])
 
 
 async def test_what_outlives_its_deadline_is_appended_again(system: System, house: House) -> None:

@@ -38,9 +38,6 @@ TELL = text(f"SELECT pg_notify('{CHANNEL}', '')")
 LISTEN_AGAIN_S = 1.0
 """After the listening connection was lost. Meanwhile workers look by the clock."""
 
-STALE = asyncpg.InvalidCachedStatementError
-"""Another process has changed the schema under our prepared statements."""
-
 
 class Postgresql:
     """`told`: is called whenever another process, or this one, has committed."""

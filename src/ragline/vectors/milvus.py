@@ -40,6 +40,7 @@ from ragline.errors import (
 from ragline.protocols import Vectors
 from ragline.surrogates import encodable
 from ragline.types import AnyOf, Between, Chunk, Condition, FieldType, Groups, Hit, Metadata, Record, Scalar, Scope
+from ragline.vectors.fitting import check
 
 log = structlog.get_logger()
 ENGINE = "vectors:milvus"
@@ -256,7 +257,7 @@ class MilvusVectorStore:
 
     async def search(self, collection: str, vector: NDArray[np.float32], *, top_k: int, scope: Scope) -> list[Hit]:
         async with self._on(collection) as (client, shelf):
-            _check(shelf, vector[None, :], 1)
+            check(vector[None, :], count=1, dim=shelf.dim, engine=ENGINE)
             where, wanted = _where(shelf, scope), min(top_k + TIED, MOST_HITS)
             while True:
                 search = {**self._search, **({"ef": max(self._search["ef"], wanted)} if "ef" in self._search else {})}
@@ -382,7 +383,7 @@ def _numbers(defaults: Mapping[str, int], words: dict[str, str]) -> dict[str, in
 
 def _rows(shelf: _Shelf, records: Sequence[Record], vectors: Vectors) -> list[dict[str, Any]]:
     """One a chunk, the last that was given."""
-    _check(shelf, vectors, len(records))
+    check(vectors, count=len(records), dim=shelf.dim, engine=ENGINE)
     rows = {
         record.chunk.id: {
             "chunk": record.chunk.id, "document": encodable(record.chunk.document), "content": record.chunk.content,
@@ -446,22 +447,6 @@ def _held(name: str, value: Scalar | Sequence[Scalar], kind: FieldType) -> list[
             engine=ENGINE,
         )
     return [float(one) for one in values] if kind is FieldType.NUMBER else values
-
-
-def _check(shelf: _Shelf, vectors: Vectors, count: int) -> None:
-    """Raises EngineRejected: not `count` vectors of the collection's dimension, or one that is no number."""
-    if vectors.shape != (count, shelf.dim):
-        raise EngineRejected(
-            f"Vectors of shape {vectors.shape} for {count} texts, in a collection of {shelf.dim} dimensions.",
-            next_step="Run `ragline reindex NAMESPACE`: the embedder is another one than this collection was made for.",
-            engine=ENGINE,
-        )
-    if not np.isfinite(vectors).all():
-        raise EngineRejected(
-            "A vector holds NaN or infinity.",
-            next_step="Look at the embedder: it gives no number there.",
-            engine=ENGINE,
-        )
 
 
 # ── filters ──────────────────────────────────────────────────────────────────────────────────────────────────────────

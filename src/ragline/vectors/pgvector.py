@@ -27,6 +27,7 @@ from ragline.connections.postgresql import check_version, failure, settings_of
 from ragline.errors import ConfigurationError, EngineError, EngineRejected, EngineUnavailable
 from ragline.protocols import Vectors
 from ragline.types import AnyOf, Chunk, Condition, FieldType, Groups, Hit, Metadata, Record, Scalar, Scope
+from ragline.vectors.fitting import check
 
 ENGINE = "vectors:pgvector"
 
@@ -197,7 +198,7 @@ class PgvectorVectorStore:
 
     async def search(self, collection: str, vector: NDArray[np.float32], *, top_k: int, scope: Scope) -> list[Hit]:
         async with self._on(collection) as (connection, shelf):
-            _check(shelf, vector[None, :], 1)
+            check(vector[None, :], count=1, dim=shelf.dim, engine=ENGINE)
             where, values = _where(shelf, scope)
             asked, common = _Vector(shelf, vector).value, await self._is_common(connection, shelf, where, values)
             indexed, scanned = (query.format(table=shelf.table, where=where) for query in (_INDEXED, _SCANNED))
@@ -332,7 +333,7 @@ def check_extension(version: str) -> None:
 
 def _rows(shelf: _Shelf, records: Sequence[Record], vectors: Vectors) -> list[tuple[Any, ...]]:
     """One a chunk, the last that was given; in the order of ids, so that two writers of the same wait and do not deadlock."""
-    _check(shelf, vectors, len(records))
+    check(vectors, count=len(records), dim=shelf.dim, engine=ENGINE)
     rows = {
         record.chunk.id: (
             record.chunk.id, _clean(record.chunk.document), record.chunk.content, _payload(record),
@@ -342,22 +343,6 @@ def _rows(shelf: _Shelf, records: Sequence[Record], vectors: Vectors) -> list[tu
         for record, vector in zip(records, vectors, strict=True)
     }  # fmt: skip
     return [rows[id] for id in sorted(rows)]
-
-
-def _check(shelf: _Shelf, vectors: Vectors, count: int) -> None:
-    """Raises EngineRejected: not `count` vectors of the collection's dimension, or one that is no number."""
-    if vectors.shape != (count, shelf.dim):
-        raise EngineRejected(
-            f"Vectors of shape {vectors.shape} for {count} texts, in a collection of {shelf.dim} dimensions.",
-            next_step="Run `ragline reindex NAMESPACE`: the embedder is another one than this collection was made for.",
-            engine=ENGINE,
-        )
-    if not np.isfinite(vectors).all():
-        raise EngineRejected(
-            "A vector holds NaN or infinity.",
-            next_step="Look at the embedder: it gives no number there.",
-            engine=ENGINE,
-        )
 
 
 def _upsert(shelf: _Shelf) -> str:

@@ -20,6 +20,7 @@ from ragline.errors import EngineRejected
 from ragline.protocols import Vectors
 from ragline.surrogates import encodable
 from ragline.types import AnyOf, Between, Chunk, Condition, FieldType, Groups, Hit, Metadata, Record, Scalar, Scope
+from ragline.vectors import fitting
 
 ENGINE = "vectors:pinecone"
 Json = dict[str, Any]
@@ -189,18 +190,7 @@ def sent(vectors: Vectors) -> Any:
 
 def check(shelf: Shelf, vectors: Vectors, count: int) -> None:
     """Raises EngineRejected: not `count` vectors of the collection's dimension, or one that is no number, or zero."""
-    if vectors.shape != (count, shelf.dim):
-        raise EngineRejected(
-            f"Vectors of shape {vectors.shape} for {count} texts, in a collection of {shelf.dim} dimensions.",
-            next_step="Run `ragline reindex NAMESPACE`: the embedder is another one than this collection was made for.",
-            engine=ENGINE,
-        )
-    if not np.isfinite(vectors).all():
-        raise EngineRejected(
-            "A vector holds NaN or infinity.",
-            next_step="Look at the embedder: it gives no number there.",
-            engine=ENGINE,
-        )
+    fitting.check(vectors, count=count, dim=shelf.dim, engine=ENGINE)
     if not vectors.any(axis=-1).all():
         raise EngineRejected(
             "A vector is zero: it points nowhere.",
