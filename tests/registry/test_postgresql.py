@@ -280,3 +280,8 @@ async def _until_it_listens(database: Database) -> None:
 
     while not await database.read(heard):
         await asyncio.sleep(0.01)
+
+
+async def test_a_url_that_names_a_driver_is_told_so() -> None:
+    with pytest.raises(ConfigurationError, match="names a driver"):
+        await Database.open("postgresql+asyncpg://u@127.0.0.1/x")

@@ -97,6 +97,10 @@ class Database:
             raise ConfigurationError(
                 "registry: that is no URL.", next_step="Write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
             ) from error
+        if url.startswith(("postgresql+", "postgres+")):
+            raise ConfigurationError(
+                "registry: the URL names a driver.", next_step="Write postgresql:// without it: Ragline has its own."
+            )
         if backend not in ("sqlite", "postgresql", "postgres"):
             raise ConfigurationError(
                 f"registry: the scheme of {make_url(url).render_as_string()} is not known.",
