@@ -1,6 +1,6 @@
 """The registry's calls by three ways of driving SQLite, for docs/adr/0006: the same work, only the driver changes.
 
-    threads           what `registry.database` does: a call is a plain function, run whole on one thread; one writer
+    threads           what `connections.database` does: a call is a plain function, run whole on one thread; one writer
                       that commits whatever has queued
     aiosqlite         SQLAlchemy's asyncio extension: a hop to aiosqlite's thread and back for each statement, cursor
                       and fetch; the same group commit and the same pool of readers around it
@@ -28,11 +28,12 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 from bench.figures import Figure, Ground, median, show
 from ragline.clock import SystemClock
 from ragline.coalescing import Coalescer
-from ragline.registry import sqlite
+from ragline.connections import database_sqlite as sqlite
+from ragline.connections.database import MOST_PER_COMMIT, Database, Work, sqlite_url
 from ragline.registry.acceptance import Incoming, document_id
-from ragline.registry.database import MOST_PER_COMMIT, Database, Work, sqlite_url
 from ragline.registry.documents import Documents
 from ragline.registry.guard import Guard
+from ragline.registry.migrations import SCHEMA
 from ragline.registry.namespaces import Namespaces
 from ragline.types import NamespaceSettings, Space
 
@@ -73,7 +74,7 @@ class AioDatabase:
 
     @classmethod
     async def open(cls, path: Path, *, most: int) -> AioDatabase:
-        await (await Database.open(sqlite_url(path))).aclose()  # the schema
+        await (await Database.open(sqlite_url(path), SCHEMA)).aclose()  # the schema
         return cls(path, most=most)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
@@ -103,7 +104,7 @@ Way: TypeAlias = Callable[[Path], Awaitable[Driven]]
 
 
 def ways() -> dict[str, Way]:
-    found: dict[str, Way] = {"threads": lambda path: Database.open(sqlite_url(path))}
+    found: dict[str, Way] = {"threads": lambda path: Database.open(sqlite_url(path), SCHEMA)}
     try:
         import aiosqlite  # noqa: F401
     except ImportError:

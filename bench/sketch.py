@@ -19,8 +19,9 @@ import numpy as np
 from bench.serving.corpora import NAMESPACE, fill, questions
 from ragline.build import open_embedder
 from ragline.clock import SystemClock
+from ragline.connections.database import Database, sqlite_url
 from ragline.protocols import Vectors
-from ragline.registry.database import Database, sqlite_url
+from ragline.registry.migrations import SCHEMA
 from ragline.registry.namespaces import Namespaces
 from ragline.settings import Settings
 from ragline.vectors.faiss_collection import Collection
@@ -46,7 +47,7 @@ def main() -> int:
 
 async def _opened(folder: Path, asked: list[str]) -> tuple[str, Vectors]:
     """The collection's name, and the questions' vectors."""
-    database = await Database.open(sqlite_url(folder / "registry.sqlite"))
+    database = await Database.open(sqlite_url(folder / "registry.sqlite"), SCHEMA)
     epoch = (await Namespaces(database, SystemClock()).get(NAMESPACE)).epoch
     await database.aclose()
     embedder = await open_embedder(Settings(data_dir=folder))

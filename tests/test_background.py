@@ -12,7 +12,8 @@ import pytest
 
 from ragline import background
 from ragline.background import Background, Queries
-from ragline.registry.database import Database, sqlite_url
+from ragline.connections.database import Database, sqlite_url
+from ragline.registry.migrations import SCHEMA
 from ragline.system import System
 from ragline.types import Hit, SearchRequest
 from tests.house import House
@@ -137,7 +138,7 @@ async def test_the_background_runs_at_low_priority(queries: Queries) -> None:
 
 
 async def test_commits_go_between_queries(queries: Queries, tmp_path: Path) -> None:
-    database = await Database.open(sqlite_url(tmp_path / "registry.sqlite"), queries)
+    database = await Database.open(sqlite_url(tmp_path / "registry.sqlite"), SCHEMA, queries)
     order: list[str] = []
     with queries.under_way():
         commit = asyncio.create_task(database.write(lambda connection: order.append("commit")))

@@ -14,7 +14,7 @@ import pytest
 
 from ragline.build import build
 from ragline.errors import ConfigurationError, EngineRejected
-from ragline.registry.migrations import HEAD, known
+from ragline.registry.migrations import HEAD, SCHEMA
 from ragline.settings import Settings
 from ragline.system import System
 from ragline.types import LegName, Passage, SearchRequest, State, Upload
@@ -48,7 +48,9 @@ async def ask(
 
 def test_folders_are_kept_from_the_first_schema_on() -> None:
     kept = {path.name.removesuffix(".tar.xz").rpartition("-")[2] for path in FOLDERS}
-    assert min(known()) in kept <= known(), "run scripts/old_folder.py with the version before a change of the schema"
+    assert min(SCHEMA.known()) in kept <= SCHEMA.known(), (
+        "run scripts/old_folder.py with the version before a change of the schema"
+    )
 
 
 @pytest.mark.parametrize("leg", ["keyword", "dense"])
@@ -97,7 +99,7 @@ async def use_again(system: System) -> None:
 async def test_a_registry_of_a_newer_version_is_refused(folder: Path) -> None:
     with closing(sqlite3.connect(folder / "registry.sqlite")) as sql, sql:
         sql.execute("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(ConfigurationError, match="schema is at 9999") as refused:
+    with pytest.raises(ConfigurationError, match="schema of the registry is at 9999") as refused:
         await build(Settings(data_dir=folder))
     assert "Start the newer version again" in refused.value.next_step
     with closing(sqlite3.connect(folder / "registry.sqlite")) as sql:

@@ -23,9 +23,10 @@ from ragline.build import open_embedder
 from ragline.cli.server import BACKLOG, listen
 from ragline.cli.up import fast_loop
 from ragline.clock import SystemClock
+from ragline.connections.database import Database, sqlite_url
 from ragline.fusion import fuse
 from ragline.keywords.tantivy import TantivyKeywordIndex
-from ragline.registry.database import Database, sqlite_url
+from ragline.registry.migrations import SCHEMA
 from ragline.registry.namespaces import Namespaces
 from ragline.settings import Settings
 from ragline.types import Fusion, Scope
@@ -35,7 +36,7 @@ CANDIDATES, TOP_K = 50, 10
 
 
 async def serve(folder: Path, name: str) -> None:
-    database = await Database.open(sqlite_url(folder / "registry.sqlite"))
+    database = await Database.open(sqlite_url(folder / "registry.sqlite"), SCHEMA)
     epoch = (await Namespaces(database, SystemClock()).get(name)).epoch
     await database.aclose()
     embedder = await open_embedder(Settings(data_dir=folder))

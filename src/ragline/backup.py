@@ -22,10 +22,10 @@ from pathlib import Path, PurePosixPath
 from ragline import __version__
 from ragline.blobs import KeepingBlobs
 from ragline.clock import Clock
+from ragline.connections.database import Database
 from ragline.contents import off_loop
 from ragline.errors import InvalidRequest
-from ragline.registry.database import Database
-from ragline.registry.migrations import HEAD, known
+from ragline.registry.migrations import HEAD, SCHEMA
 from ragline.registry.snapshot import Snapshot, take
 
 FORMAT = 1
@@ -197,7 +197,7 @@ def _manifest(path: Path, name: str, data: bytes) -> Manifest:
         told = json.loads(data)
         if told["kind"] != KIND:
             raise _foreign(path)
-        if told["format"] > FORMAT or told["schema"] not in known():
+        if told["format"] > FORMAT or told["schema"] not in SCHEMA.known():
             raise InvalidRequest(
                 f"{path} was made by Ragline {told['ragline']}, which is newer than this one, {__version__}.",
                 next_step=f"Restore it with Ragline {told['ragline']} or a newer one.",

@@ -17,6 +17,7 @@ from ragline.background import Background, Queries
 from ragline.batching import BatchingEmbedder
 from ragline.blobs import KeepingBlobs, open_blobs
 from ragline.clock import SystemClock
+from ragline.connections.database import Database, sqlite_url
 from ragline.contents import Contents
 from ragline.engines import no_adapter
 from ragline.epochs import Epochs
@@ -31,11 +32,11 @@ from ragline.mending import Mending
 from ragline.protocols import Blobs, ChunkLog, Embedder, Generator, KeywordIndex, Parser, Reranker, VectorStore
 from ragline.query import Search
 from ragline.registry.claims import Claims
-from ragline.registry.database import Database, sqlite_url
 from ragline.registry.documents import Documents
 from ragline.registry.guard import Guard
 from ragline.registry.keys import Keys
 from ragline.registry.members import Members as MemberRows
+from ragline.registry.migrations import SCHEMA
 from ragline.registry.namespaces import Namespaces
 from ragline.registry.sources import Sources
 from ragline.registry.upkeep import Upkeep
@@ -64,7 +65,7 @@ async def build(settings: Settings) -> System:
     closers: list[Callable[[], Awaitable[None]]] = []
     try:
         database = await Database.open(
-            settings.registry or sqlite_url(settings.data_dir.absolute() / "registry.sqlite"), queries
+            settings.registry or sqlite_url(settings.data_dir.absolute() / "registry.sqlite"), SCHEMA, queries
         )
         closers.append(database.aclose)
         vectors = open_vectors(settings)

@@ -24,11 +24,14 @@ from ragline.types import (
     Metadata,
     Parsed,
     Prompt,
+    QueueName,
     Record,
     Scope,
     Space,
     Token,
     Topic,
+    Wake,
+    WebhookDelivery,
 )
 
 Vectors: TypeAlias = NDArray[np.float32]
@@ -273,3 +276,54 @@ class Parser(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+class JobQueue(Protocol):
+    """Wakes workers up, and no more: a job store holds the jobs, and its claim decides who does which.
+
+    Delivery: at least once, in any order, late, twice, and now and then not at all: workers also look by the clock.
+    """
+
+    async def notify(self, queue: QueueName, job: str) -> None:
+        """Work on `job` is due. Raises EngineError: nobody was told; the job is found by the clock all the same."""
+        ...
+
+    async def wait(self, queue: QueueName, *, most: int, within_s: float) -> list[Wake]:
+        """The next words, at most `most`; none: nothing came within `within_s`. A call that is cancelled loses none for good:
+        they come again."""
+        ...
+
+    async def settle(self, queue: QueueName, wakes: Sequence[Wake]) -> None:
+        """These were looked after: their jobs are claimed, or nothing was due. What is never settled comes again."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class WebhookOutbox(Protocol):
+    """Deliveries that are due, kept by the job store beside the jobs: a job that ends puts its own here in the same commit.
+
+    Fence:  `attempt` names the try that a claim began; what an older one has to say is refused, and False comes back.
+    """
+
+    async def claim_deliveries(self, *, most: int, lease_s: float) -> list[WebhookDelivery]:
+        """Due ones, each now on its next attempt and this caller's until its lease ends."""
+        ...
+
+    async def delivered(self, id: str, attempt: int, *, status: int) -> bool: ...
+
+    async def put_off_delivery(
+        self, id: str, attempt: int, *, after_s: float, status: int | None, error: str
+    ) -> bool: ...
+
+    async def bury_delivery(self, id: str, attempt: int, *, status: int | None, error: str) -> bool:
+        """Given up: `state` is ``dead``."""
+        ...
+
+    async def deliveries(self, *, principal: str | None, state: str | None, most: int) -> list[WebhookDelivery]:
+        """Newest first. `principal` None: of everybody."""
+        ...
+
+    async def replay_delivery(self, id: str, *, principal: str | None) -> WebhookDelivery:
+        """Due at once, with the same id and body. Raises NotFound."""
+        ...

@@ -13,6 +13,7 @@ from ragline.answer import Answers
 from ragline.audit import Audit
 from ragline.blobs import KeepingBlobs
 from ragline.clock import Clock
+from ragline.connections.database import Database
 from ragline.contents import Contents
 from ragline.epochs import Epochs
 from ragline.errors import EngineError
@@ -23,7 +24,6 @@ from ragline.mending import Mending
 from ragline.protocols import ChunkLog, Embedder, KeywordIndex, VectorStore
 from ragline.query import Search
 from ragline.registry.claims import Claims
-from ragline.registry.database import Database
 from ragline.registry.documents import Documents
 from ragline.registry.keys import Keys
 from ragline.registry.members import Members

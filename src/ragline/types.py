@@ -491,3 +491,52 @@ class Answer:
     degraded: tuple[str, ...]
     usage: Usage
     timings_ms: Mapping[str, float]
+
+
+# ── jobs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class JobState(StrEnum):
+    """Where an accepted question stands. `GENERATING`: it has its passages, and waits for its answer or gets it."""
+
+    QUEUED = "queued"
+    RETRIEVING = "retrieving"
+    GENERATING = "generating"
+    DONE = "done"
+    FAILED = "failed"
+
+
+QueueName: TypeAlias = Literal["retrieval", "generation"]
+"""Two, so that a saturated LLM never slows retrieval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """A word from a queue that work may be due. `token` is the queue's own, by which it is settled."""
+
+    job: str
+    token: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookDelivery:
+    """What is to be told to whoever asked for it, once.
+
+    id:      the `webhook-id`, constant over retries.   body: the bytes that are signed and sent.
+    attempt: number of this try, from 1; a later try refuses what an earlier one has to say.
+    state:   ``waiting``, ``delivered``, or ``dead``: given up, to be replayed by hand.
+    status:  HTTP status of the last answer, None: there was none.
+    Units:   times in seconds since 1970.
+    """
+
+    id: str
+    job: str
+    principal: str
+    url: str
+    body: bytes
+    attempt: int
+    state: Literal["waiting", "delivered", "dead"]
+    created_at: float
+    due_at: float
+    status: int | None = None
+    error: str = ""

@@ -16,11 +16,11 @@ import structlog
 
 from ragline import metrics
 from ragline.clock import Clock
+from ragline.connections.database import Database
 from ragline.errors import DocumentRejected, EngineError, EngineUnavailable, RaglineError, Reason
 from ragline.findings import Limits
 from ragline.ingest import Ingest
 from ragline.registry.claims import Claims
-from ragline.registry.database import Database
 from ragline.registry.rows import AWAY, INTERRUPTED
 from ragline.settings import IngestSettings
 from ragline.types import Document, State

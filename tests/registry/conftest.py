@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ragline.registry.database import sqlite_url
+from ragline.connections.database import sqlite_url
 from tests.engines.postgres import Postgres
 
 

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event
 
+from ragline.connections.database import Database
 from ragline.errors import NotFound, Reason
 from ragline.registry.acceptance import Accepted, Incoming
 from ragline.registry.claims import Claims
-from ragline.registry.database import Database
 from ragline.registry.documents import Documents
 from ragline.registry.guard import Guard
 from ragline.registry.members import Members
+from ragline.registry.migrations import SCHEMA
 from ragline.registry.namespaces import Namespaces
 from ragline.registry.tables import DUE, documents
 from ragline.types import Document, FieldType, NamespaceSettings, Space, State
@@ -81,7 +82,7 @@ class Registry:
 
 @pytest.fixture
 async def registry(registry_url: str) -> AsyncIterator[Registry]:
-    database = await Database.open(registry_url)
+    database = await Database.open(registry_url, SCHEMA)
     registry = Registry(database, HandClock())
     epoch = await registry.namespaces.plan_epoch("n", SPACE, {"year": FieldType.INTEGER})
     await registry.namespaces.create(NamespaceSettings(), epoch)

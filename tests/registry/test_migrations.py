@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, event
 
-import ragline.registry.migrations as migrations
 from ragline.clock import SystemClock
-from ragline.registry.database import Database, sqlite_url
+from ragline.connections.database import Database, sqlite_url
+from ragline.connections.schema import ENVIRONMENT
 from ragline.registry.documents import Documents
+from ragline.registry.migrations import SCHEMA
 from ragline.registry.tables import metadata
 from ragline.types import State
 
@@ -29,7 +31,7 @@ VALUES ('d1', 'n', 'a.txt', 'A', 1, 'x', 'x', 1, 1, 1, '[]', 0, 'indexed', 0, 0,
 
 async def test_the_migrations_make_what_the_tables_say(tmp_path: Path) -> None:
     url = sqlite_url(tmp_path / "registry.sqlite")
-    await (await Database.open(url)).aclose()
+    await (await Database.open(url, SCHEMA)).aclose()
     engine = create_engine(url)
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": False})
@@ -39,19 +41,19 @@ async def test_the_migrations_make_what_the_tables_say(tmp_path: Path) -> None:
 
 def test_head_is_the_newest_revision() -> None:
     config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-    assert ScriptDirectory.from_config(config).get_current_head() == migrations.HEAD
+    config.set_main_option("script_location", str(ENVIRONMENT))
+    config.set_main_option("version_locations", str(SCHEMA.folder))
+    config.set_main_option("path_separator", "newline")
+    assert ScriptDirectory.from_config(config).get_current_head() == SCHEMA.head
 
 
-async def test_a_file_of_the_first_version_is_brought_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_of_the_first_version_is_brought_forward(tmp_path: Path) -> None:
     path = tmp_path / "registry.sqlite"
-    with monkeypatch.context() as first:
-        first.setattr(migrations, "HEAD", "0001")
-        migrations.upgrade(sqlite_url(path), None)
+    replace(SCHEMA, head="0001").upgrade(sqlite_url(path), None)
     with sqlite3.connect(path) as connection:
         connection.execute(_OLD)
     connection.close()
-    database = await Database.open(sqlite_url(path))
+    database = await Database.open(sqlite_url(path), SCHEMA)
     try:
         found = await Documents(database, SystemClock()).get("n", "d1")
     finally:
@@ -66,26 +68,22 @@ async def test_a_file_of_the_first_version_is_brought_forward(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("start", [None, "0001"])
-def test_an_upgrade_that_ends_at_any_statement_is_begun_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str | None
-) -> None:
+def test_an_upgrade_that_ends_at_any_statement_is_begun_again(tmp_path: Path, start: str | None) -> None:
     fresh = tmp_path / "fresh.sqlite"
-    migrations.upgrade(sqlite_url(fresh), None)
+    SCHEMA.upgrade(sqlite_url(fresh), None)
     number = 0
     while True:
         number += 1
         path = tmp_path / f"{number}.sqlite"
         if start:
-            with monkeypatch.context() as first:
-                first.setattr(migrations, "HEAD", start)
-                migrations.upgrade(sqlite_url(path), None)
+            replace(SCHEMA, head=start).upgrade(sqlite_url(path), None)
         before = schema(path)
         try:
             with ending_at(number):
-                migrations.upgrade(sqlite_url(path), start)
+                SCHEMA.upgrade(sqlite_url(path), start)
         except _Ended:
             assert schema(path) == before, f"statement {number} left half a schema"
-            migrations.upgrade(sqlite_url(path), start)
+            SCHEMA.upgrade(sqlite_url(path), start)
             assert schema(path) == schema(fresh)
         else:
             break

@@ -12,14 +12,16 @@ import asyncpg
 import pytest
 from sqlalchemy import Connection, select, text
 
+from ragline.connections.database import Database
+from ragline.connections.database_postgresql import READERS
 from ragline.connections.postgresql import AWAY, COMMAND_S, OLDEST, REFUSED, check_version, failure, settings_of
 from ragline.errors import ConfigurationError, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
 from ragline.registry import migrations
 from ragline.registry.acceptance import Incoming
 from ragline.registry.claims import Claims
-from ragline.registry.database import Database
 from ragline.registry.documents import Documents
 from ragline.registry.guard import Guard
+from ragline.registry.migrations import SCHEMA
 from ragline.registry.namespaces import Namespaces
 from ragline.registry.tables import namespaces
 from ragline.types import NamespaceSettings, Space
@@ -59,7 +61,7 @@ async def url(postgres: Postgres) -> str:
 async def processes(url: str) -> AsyncIterator[list[Process]]:
     """Three on one registry, begun at the same moment on an empty database."""
     async with AsyncExitStack() as open_ones:
-        databases = await asyncio.gather(*(Database.open(url) for _ in range(3)))
+        databases = await asyncio.gather(*(Database.open(url, SCHEMA) for _ in range(3)))
         for database in databases:
             open_ones.push_async_callback(database.aclose)
         found = [Process(database) for database in databases]
@@ -167,7 +169,7 @@ async def test_a_server_that_was_restarted_is_found_again(postgres: Postgres, pr
 async def test_who_listens_listens_again_after_the_connection_was_lost(
     postgres: Postgres, url: str, processes: list[Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ragline.registry.postgresql.LISTEN_AGAIN_S", 0.01)
+    monkeypatch.setattr("ragline.connections.database_postgresql.LISTEN_AGAIN_S", 0.01)
     other = processes[1].database
     await other.read(lambda connection: None)
     await _until_it_listens(other)
@@ -184,14 +186,14 @@ async def test_a_wrong_password_is_said_to_be_one(postgres: Postgres, url: str) 
         f"DO $$ BEGIN CREATE ROLE {GUARDED} LOGIN PASSWORD 'right'; EXCEPTION WHEN OTHERS THEN NULL; END $$"
     )
     with pytest.raises(ConfigurationError, match="refuses the password") as refused:
-        await Database.open(url.replace("postgres@", f"{GUARDED}:wrong@"))
+        await Database.open(url.replace("postgres@", f"{GUARDED}:wrong@"), SCHEMA)
     assert "wrong" not in refused.value.message.replace("wrong password", "")
     assert "user and the password" in refused.value.next_step
 
 
 async def test_a_database_that_is_not_there(postgres: Postgres) -> None:
     with pytest.raises(ConfigurationError, match="does not exist") as refused:
-        await Database.open(f"{postgres.url}/nothing")
+        await Database.open(f"{postgres.url}/nothing", SCHEMA)
     assert "CREATE DATABASE" in refused.value.next_step
 
 
@@ -199,19 +201,19 @@ async def test_a_wrong_port(postgres: Postgres) -> None:
     from tests.engines.server import free_port
 
     with pytest.raises(EngineUnavailable, match="not reached") as away:
-        await Database.open(f"postgresql://postgres@127.0.0.1:{free_port()}/x")
+        await Database.open(f"postgresql://postgres@127.0.0.1:{free_port()}/x", SCHEMA)
     assert "host and port" in away.value.next_step
 
 
 async def test_encryption_that_the_server_does_not_have(url: str) -> None:
     with pytest.raises(ConfigurationError, match="encrypted connection"):
-        await Database.open(f"{url}?sslmode=require")
+        await Database.open(f"{url}?sslmode=require", SCHEMA)
 
 
 async def test_a_schema_of_a_newer_version_is_left_alone(url: str, processes: list[Process]) -> None:
     await processes[0].database.write(lambda c: c.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(ConfigurationError, match="9999"):
-        await Database.open(url)
+        await Database.open(url, SCHEMA)
 
 
 async def test_a_dropped_table_is_said_to_be_gone(processes: list[Process]) -> None:
@@ -284,4 +286,25 @@ async def _until_it_listens(database: Database) -> None:
 
 async def test_a_url_that_names_a_driver_is_told_so() -> None:
     with pytest.raises(ConfigurationError, match="names a driver"):
-        await Database.open("postgresql+asyncpg://u@127.0.0.1/x")
+        await Database.open("postgresql+asyncpg://u@127.0.0.1/x", SCHEMA)
+
+
+async def test_a_read_that_finds_no_free_connection_says_so(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is silent holds every connection: who comes next learns that it does not answer, and soon."""
+    monkeypatch.setattr("ragline.connections.database_postgresql.READER_S", 0.1)
+    database = await Database.open(url, SCHEMA)
+    holder = await asyncpg.connect(url)
+    try:
+        await holder.execute("SELECT pg_advisory_lock(1)")
+        waits = "SELECT pg_advisory_lock(1), pg_advisory_unlock(1)"
+        held = [asyncio.create_task(database.read(lambda c: c.exec_driver_sql(waits).all())) for _ in range(READERS)]
+        count = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        while await holder.fetchval(count) < READERS:
+            await asyncio.sleep(0.01)
+        with pytest.raises(EngineTimeout, match="No connection to PostgreSQL came free"):
+            await database.read(lambda c: c.exec_driver_sql("SELECT 1").all())
+        await holder.execute("SELECT pg_advisory_unlock(1)")
+        await asyncio.gather(*held)
+    finally:
+        await holder.close()
+        await database.aclose()

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from ragline.connections.database import Database
 from ragline.errors import ConfigurationError
 from ragline.registry.acceptance import Accepted, Incoming
 from ragline.registry.claims import Claims
-from ragline.registry.database import Database
 from ragline.registry.documents import Documents
 from ragline.registry.members import Members
+from ragline.registry.migrations import SCHEMA
 from ragline.registry.namespaces import Namespaces
 from ragline.registry.rows import tell
 from ragline.registry.upkeep import HISTORY_KEPT, Upkeep
@@ -61,7 +62,7 @@ class Registry:
 
 @pytest.fixture
 async def registry(registry_url: str) -> AsyncIterator[Registry]:
-    database = await Database.open(registry_url)
+    database = await Database.open(registry_url, SCHEMA)
     registry = Registry(database)
     epoch = await registry.namespaces.plan_epoch("n", SPACE, {})
     await registry.namespaces.create(NamespaceSettings(), epoch)

@@ -211,14 +211,15 @@ async def _stores(settings: Settings) -> list[Finding]:
 
 async def _registry(settings: Settings) -> Finding:
     from ragline.clock import SystemClock
-    from ragline.registry.database import Database, sqlite_url
+    from ragline.connections.database import Database, sqlite_url
     from ragline.registry.documents import Documents
+    from ragline.registry.migrations import SCHEMA
     from ragline.registry.namespaces import Namespaces
 
     path = settings.data_dir.absolute() / "registry.sqlite"
     if not settings.registry and not path.exists():
         return Finding("registry", "ok", f"{path} is not there yet", "`ragline up` makes it.")
-    database = await Database.open(settings.registry or sqlite_url(path))
+    database = await Database.open(settings.registry or sqlite_url(path), SCHEMA)
     try:
         names = await Namespaces(database, SystemClock()).all()
         waiting = await Documents(database, SystemClock()).waiting()

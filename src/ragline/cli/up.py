@@ -153,13 +153,14 @@ async def _embedder(
     from ragline.build import merged, open_embedder
     from ragline.cli.server import listen
     from ragline.clock import SystemClock
-    from ragline.registry.database import Database, sqlite_url
+    from ragline.connections.database import Database, sqlite_url
     from ragline.registry.keys import Keys
+    from ragline.registry.migrations import SCHEMA
 
     registry = settings.data_dir.absolute() / "registry.sqlite"
     with listen(settings.http.host, settings.http.port) as listener, tempfile.TemporaryDirectory() as empty:
         none = Path(empty, "registry.sqlite")
-        database = await Database.open(settings.registry or sqlite_url(registry if registry.exists() else none))
+        database = await Database.open(settings.registry or sqlite_url(registry if registry.exists() else none), SCHEMA)
         try:
             clock = SystemClock()
             keys = Keys(database, clock)

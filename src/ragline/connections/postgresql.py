@@ -14,6 +14,7 @@ from typing import Any
 import asyncpg
 from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnection
 
 from ragline.errors import ConfigurationError, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
 
@@ -109,6 +110,12 @@ def failure(error: BaseException, *, engine: str) -> EngineError:
         error = cause or error.orig or error
     words = " ".join(str(error).split())[:300] or type(error).__name__
     state = getattr(error, "sqlstate", None) or ""
+    if isinstance(error, NoConnection):
+        return EngineTimeout(
+            f"No connection to PostgreSQL came free ({words}).",
+            next_step="The server is slow, or silent: look at its load and its locks.",
+            engine=engine,
+        )
     if isinstance(error, TimeoutError):
         return EngineTimeout(
             f"PostgreSQL did not answer in time ({words}).", next_step="Look at its load and its locks.", engine=engine

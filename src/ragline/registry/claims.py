@@ -9,8 +9,8 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from ragline.clock import Clock
+from ragline.connections.database import Database
 from ragline.errors import Reason
-from ragline.registry.database import Database
 from ragline.registry.rows import (
     CLAIM,
     END_LEASES,

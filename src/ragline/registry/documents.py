@@ -17,9 +17,9 @@ from typing import Any, cast
 from sqlalchemy import Connection, Row, func, literal, select
 
 from ragline.clock import Clock
+from ragline.connections.database import Database
 from ragline.registry import sources
 from ragline.registry.acceptance import Accepted, Incoming, accept, bury, document_id, drop, fingerprint, inside
-from ragline.registry.database import Database
 from ragline.registry.namespaces import settings_from
 from ragline.registry.rows import (
     SETTINGS,

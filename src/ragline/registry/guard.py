@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ragline.registry.database import Database
+from ragline.connections.database import Database
 from ragline.registry.rows import GUARD, unknown_namespace
 from ragline.types import Groups
 

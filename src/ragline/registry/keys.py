@@ -14,8 +14,8 @@ from typing import Any
 from sqlalchemy import Connection, insert, literal, select, update
 
 from ragline.clock import Clock
+from ragline.connections.database import Database
 from ragline.errors import NotFound, Unauthenticated
-from ragline.registry.database import Database
 from ragline.registry.tables import keys
 from ragline.types import Caller, Groups, Role
 

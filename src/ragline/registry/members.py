@@ -12,9 +12,9 @@ from dataclasses import replace
 from sqlalchemy import Connection, bindparam, func, select, update
 
 from ragline.clock import Clock
+from ragline.connections.database import Database
 from ragline.errors import Conflict
 from ragline.registry.acceptance import INSIDE, Incoming, Tie, accept_all, bury, direct, inside
-from ragline.registry.database import Database
 from ragline.registry.rows import LOOK_MINE, UPDATE, mine, rows_of, tell
 from ragline.registry.tables import IS_MEMBER, documents
 from ragline.types import Document, Namespace, State

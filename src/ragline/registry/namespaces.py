@@ -12,8 +12,8 @@ from typing import Any
 from sqlalchemy import LABEL_STYLE_TABLENAME_PLUS_COL, ColumnElement, Connection, Update, delete, insert, select, update
 
 from ragline.clock import Clock
+from ragline.connections.database import Database
 from ragline.errors import Conflict, InvalidRequest, NotFound
-from ragline.registry.database import Database
 from ragline.registry.tables import documents, epochs, history, namespaces, synced
 from ragline.types import Epoch, FieldType, Fusion, Namespace, NamespaceSettings, Space
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from ragline.connections.database import Database
 from ragline.errors import EngineUnavailable
-from ragline.registry.database import Database
 
 DOCUMENTS = """
 SELECT n.name || '-' || n.uid || '/' || d.id, d.blob, d.live_blob

@@ -14,8 +14,8 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from ragline.clock import Clock
+from ragline.connections.database import Database
 from ragline.errors import Conflict
-from ragline.registry.database import Database
 from ragline.registry.rows import parts
 from ragline.registry.tables import documents, synced
 from ragline.types import State

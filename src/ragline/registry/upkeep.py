@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, bindparam, delete, func, select
 
 from ragline.clock import Clock
-from ragline.registry.database import Database
+from ragline.connections.database import Database
 from ragline.registry.rows import SWEEP_NOW, SWEPT, document_of
 from ragline.registry.tables import DUE, documents, epochs, history
 from ragline.types import Document, State

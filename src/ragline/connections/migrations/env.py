@@ -10,18 +10,19 @@ from alembic import context
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.pool import NullPool
 
-from ragline.registry.sqlite import begin_by_hand
-from ragline.registry.tables import metadata
+from ragline.connections.database_sqlite import begin_by_hand
 
 
 def migrate(connection: Connection) -> None:
     context.configure(
-        connection=connection, target_metadata=metadata, render_as_batch=True, transactional_ddl=True
+        connection=connection, target_metadata=schema.metadata, version_table=schema.version_table,
+        render_as_batch=True, transactional_ddl=True,
     )  # fmt: skip
     with context.begin_transaction():
         context.run_migrations()
 
 
+schema = context.config.attributes["schema"]
 given = context.config.attributes["connection"]
 if given is not None:
     migrate(given)

@@ -1,4 +1,4 @@
-"""The registry in PostgreSQL: many processes, each with the same works as on SQLite (docs/adr/0011-postgresql.md).
+"""A database in PostgreSQL: many processes, each with the same works as on SQLite (docs/adr/0011-postgresql.md).
 
 Works are functions of a connection that read, then write what they have read about. Two processes that did so side by side
 would each overwrite the other's. So one writes at a time, across all of them, as on SQLite: a lock of the transaction; what
@@ -17,38 +17,49 @@ import asyncpg
 import structlog
 from sqlalchemy import URL, Connection, make_url, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from ragline.connections.postgresql import asyncpg_url, check_version, failure, settings_of
+from ragline.connections.schema import Schema
 from ragline.errors import EngineRejected, RaglineError
-from ragline.registry.migrations import upgrade
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
+FAILURES = (DBAPIError, NoConnection, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+
 READERS = 8
 """Connections that read, for each process; one more writes, one claims, one listens."""
 
-LOCK = text("SELECT pg_advisory_xact_lock(7263746900)")
-"""Of whoever writes; the number is only ours."""
-
-CHANNEL = "ragline_registry"
-TELL = text(f"SELECT pg_notify('{CHANNEL}', '')")
+READER_S, WRITER_S = 2.0, 10.0
+"""Longest wait for one of them: as many readers are not at work at once but when the server is slow, and a query has a
+deadline; writers take turns."""
 
 LISTEN_AGAIN_S = 1.0
 """After the listening connection was lost. Meanwhile workers look by the clock."""
 
 
 class Postgresql:
-    """`told`: is called whenever another process, or this one, has committed."""
+    """`schema.lock`: of whoever writes. `told`: is called whenever another process, or this one, has committed."""
 
     alone = False
 
-    def __init__(self, url: str, told: Callable[[], None]) -> None:
+    def __init__(self, url: str, schema: Schema, told: Callable[[], None]) -> None:
+        self._schema = schema
+        self._lock = text(f"SELECT pg_advisory_xact_lock({schema.lock})")
+        self._channel = f"ragline_{schema.name}"
+        self._tell = text(f"SELECT pg_notify('{self._channel}', '')")
         self._url = asyncpg_url(make_url(url))
         options = {"connect_args": settings_of(make_url(url)), "pool_pre_ping": True}
-        reading = {**options, "pool_size": READERS, "max_overflow": 0, "isolation_level": "AUTOCOMMIT"}
-        self._engine = create_async_engine(self._url, pool_size=2, max_overflow=0, **options)
+        reading = {
+            **options,
+            "pool_size": READERS,
+            "max_overflow": 0,
+            "isolation_level": "AUTOCOMMIT",
+            "pool_timeout": READER_S,
+        }
+        self._engine = create_async_engine(self._url, pool_size=2, max_overflow=0, pool_timeout=WRITER_S, **options)
         self._reading = create_async_engine(self._url, **reading)
         self._told = told
         self._listening: asyncio.Task[None] | None = None
@@ -57,8 +68,8 @@ class Postgresql:
         """Of several processes that start together one does it, and the others find it done."""
 
         def work(connection: Connection) -> None:
-            connection.execute(LOCK)
-            upgrade(self._url.render_as_string(hide_password=False), at, connection)
+            connection.execute(self._lock)
+            self._schema.upgrade(self._url.render_as_string(hide_password=False), at, connection)
 
         await self._in_transaction(work)
 
@@ -75,14 +86,14 @@ class Postgresql:
                 return await connection.run_sync(work)
         except RaglineError:
             raise
-        except (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            raise failure(error, engine="registry") from error
+        except FAILURES as error:
+            raise failure(error, engine=self._schema.name) from error
 
     async def commit(self, work: Callable[[Connection], T]) -> T:
         def locked(connection: Connection) -> T:
-            connection.execute(LOCK)
+            connection.execute(self._lock)
             result = work(connection)
-            connection.execute(TELL)
+            connection.execute(self._tell)
             return result
 
         return await self._in_transaction(locked)
@@ -93,9 +104,9 @@ class Postgresql:
 
     async def snapshot(self, path: Path) -> None:
         raise EngineRejected(
-            "A registry in PostgreSQL is not copied by Ragline.",
+            f"A {self._schema.name} database in PostgreSQL is not copied by Ragline.",
             next_step="Copy the database with pg_dump, then the blobs, in this order: what the registry names is then there.",
-            engine="registry",
+            engine=self._schema.name,
         )
 
     async def aclose(self) -> None:
@@ -112,8 +123,8 @@ class Postgresql:
                 return await connection.run_sync(work)
         except RaglineError:
             raise
-        except (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            raise failure(error, engine="registry") from error
+        except FAILURES as error:
+            raise failure(error, engine=self._schema.name) from error
 
     def _listen(self) -> None:
         if self._listening is None or self._listening.done():
@@ -127,7 +138,7 @@ class Postgresql:
             try:
                 connection = await asyncpg.connect(_dsn(self._url), **settings_of(self._url))
                 connection.add_termination_listener(lambda _, lost=lost: lost.set())
-                await connection.add_listener(CHANNEL, lambda *_: self._told())
+                await connection.add_listener(self._channel, lambda *_: self._told())
                 self._told()  # of what came while nobody listened
                 await lost.wait()
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:

@@ -18,6 +18,8 @@ from sqlalchemy.exc import ArgumentError
 
 from ragline.background import Queries
 from ragline.coalescing import Coalescer
+from ragline.connections.database_sqlite import Sqlite
+from ragline.connections.schema import Schema
 from ragline.errors import (
     ConfigurationError,
     EngineRejected,
@@ -26,8 +28,6 @@ from ragline.errors import (
     MissingDependency,
     RaglineError,
 )
-from ragline.registry.migrations import HEAD
-from ragline.registry.sqlite import Sqlite
 
 T = TypeVar("T")
 Work = Callable[[Connection], Any]
@@ -59,7 +59,8 @@ class Driver(Protocol):
 class Database:
     """Connections, the one writer, and a pulse after every commit."""
 
-    def __init__(self, url: str, queries: Queries) -> None:
+    def __init__(self, url: str, schema: Schema, queries: Queries) -> None:
+        self._schema = schema
         self._committed = asyncio.Event()
         self.commits = 0
         """Commits so far, of this process, and of the others where there are; take it before you look, then wait for the next
@@ -72,20 +73,20 @@ class Database:
 
     def _connect(self, url: str, queries: Queries) -> Driver:
         if not url.startswith(("postgresql://", "postgres://")):
-            return Sqlite(url, queries)
+            return Sqlite(url, self._schema, queries)
         try:
-            from ragline.registry.postgresql import Postgresql
+            from ragline.connections.database_postgresql import Postgresql
         except ImportError as error:
             raise MissingDependency(
-                f"registry: PostgreSQL needs a package that is missing: {error}.",
+                f"{self._schema.name}: PostgreSQL needs a package that is missing: {error}.",
                 next_step="Run `pip install 'ragline[postgresql]'`.",
             ) from error
-        driver = Postgresql(url.replace("postgres://", "postgresql://", 1), self._told)
+        driver = Postgresql(url.replace("postgres://", "postgresql://", 1), self._schema, self._told)
         self._apart = driver.apart
         return driver
 
     @classmethod
-    async def open(cls, url: str, queries: Queries | None = None) -> Database:
+    async def open(cls, url: str, schema: Schema, queries: Queries | None = None) -> Database:
         """Connect and bring the schema up to date.
 
         Raises:  ConfigurationError: the URL is not one we know, the server refuses us, or the schema is newer than this
@@ -95,23 +96,25 @@ class Database:
             backend = make_url(url).get_backend_name()
         except ArgumentError as error:
             raise ConfigurationError(
-                "registry: that is no URL.", next_step="Write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
+                f"{schema.name}: that is no URL.",
+                next_step="Write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE.",
             ) from error
         if url.startswith(("postgresql+", "postgres+")):
             raise ConfigurationError(
-                "registry: the URL names a driver.", next_step="Write postgresql:// without it: Ragline has its own."
+                f"{schema.name}: the URL names a driver.",
+                next_step="Write postgresql:// without it: Ragline has its own.",
             )
         if backend not in ("sqlite", "postgresql", "postgres"):
             raise ConfigurationError(
-                f"registry: the scheme of {make_url(url).render_as_string()} is not known.",
-                next_step="Leave `registry` empty for SQLite in the data folder, or use postgresql://….",
+                f"{schema.name}: the scheme of {make_url(url).render_as_string()} is not known.",
+                next_step=f"Leave `{schema.name}` empty for SQLite in the data folder, or use postgresql://….",
             )
-        database = cls(url, queries or Queries())
+        database = cls(url, schema, queries or Queries())
         try:
             await database._begin()
         except EngineRejected as error:
             await database.aclose()
-            raise ConfigurationError(f"registry: {error.message}", next_step=error.next_step) from error
+            raise ConfigurationError(f"{schema.name}: {error.message}", next_step=error.next_step) from error
         except BaseException:
             await database.aclose()
             raise
@@ -120,8 +123,8 @@ class Database:
     async def _begin(self) -> None:
         if not self.alone:
             await self._driver.check()  # type: ignore[attr-defined]  # of a server only
-        at = await self.read(_schema_version)
-        if at != HEAD:
+        at = await self.read(self._schema.revision)
+        if at != self._schema.head:
             await self._driver.bring_forward(at)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
@@ -197,9 +200,3 @@ def _refusable(connection: Connection, work: Work) -> Any:
         return work(connection)
     except RaglineError as error:
         return error
-
-
-def _schema_version(connection: Connection) -> str | None:
-    if not connection.dialect.has_table(connection, "alembic_version"):
-        return None
-    return cast("str | None", connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar())

@@ -1,4 +1,4 @@
-"""The registry in SQLite: one writer, readers beside it, each work whole on one thread (docs/adr/0006)."""
+"""A database in SQLite: one writer, readers beside it, each work whole on one thread (docs/adr/0006)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import QueuePool
 
 from ragline.background import Queries
+from ragline.connections.schema import Schema
 from ragline.errors import EngineRejected, EngineUnavailable
-from ragline.registry.migrations import upgrade
 
 T = TypeVar("T")
 
@@ -26,12 +26,12 @@ READERS = 4
 
 
 class Sqlite:
-    """An embedded registry belongs to the process that holds its data folder: nobody else writes."""
+    """An embedded database belongs to the process that holds its data folder: nobody else writes."""
 
     alone = True
 
-    def __init__(self, url: str, queries: Queries) -> None:
-        self._url = url
+    def __init__(self, url: str, schema: Schema, queries: Queries) -> None:
+        self._url, self._schema = url, schema
         self._engine = create_engine(url, poolclass=QueuePool, pool_size=1, max_overflow=0)
         begin_by_hand(self._engine)
         # Readers are in no transaction at all: each statement sees the newest commit, and nothing is reset between calls.
@@ -39,23 +39,23 @@ class Sqlite:
             url, poolclass=QueuePool, pool_size=READERS, max_overflow=0, pool_reset_on_return=None,
         )  # fmt: skip
         event.listen(self._reading, "connect", _set_pragmas)
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="registry-read")
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="registry-write")
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix=f"{schema.name}-read")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix=f"{schema.name}-write")
         self._queries, self._turn = queries, threading.Lock()
 
     async def bring_forward(self, at: str | None) -> None:
-        await asyncio.to_thread(upgrade, self._url, at)
+        await asyncio.to_thread(self._schema.upgrade, self._url, at)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         def call() -> T:
-            with _translated(), self._reading.connect() as connection:
+            with _translated(self._schema.name), self._reading.connect() as connection:
                 return work(connection)
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, call)
 
     async def commit(self, work: Callable[[Connection], T]) -> T:
         def call() -> T:
-            with self._queries.between(self._turn), _translated(), self._engine.begin() as connection:
+            with self._queries.between(self._turn), _translated(self._schema.name), self._engine.begin() as connection:
                 return work(connection)
 
         return await asyncio.get_running_loop().run_in_executor(self._writer, call)
@@ -71,7 +71,9 @@ class Sqlite:
             await self.read(work)
         except sqlite3.Error as error:
             raise EngineUnavailable(
-                f"The registry was not copied: {error}.", next_step="Check the free space.", engine="registry"
+                f"The {self._schema.name} database was not copied: {error}.",
+                next_step="Check the free space.",
+                engine=self._schema.name,
             ) from error
 
     async def aclose(self) -> None:
@@ -106,19 +108,19 @@ def _set_pragmas(connection: Any, _: Any) -> None:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated(name: str) -> Iterator[None]:
     """The error table: what SQLAlchemy raises, in words of our tree."""
     try:
         yield
     except (OperationalError, InterfaceError) as error:
         raise EngineUnavailable(
-            f"The registry did not take the call: {error.orig}.",
+            f"The {name} database did not take the call: {error.orig}.",
             next_step="Check free disk space and that the database is reachable; `ragline doctor` tries it.",
-            engine="registry",
+            engine=name,
         ) from error
     except DBAPIError as error:
         raise EngineRejected(
-            f"The registry refused the call: {error.orig}.",
+            f"The {name} database refused the call: {error.orig}.",
             next_step="This is a defect of Ragline: report it with the log.",
-            engine="registry",
+            engine=name,
         ) from error
