@@ -15,7 +15,7 @@ from functools import partial
 
 from ragline import metrics
 from ragline.background import Queries
-from ragline.errors import EngineError, EngineUnavailable, InvalidRequest
+from ragline.errors import EngineError, EngineTimeout, EngineUnavailable, InvalidRequest
 from ragline.filters import parse_filters
 from ragline.fusion import fuse
 from ragline.languages import of_query, weighed
@@ -64,10 +64,25 @@ class Search:
                  the namespace was never read.
         """
         _check(request, self._settings)
-        found = await self._flights.run(_key(request), lambda: self._search(request))
+        found = await self._flights.run(_key(request), lambda: self._in_time(request))
         for step in found.degraded:
             metrics.degraded_total.labels(step).inc()
         return found
+
+    async def _in_time(self, request: SearchRequest) -> Retrieved:
+        """Whatever step hangs: nobody waits beyond the deadline of the whole."""
+        deadline_ms = self._settings.deadline_ms
+        try:
+            async with asyncio.timeout(
+                2 * deadline_ms / 1000 if request.min_sequence is not None else deadline_ms / 1000
+            ):
+                return await self._search(request)
+        except TimeoutError:
+            raise EngineTimeout(
+                f"The search was not done within {deadline_ms} ms.",
+                next_step="Look at the engines by `ragline doctor`, or raise query.deadline_ms.",
+                engine="search",
+            ) from None
 
     async def _search(self, request: SearchRequest) -> Retrieved:
         timings: dict[str, float] = {}
@@ -196,8 +211,9 @@ class Search:
         """With the registry away: the last-seen rows of documents that are open to everyone, and nothing else."""
         ids = list(dict.fromkeys(documents))
         try:
-            return await self._guard.look(namespace.name, ids)
-        except EngineError:
+            async with asyncio.timeout(self._settings.guard_deadline_ms / 1000):
+                return await self._guard.look(namespace.name, ids)
+        except (EngineError, TimeoutError):
             if "guard" not in degraded:
                 degraded.append("guard")
             return GuardView(self._guard.last_seen(ids), namespace.visible, 0)
