@@ -172,7 +172,8 @@ class IngestSettings(_Section):
     max_attempts: int = Field(
         5,
         gt=0,
-        description="Tries before a document ends `failed`; one that meets an engine which is away, silent to all or refuses our key does not count.",
+        description="Tries before a document ends `failed`; one that meets an engine which is away, silent to all or "
+        "refuses our key does not count.",
     )
     received_deadline_s: float = Field(
         4 * 3600.0, gt=0,
