@@ -16,6 +16,7 @@ from ragline.settings import IngestSettings, Settings
 from ragline.system import System
 from ragline.types import NamespaceSettings
 from tests.engines.elasticsearch import elasticsearch as elasticsearch
+from tests.engines.elasticmq import elasticmq as elasticmq
 from tests.engines.kafka import kafka as kafka
 from tests.engines.milvus import milvus as milvus
 from tests.engines.milvus import own_milvus as own_milvus
