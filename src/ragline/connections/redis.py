@@ -318,20 +318,17 @@ def code_of(error: BaseException) -> str:
 def translated(error: BaseException, what: str, *, engine: str, setting: str) -> EngineError:
     """The error of our tree that `error` is; `what`: the call, in a few words."""
     code = code_of(error)
-    if _caused_by(error, ssl.SSLError):
-        ours, reason, step = (
-            EngineRejected,
-            "TLS failed: the certificate is not trusted, or the port speaks no TLS.",
-            _TLS,
-        )
-    elif code in BY_CODE:
-        ours, reason, step = BY_CODE[code]
-    elif isinstance(error, exceptions.ConnectionError) and _caused_by(error, TimeoutError):
-        ours, reason, step = EngineTimeout, "No connection came free, or was made, in time.", _BUSY
-    else:
-        ours, reason, step = next(row for kind, row in BY_CLASS if isinstance(error, kind))
+    ours, reason, step = _row(error, code)
     word = code or type(error).__name__
     return ours(f"Redis: {what} failed. {reason} ({word})", next_step=step.format(setting=setting), engine=engine)
+
+
+def _row(error: BaseException, code: str) -> _Row:
+    if isinstance(error, exceptions.ConnectionError) and _caused_by(error, ssl.SSLError):
+        return NO_TLS
+    if isinstance(error, exceptions.ConnectionError) and _caused_by(error, TimeoutError):
+        return NOT_FREE
+    return BY_CODE.get(code) or next(row for kind, row in BY_CLASS if isinstance(error, kind))
 
 
 def _caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
