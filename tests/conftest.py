@@ -23,6 +23,8 @@ from tests.engines.milvus import own_milvus as own_milvus
 from tests.engines.pinecone import pinecone_url as pinecone_url
 from tests.engines.postgres import postgres as postgres
 from tests.engines.ragline_embedder import embedder_url as embedder_url
+from tests.engines.redis import own_redis as own_redis
+from tests.engines.redis import redis as redis
 from tests.engines.s3 import s3 as s3
 from tests.engines.s3 import s3_server as s3_server
 from tests.house import House
