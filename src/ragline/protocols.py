@@ -291,6 +291,11 @@ class JobQueue(Protocol):
     Delivery: at least once, in any order, late, twice, and now and then not at all: workers also look by the clock.
     """
 
+    async def check(self) -> None:
+        """Whether it can be worked with: for the start, and for `/readyz`. Raises EngineRejected, ConfigurationError: it never
+        will be, as it stands.  EngineError: not now."""
+        ...
+
     async def notify(self, queue: QueueName, job: str) -> None:
         """Work on `job` is due. Raises EngineError: nobody was told; the job is found by the clock all the same."""
         ...

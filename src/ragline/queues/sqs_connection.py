@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from ragline.errors import ConfigurationError, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
-from ragline.types import QueueName
+from ragline.types import QUEUES, QueueName
 
 ENGINE = "queue:sqs"
 
@@ -73,9 +73,6 @@ def options_of(url: str) -> Options:
     if (endpoint := given.get("endpoint", "")) and not re.fullmatch(r"https?://[^@\s]+", endpoint):
         raise _wrong("endpoint is no http(s):// URL without credentials", "correct it")
     return Options(region=parts.netloc, names=names, endpoint=endpoint, **words)
-
-
-QUEUES: tuple[QueueName, ...] = ("retrieval", "generation")
 
 
 def _visibility(value: str) -> int:

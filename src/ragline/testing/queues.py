@@ -70,6 +70,9 @@ class JobQueueContract:
         assert {wake.job for wake in await take(jobs, ["job-1"], queue)} == {"job-1"}
         await self.nothing_comes(jobs, queue)
 
+    async def test_it_can_be_worked_with(self, jobs: JobQueue) -> None:
+        await jobs.check()
+
     async def test_nothing_is_due(self, jobs: JobQueue) -> None:
         assert await jobs.wait("retrieval", most=5, within_s=0.0) == []
         assert await jobs.wait("retrieval", most=5, within_s=0.05) == []
@@ -175,6 +178,7 @@ class JobQueueContract:
             lambda: jobs.notify("retrieval", "job-2"),
             lambda: jobs.wait("retrieval", most=1, within_s=0.1),
             lambda: jobs.settle("retrieval", [wake]),
+            jobs.check,
         ]
         for call in calls:
             with pytest.raises(EngineUnavailable, match="closed"):
@@ -207,7 +211,7 @@ class ServedJobQueueContract(JobQueueContract):
         await two.aclose()
 
     async def test_a_server_that_is_away_is_an_error_of_our_tree(self, away: JobQueue) -> None:
-        calls: list[Callable[[], Awaitable[object]]] = [lambda: away.notify("retrieval", "job-1")]
+        calls: list[Callable[[], Awaitable[object]]] = [lambda: away.notify("retrieval", "job-1"), away.check]
         if self.ASKS:
             calls.append(lambda: away.wait("retrieval", most=1, within_s=1.0))
         for call in calls:
