@@ -15,8 +15,10 @@ from ragline.embedders.local import LocalEmbedder
 from ragline.settings import IngestSettings, Settings
 from ragline.system import System
 from ragline.types import NamespaceSettings
-from tests.engines.elasticsearch import elasticsearch as elasticsearch
+from tests.engines.cloudtasks import cloudtasks as cloudtasks
+from tests.engines.cloudtasks import cloudtasks_server as cloudtasks_server
 from tests.engines.elasticmq import elasticmq as elasticmq
+from tests.engines.elasticsearch import elasticsearch as elasticsearch
 from tests.engines.kafka import kafka as kafka
 from tests.engines.milvus import milvus as milvus
 from tests.engines.milvus import own_milvus as own_milvus

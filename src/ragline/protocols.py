@@ -312,6 +312,17 @@ class JobQueue(Protocol):
     async def aclose(self) -> None: ...
 
 
+class PushedJobQueue(JobQueue, Protocol):
+    """A queue that nobody asks: its server calls this process, whose route hands over what it says."""
+
+    async def deliver(self, queue: QueueName, text: str, *, token: str) -> bool:
+        """Give what the server says to whoever waits, and wait until it is settled. False: nobody did; let it come again.
+
+        Raises:  Unauthenticated, Forbidden: `token` does not prove that the server calls.  EngineUnavailable: nobody can tell.
+        """
+        ...
+
+
 class WebhookOutbox(Protocol):
     """Deliveries that are due, kept by the job store beside the jobs: a job that ends puts its own here in the same commit.
 

@@ -59,7 +59,7 @@ async def test_a_queue_that_is_not_there_is_named_with_the_command_that_makes_it
         lambda: jobs.wait("retrieval", most=1, within_s=0),
     ):
         with pytest.raises(EngineRejected, match="There is no such queue in eu-central-1") as refused:
-            await call()  # type: ignore[operator]
+            await call()
         assert "aws sqs create-queue --region eu-central-1 --queue-name nosuch-" in refused.value.next_step
     await jobs.aclose()
 
@@ -166,7 +166,7 @@ def test_a_wrong_url_names_what_is_wrong(url: str, words: str) -> None:
 
 def _answer(code: str, status: int) -> ClientError:
     told = {"Error": {"Code": code, "Message": f"key {SECRET}"}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    return ClientError(told, "SendMessage")  # type: ignore[arg-type]
+    return ClientError(told, "SendMessage")
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ docs/engines/redis.md describes all of it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from redis import exceptions
@@ -17,7 +16,7 @@ from redis import exceptions
 from ragline.connections.redis import RedisServer, code_of
 from ragline.errors import EngineUnavailable
 from ragline.queues.messages import job_of
-from ragline.types import QueueName, Wake
+from ragline.types import QUEUES, QueueName, Wake
 
 ENGINE = "queue:redis"
 GROUP, CONSUMER = "workers", "worker"
@@ -47,8 +46,9 @@ class RedisJobQueue:
     async def check(self) -> None:
         self._open()
         await self._server.check_version()
-        async with self._group("retrieval", "making the group"):
-            await self._make_group("retrieval")
+        for queue in QUEUES:
+            with self._server.translating("making the group"):
+                await self._make_group(queue)
 
     async def notify(self, queue: QueueName, job: str) -> None:
         self._open()
@@ -86,22 +86,18 @@ class RedisJobQueue:
 
     async def _next(self, queue: QueueName, most: int, block_s: float) -> list[Wake]:
         """What nobody was given yet."""
-        async with self._group(queue, "waiting"):
-            told: Any = await self._waiting.client.xreadgroup(
-                GROUP, CONSUMER, {self._stream(queue): ">"}, count=most,
-                block=max(1, int(block_s * 1000)) if block_s > 0 else None,
-            )  # fmt: skip
-            return await self._wakes(queue, told[0][1] if told else [])
-        return []
+        told: Any = await self._in_group(queue, "waiting", lambda: self._waiting.client.xreadgroup(
+            GROUP, CONSUMER, {self._stream(queue): ">"}, count=most,
+            block=max(1, int(block_s * 1000)) if block_s > 0 else None,
+        ))  # fmt: skip
+        return await self._wakes(queue, told[0][1]) if told else []
 
     async def _left_over(self, queue: QueueName, most: int) -> list[Wake]:
         """What somebody was given and did not settle."""
-        async with self._group(queue, "looking for what was left"):
-            told: Any = await self._server.client.xautoclaim(
-                self._stream(queue), GROUP, CONSUMER, min_idle_time=int(self._again_s * 1000), count=most
-            )
-            return await self._wakes(queue, told[1])
-        return []
+        told: Any = await self._in_group(queue, "looking for what was left", lambda: self._server.client.xautoclaim(
+            self._stream(queue), GROUP, CONSUMER, min_idle_time=int(self._again_s * 1000), count=most
+        ))  # fmt: skip
+        return await self._wakes(queue, told[1]) if told else []
 
     async def _wakes(self, queue: QueueName, entries: Sequence[tuple[bytes, dict[bytes, bytes] | None]]) -> list[Wake]:
         """The entries that are jobs; what is none, or was trimmed away meanwhile, is removed."""
@@ -123,17 +119,16 @@ class RedisJobQueue:
                 both.xdel(self._stream(queue), *tokens)
                 await both.execute()
 
-    @asynccontextmanager
-    async def _group(self, queue: QueueName, what: str) -> AsyncIterator[None]:
-        """The block needs the group; where it is gone, it is made, and the block has found nothing."""
+    async def _in_group(self, queue: QueueName, what: str, call: Callable[[], Awaitable[Any]]) -> Any:
+        """What the call says; None: its group was gone, and was made."""
         with self._server.translating(what):
             try:
-                yield
+                return await call()
             except exceptions.ResponseError as error:
                 if code_of(error) != "NOGROUP":
                     raise
                 await self._make_group(queue)
-                self._looked.pop(queue, None)
+        return None
 
     async def _make_group(self, queue: QueueName) -> None:
         """From the first entry on: what was added before the group was there is read."""
