@@ -17,6 +17,7 @@ TIMES = {
     "job_passages": ("until",),
     "job_events": ("at",),
     "job_deliveries": ("created_at", "due_at"),
+    "job_duties": ("until",),
 }
 """Every time that the tables hold."""
 

@@ -252,6 +252,18 @@ class SqlJobStore(SqlOutbox):
         found = await self._database.read(lambda c: {row[0]: row[1] for row in c.execute(rows.LENGTHS)})
         return {queue: found.get(queue, 0) for queue in QUEUES}
 
+    async def hold(self, duty: str, *, holder: str, lease_s: float) -> bool:
+        def work(connection: Connection) -> bool:
+            now = self._now(connection)
+            held = connection.execute(rows.HOLDER, {"which": duty}).first()
+            if held is not None and held.holder != holder and held.until > now:
+                return False
+            connection.execute(rows.DROP_DUTY, {"which": duty})
+            connection.execute(rows.TAKE_DUTY, {"duty": duty, "holder": holder, "until": now + lease_s})
+            return True
+
+        return await self._database.write(work)
+
     async def upkeep(self, *, events_s: float, jobs_s: float) -> int:
         await self._turn_back()
         await self._in_parts(rows.TO_FORGET, events_s, (rows.FORGET_EVENTS, rows.MARK_FORGOTTEN))

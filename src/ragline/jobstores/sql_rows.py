@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Row, bindparam, case, delete, func, insert, literal, literal_column, or_, select, update
 
-from ragline.jobstores.tables import OPEN, deliveries, events, jobs, passages
+from ragline.jobstores.tables import OPEN, deliveries, duties, events, jobs, passages
 from ragline.serialisation import load_request
 from ragline.types import Job, JobEvent, JobState, WebhookDelivery
 
@@ -139,6 +139,11 @@ DROP_OLD_PASSAGES = delete(passages).where(passages.c.until <= bindparam("now"))
 DELETE_DELIVERIES = delete(deliveries).where(
     deliveries.c.created_at <= bindparam("before"), deliveries.c.state != "waiting"
 )
+
+_DUTY = duties.c.duty == bindparam("which")
+HOLDER = select(duties.c.holder, duties.c.until).where(_DUTY)
+TAKE_DUTY = insert(duties)
+DROP_DUTY = delete(duties).where(_DUTY)
 
 # ── deliveries ───────────────────────────────────────────────────────────────────────────────────────────────────────
 

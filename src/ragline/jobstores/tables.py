@@ -92,3 +92,11 @@ WAITING = column("state") == "waiting"
 Index("ix_job_deliveries_due", deliveries.c.due_at, sqlite_where=WAITING, postgresql_where=WAITING)
 Index("ix_job_deliveries_listing", deliveries.c.principal, deliveries.c.created_at)
 Index("ix_job_deliveries_age", deliveries.c.created_at)
+
+duties = Table(
+    "job_duties",
+    metadata,
+    Column("duty", String(64), primary_key=True),
+    Column("holder", String(64), nullable=False),
+    Column("until", Float, nullable=False),
+)

@@ -480,6 +480,25 @@ class JobStoreContract:
         (delivery,) = await store.deliveries(principal=None, state=None, most=9)
         assert delivery.state == "waiting"  # nobody has got it yet
 
+    async def test_a_duty_has_one_holder(self, store: JobStore, connect: Connect, pass_time: PassTime) -> None:
+        other = await connect()
+        try:
+            asked = [(store, other)[n % 2].hold("upkeep", holder=f"p{n}", lease_s=60.0) for n in range(10)]
+            granted = await asyncio.gather(*asked)
+            assert sum(granted) == 1
+            mine = f"p{granted.index(True)}"
+            assert await other.hold("upkeep", holder=mine, lease_s=60.0)  # again, and for longer
+            await pass_time(59.0)
+            assert await store.hold("upkeep", holder=mine, lease_s=60.0)
+            await pass_time(59.0)
+            assert not await store.hold("upkeep", holder="else", lease_s=60.0)
+            assert await store.hold("another duty", holder="else", lease_s=60.0)
+            await pass_time(2.0)
+            assert await other.hold("upkeep", holder="else", lease_s=60.0)
+            assert not await store.hold("upkeep", holder=mine, lease_s=60.0)
+        finally:
+            await other.aclose()
+
     # ── the outbox ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def ended(self, store: JobStore, **given: Any) -> Job:
