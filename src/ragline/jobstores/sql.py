@@ -18,12 +18,13 @@ from ragline.background import Queries
 from ragline.clock import Clock
 from ragline.coalescing import Coalescer
 from ragline.connections.database import Database
-from ragline.errors import Conflict, Gone, NotFound, Overloaded
+from ragline.errors import Conflict, Gone, Overloaded
 from ragline.jobstores import sql_rows as rows
 from ragline.jobstores.migrations import SCHEMA
 from ragline.jobstores.sql_accepting import Accepting, room
 from ragline.jobstores.sql_outbox import SqlOutbox
 from ragline.jobstores.tables import jobs
+from ragline.jobstores.unknown import unknown_job
 from ragline.types import (
     QUEUES,
     WORKER_LOST,
@@ -83,7 +84,7 @@ class SqlJobStore(SqlOutbox):
     async def get(self, id: str) -> Job:
         row = await self._database.read(lambda c: c.execute(rows.LOOK, {"which": id}).first())
         if row is None:
-            raise _unknown(id)
+            raise unknown_job(id)
         return rows.job_of(row)
 
     async def list(self, *, principal: str | None, state: JobState | None, most: int, before: str | None) -> list[Job]:
@@ -184,7 +185,7 @@ class SqlJobStore(SqlOutbox):
         def work(connection: Connection) -> Row[Any]:
             row = connection.execute(rows.LOOK_LOCKED, {"which": id}).first()
             if row is None:
-                raise _unknown(id)
+                raise unknown_job(id)
             if row.queue is None:
                 return row
             self._end(connection, row, ending, row.attempt + 1)
@@ -196,7 +197,7 @@ class SqlJobStore(SqlOutbox):
         def work(connection: Connection) -> Row[Any]:
             row = connection.execute(rows.LOOK_LOCKED, {"which": id}).first()
             if row is None:
-                raise _unknown(id)
+                raise unknown_job(id)
             if row.state != JobState.FAILED:
                 raise Conflict(
                     f"Job {id} is {row.state}; only a failed one is begun again.",
@@ -228,7 +229,7 @@ class SqlJobStore(SqlOutbox):
             if not found:
                 about = connection.execute(rows.ABOUT, {"which": id}).first()
                 if about is None:
-                    raise _unknown(id)
+                    raise unknown_job(id)
                 if about.forgotten:
                     raise Gone(
                         f"The events of job {id} are kept no longer.",
@@ -380,7 +381,3 @@ def _of_claim(row: Row[Any], queue: QueueName) -> list[NewEvent]:
     if row.shown and queue == "generation":
         told.append(NewEvent("restarted", WORKER_LOST))
     return told
-
-
-def _unknown(id: str) -> NotFound:
-    return NotFound(f"Job {id[:80]!r} does not exist.", next_step="List yours with GET /v1/jobs.")
