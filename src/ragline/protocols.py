@@ -450,6 +450,11 @@ class JobStore(WebhookOutbox, Protocol):
         """Jobs in each queue, waiting or leased. One truth: every process says the same."""
         ...
 
+    async def hold(self, duty: str, *, holder: str, lease_s: float) -> bool:
+        """Whether `duty` is `holder`'s for the next `lease_s`: of all processes one has it, until its lease ends. The holder
+        asks again in time, and goes on holding it."""
+        ...
+
     async def upkeep(self, *, events_s: float, jobs_s: float) -> int:
         """Forget: the events of jobs that ended `events_s` ago; jobs that ended `jobs_s` ago, with deliveries that do not wait;
         passages past their time. Returns how many jobs are forgotten."""

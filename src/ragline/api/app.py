@@ -19,6 +19,7 @@ from ragline.api import (
     documents,
     embeddings,
     health,
+    jobs,
     keys,
     namespaces,
     problems,
@@ -41,7 +42,7 @@ def gateway(system: System, *, owner_token: str) -> FastAPI:
     app = _app(system.settings.http, system.keys, system.clock, owner_token, _ready(system))
     app.state.system, app.state.embedder = system, system.embedder
     # Routes are tried in this order, and most requests are searches; none shadows another.
-    for module in (search, answers, namespaces, documents, sources, keys, audit, backup, embeddings):
+    for module in (search, answers, jobs, namespaces, documents, sources, keys, audit, backup, embeddings):
         app.include_router(module.router, responses=problems.RESPONSES)
     return app
 
@@ -105,6 +106,7 @@ def _ready(system: System) -> Callable[[], Awaitable[list[str]]]:
         }  # fmt: skip
         if system.log is not None:
             engines["log"] = system.log.lag
+        engines["jobs"] = system.jobs.store.lengths
         for name, ask in engines.items():
             try:
                 await ask()

@@ -153,8 +153,8 @@ TABLE: tuple[_Row, ...] = (
 def failure(error: BaseException, what: str, name: str) -> EngineError:
     """The error of our tree that `error` is; `name`: of the queue, whole."""
     _, project, _, location, _, queue = name.split("/")
-    row = next((row for kinds, *row in TABLE if isinstance(error, kinds)), None)
-    ours, reason, step = row or (EngineError, "It failed", "It is tried again; look at the queue's page at Google.")
+    unknown: _Row = ((), EngineError, "It failed", "It is tried again; look at the queue's page at Google.")
+    _, ours, reason, step = next((row for row in TABLE if isinstance(error, row[0])), unknown)
     return ours(
         f"Cloud Tasks, queue {queue}: {what} failed. {reason} ({type(error).__name__}).",
         next_step=step.format(queue=queue, location=location, project=project), engine=ENGINE,
