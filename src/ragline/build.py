@@ -155,6 +155,7 @@ async def build(settings: Settings) -> System:
         closers.append(job_store.aclose)
         job_queue = open_job_queue(settings, clock)
         closers.append(job_queue.aclose)
+        await check_queue(job_queue)
         jobs = Jobs(
             store=job_store, queue=job_queue, search=search, answers=answers, clock=clock, settings=settings.jobs
         )
@@ -281,9 +282,26 @@ async def open_job_store(settings: Settings, clock: Clock, queries: Queries | No
 
 
 def open_job_queue(settings: Settings, clock: Clock) -> JobQueue:
-    from ragline.queues.memory import InProcessJobQueue
+    """Without a setting: Redis, where the jobs are in one; else in this process. There a word reaches the workers of this process
+    alone, and those of others find a job when they look, once a second: enough for PostgreSQL, which needs no second server then.
+    """
+    url = settings.jobs.queue or (settings.jobs_url if settings.jobs_url.startswith(("redis://", "rediss://")) else "")
+    if not url:
+        from ragline.queues.memory import InProcessJobQueue
 
-    return InProcessJobQueue(clock)
+        return InProcessJobQueue(clock)
+    opens = engines.opener("jobs.queue", engines.QUEUES, url, else_="the one in this process")
+    return cast(JobQueue, opens(url))
+
+
+async def check_queue(queue: JobQueue) -> None:
+    """The same of the job queue. Raises EngineRejected, ConfigurationError: no such queue, wrong credentials."""
+    try:
+        await queue.check()
+    except EngineRejected:
+        raise
+    except EngineError as error:
+        log.warning("queue does not answer yet", setting="jobs.queue", error=error.message)
 
 
 async def open_embedder(settings: Settings, queries: Queries | None = None, known: Collection[Space] = ()) -> Embedder:

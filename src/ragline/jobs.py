@@ -184,7 +184,9 @@ class Jobs:
             where = "for its passages" if job.queue == "retrieval" else "for its answer"
             given_s = job.deadline_at - job.created_at
             words = f"It had {given_s:.0f} s (deadline_s), and was still waiting {where}."
-            await self.fail(job, "deadline", words, "Ask again with a longer deadline_s, or once `queue_length` is shorter.")
+            await self.fail(
+                job, "deadline", words, "Ask again with a longer deadline_s, or once `queue_length` is shorter."
+            )
         return [job.id for job in overdue]
 
     async def fail(self, job: Job, reason: str, detail: str, next_step: str) -> None:

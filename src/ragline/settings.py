@@ -209,6 +209,11 @@ class JobsSettings(_Section):
         description="Job store URL, postgresql://… (docs/jobs.md); empty: beside a registry in PostgreSQL, else a SQLite file of "
         "its own in the data folder.",
     )
+    queue: str = Field(
+        "",
+        description="Job queue URL, redis[s]://… , sqs://… or cloudtasks://…: docs/engines; empty: Redis where the jobs are in one, "
+        "else in this process, and workers in others look once a second.",
+    )
     deadline_s: float = Field(600.0, gt=0, description="From acceptance to answer, where a request does not say.")
     max_deadline_s: float = Field(3600.0, gt=0, description="Longest that a request may ask for.")
     max_waiting: int = Field(
@@ -222,7 +227,9 @@ class JobsSettings(_Section):
     lease_s: float = Field(
         30.0, gt=0, le=600, description="How long a worker owns a job before another may take it; it renews in time."
     )
-    drain_s: float = Field(8.0, ge=0, description="What jobs in work still get when a worker stops; then they are given back.")
+    drain_s: float = Field(
+        8.0, ge=0, description="What jobs in work still get when a worker stops; then they are given back."
+    )
     events_retention_s: float = Field(
         86_400.0, gt=0, description="How long the events of an ended job can be read; then a 410."
     )

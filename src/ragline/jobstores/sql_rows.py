@@ -161,7 +161,9 @@ CLAIM_DELIVERY = update(deliveries).where(_THAT).values(attempt=bindparam("its_a
 SETTLE_DELIVERY = (
     update(deliveries)
     .where(_THAT, deliveries.c.attempt == bindparam("mine"), deliveries.c.state == "waiting")
-    .values(state=bindparam("its_state"), due_at=bindparam("until"), status=bindparam("its_status"), error=bindparam("why"))
+    .values(
+        state=bindparam("its_state"), due_at=bindparam("until"), status=bindparam("its_status"), error=bindparam("why")
+    )
     .returning(deliveries.c.id)
 )
 REPLAY = (

@@ -22,7 +22,7 @@ from google.auth import exceptions as auth
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcAsyncIOTransport
 
-from ragline.clock import Clock
+from ragline.clock import Clock, SystemClock
 from ragline.errors import EngineUnavailable
 from ragline.queues.cloudtasks_connection import ENGINE, failure, options_of
 from ragline.queues.cloudtasks_tokens import Tokens
@@ -51,10 +51,10 @@ class _Call:
 class CloudTasksJobQueue:
     """Connects at the first call. Raises ConfigurationError: the URL."""
 
-    def __init__(self, url: str, *, clock: Clock) -> None:
+    def __init__(self, url: str, *, clock: Clock | None = None) -> None:
         self._options = options_of(url)
-        self._clock = clock
-        self._tokens = Tokens(self._options, clock)
+        self._clock = clock or SystemClock()
+        self._tokens = Tokens(self._options, self._clock)
         self._calls: dict[QueueName, asyncio.Queue[_Call | None]] = {queue: asyncio.Queue() for queue in QUEUES}
         self._held: dict[QueueName, set[asyncio.Future[bool]]] = {queue: set() for queue in QUEUES}
         self._opening = asyncio.Lock()

@@ -356,7 +356,9 @@ class JobStoreContract:
     async def test_past_its_deadline_a_job_is_only_ended(self, store: JobStore, pass_time: PassTime) -> None:
         waiting, _ = await store.accept(order(deadline_s=60.0), ROOM)
         leased = await generating(store, deadline_s=60.0)  # one of the two: whichever came first
-        ids = {waiting.id, leased.id} | {job.id for job in await store.list(principal="ann", state=None, most=9, before=None)}
+        ids = {waiting.id, leased.id} | {
+            job.id for job in await store.list(principal="ann", state=None, most=9, before=None)
+        }
         await pass_time(61.0)
         assert await store.claim("retrieval", most=9, lease_s=LEASE_S) == []
         assert await store.claim("generation", most=9, lease_s=LEASE_S) == []
