@@ -190,7 +190,9 @@ class JobUpkeep:
     """Ends what is past its deadline. Of all processes one holds the duty to forget what is old, and to export the lengths of the
     queues: several that exported the same would be added up."""
 
-    def __init__(self, *, jobs: Jobs, workers: dict[QueueName, JobWorker], clock: Clock, settings: JobsSettings) -> None:
+    def __init__(
+        self, *, jobs: Jobs, workers: dict[QueueName, JobWorker], clock: Clock, settings: JobsSettings
+    ) -> None:
         self._jobs = jobs
         self._workers = workers
         self._clock = clock

@@ -121,11 +121,11 @@ class Jobs:
             raise unknown_job(id)
         return job
 
-    async def list(
+    async def page(
         self, caller: Caller, *, state: JobState | None, most: int, before: str | None
     ) -> tuple[list[Job], str | None]:
         """A page, and the id to go on from."""
-        found = await self.store.list(principal=caller.principal, state=state, most=most, before=before)
+        found = await self.store.page(principal=caller.principal, state=state, most=most, before=before)
         return [job for job in found if may_read(caller, job)], found[-1].id if len(found) == most else None
 
     async def cancel(self, caller: Caller, id: str) -> Job:
@@ -184,7 +184,9 @@ class Jobs:
             where = "for its passages" if job.queue == "retrieval" else "for its answer"
             given_s = job.deadline_at - job.created_at
             words = f"It had {given_s:.0f} s (deadline_s), and was still waiting {where}."
-            await self.fail(job, "deadline", words, "Ask again with a longer deadline_s, or once `queue_length` is shorter.")
+            await self.fail(
+                job, "deadline", words, "Ask again with a longer deadline_s, or once `queue_length` is shorter."
+            )
         return [job.id for job in overdue]
 
     async def fail(self, job: Job, reason: str, detail: str, next_step: str) -> None:

@@ -368,7 +368,7 @@ class JobStore(WebhookOutbox, Protocol):
         """Raises NotFound."""
         ...
 
-    async def list(self, *, principal: str | None, state: JobState | None, most: int, before: str | None) -> list[Job]:
+    async def page(self, *, principal: str | None, state: JobState | None, most: int, before: str | None) -> list[Job]:
         """Newest first, below the id `before`, without their answers. `principal` None: of everybody."""
         ...
 
@@ -414,7 +414,10 @@ class JobStore(WebhookOutbox, Protocol):
         ...
 
     async def retry(self, id: str, *, deadline_s: float, limits: JobLimits) -> Job:
-        """Begin a failed job again, from `queued`, as a newer attempt. Raises NotFound; Conflict: it has not failed; Overloaded."""
+        """Begin a failed job again, from `queued`, as a newer attempt.
+
+        Raises:  NotFound; Conflict: it has not failed; Overloaded.
+        """
         ...
 
     async def events(self, id: str, *, after: int, most: int) -> list[JobEvent]:

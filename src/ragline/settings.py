@@ -222,7 +222,9 @@ class JobsSettings(_Section):
     lease_s: float = Field(
         30.0, gt=0, le=600, description="How long a worker owns a job before another may take it; it renews in time."
     )
-    drain_s: float = Field(8.0, ge=0, description="What jobs in work still get when a worker stops; then they are given back.")
+    drain_s: float = Field(
+        8.0, ge=0, description="What jobs in work still get when a worker stops; then they are given back."
+    )
     events_retention_s: float = Field(
         86_400.0, gt=0, description="How long the events of an ended job can be read; then a 410."
     )

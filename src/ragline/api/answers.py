@@ -76,4 +76,3 @@ def _event(event: Event) -> str:
 
 def _sse(name: str, data: dict[str, Any]) -> str:
     return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
-

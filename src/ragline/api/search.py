@@ -113,4 +113,3 @@ def _request(body: SearchBody, caller: Caller) -> SearchRequest:
         query=body.query, namespace=body.namespace, groups=caller.groups, top_k=body.top_k, filters=body.filters,
         legs=tuple(body.legs), distinct=body.distinct, min_sequence=body.min_sequence,
     )  # fmt: skip
-

@@ -67,7 +67,7 @@ class JobQueueContract:
     @pytest.mark.parametrize("queue", ["retrieval", "generation"])
     async def test_a_job_that_is_due_is_told_once_and_settled(self, jobs: JobQueue, queue: QueueName) -> None:
         await jobs.notify(queue, "job-1")
-        assert [wake.job for wake in await take(jobs, ["job-1"], queue)][0] == "job-1"
+        assert next(wake.job for wake in await take(jobs, ["job-1"], queue)) == "job-1"
         await self.nothing_comes(jobs, queue)
 
     async def test_nothing_is_due(self, jobs: JobQueue) -> None:
