@@ -181,7 +181,7 @@ async def build(settings: Settings) -> System:
                 epochs=epochs, namespaces=namespaces, mending=mending, upkeep=upkeep, clock=clock,
                 settings=settings.ingest,
             ),
-            jobs=jobs, job_watching=job_watching, job_workers=job_workers,
+            jobs=jobs, job_queue=job_queue, job_watching=job_watching, job_workers=job_workers,
             job_upkeep=JobUpkeep(jobs=jobs, workers=job_workers, clock=clock, settings=settings.jobs),
             closers=tuple(reversed(closers)),
         )  # fmt: skip

@@ -121,11 +121,11 @@ class Jobs:
             raise unknown_job(id)
         return job
 
-    async def list(
+    async def page(
         self, caller: Caller, *, state: JobState | None, most: int, before: str | None
     ) -> tuple[list[Job], str | None]:
         """A page, and the id to go on from."""
-        found = await self.store.list(principal=caller.principal, state=state, most=most, before=before)
+        found = await self.store.page(principal=caller.principal, state=state, most=most, before=before)
         return [job for job in found if may_read(caller, job)], found[-1].id if len(found) == most else None
 
     async def cancel(self, caller: Caller, id: str) -> Job:

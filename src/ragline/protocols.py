@@ -8,7 +8,7 @@ call leaves nothing behind; `aclose` may be called twice.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -312,6 +312,7 @@ class JobQueue(Protocol):
     async def aclose(self) -> None: ...
 
 
+@runtime_checkable
 class PushedJobQueue(JobQueue, Protocol):
     """A queue that nobody asks: its server calls this process, whose route hands over what it says."""
 
@@ -384,7 +385,7 @@ class JobStore(WebhookOutbox, Protocol):
         """Raises NotFound."""
         ...
 
-    async def list(self, *, principal: str | None, state: JobState | None, most: int, before: str | None) -> list[Job]:
+    async def page(self, *, principal: str | None, state: JobState | None, most: int, before: str | None) -> list[Job]:
         """Newest first, below the id `before`, without their answers. `principal` None: of everybody."""
         ...
 
@@ -430,7 +431,10 @@ class JobStore(WebhookOutbox, Protocol):
         ...
 
     async def retry(self, id: str, *, deadline_s: float, limits: JobLimits) -> Job:
-        """Begin a failed job again, from `queued`, as a newer attempt. Raises NotFound; Conflict: it has not failed; Overloaded."""
+        """Begin a failed job again, from `queued`, as a newer attempt.
+
+        Raises:  NotFound; Conflict: it has not failed; Overloaded.
+        """
         ...
 
     async def events(self, id: str, *, after: int, most: int) -> list[JobEvent]:

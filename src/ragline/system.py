@@ -24,7 +24,7 @@ from ragline.job_workers import JobUpkeep, JobWorker
 from ragline.jobs import Jobs
 from ragline.log_workers import EmbedWorker, IndexWorker
 from ragline.mending import Mending
-from ragline.protocols import ChunkLog, Embedder, KeywordIndex, VectorStore
+from ragline.protocols import ChunkLog, Embedder, JobQueue, KeywordIndex, VectorStore
 from ragline.query import Search
 from ragline.registry.claims import Claims
 from ragline.registry.documents import Documents
@@ -84,6 +84,7 @@ class System:
     index_worker: IndexWorker | None
     housekeeper: Housekeeper
     jobs: Jobs
+    job_queue: JobQueue
     job_watching: JobWatching
     job_workers: Mapping[QueueName, JobWorker]
     job_upkeep: JobUpkeep

@@ -64,7 +64,7 @@ async def list_jobs(
 ) -> dict[str, Any]:  # fmt: skip
     """Your jobs, newest first, without their answers."""
     system: System = request.app.state.system
-    found, last = await system.jobs.list(caller, state=state, most=limit, before=before)
+    found, last = await system.jobs.page(caller, state=state, most=limit, before=before)
     return {"jobs": [job_out(job) for job in found], "next": last}
 
 

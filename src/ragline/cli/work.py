@@ -1,4 +1,4 @@
-"""`ragline work`: the workers as processes of their own; one role each: a queue of jobs, or a stage of ingest over a chunk log."""
+"""`ragline work`: the workers as processes of their own, of one role each: a queue of jobs, or a stage over the chunk log."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Role(StrEnum):
 
 def work(
     roles: Annotated[
-        list[Role] | None, typer.Argument(help="parse, embed, index, retrieve, generate: one, or several in one process; left out: all.")
+        list[Role] | None, typer.Argument(help="One role, or several in one process; left out: all of them.")
     ] = None,
     *, data_dir: DataDir = None, host: Host = None, port: Port = None, config: Config = None, as_json: Json = False,
     debug: Debug = False,

@@ -41,7 +41,7 @@ LISTEN_AGAIN_S = 1.0
 
 
 class Postgresql:
-    """`schema.lock`: of whoever writes. `told`: is called whenever another process, or this one, has committed, see `Database`."""
+    """`schema.lock`: of whoever writes. `told`: is called of every commit of any process, as `Database._told`."""
 
     alone = False
 

@@ -87,7 +87,7 @@ class SqlJobStore(SqlOutbox):
             raise unknown_job(id)
         return rows.job_of(row)
 
-    async def list(self, *, principal: str | None, state: JobState | None, most: int, before: str | None) -> list[Job]:
+    async def page(self, *, principal: str | None, state: JobState | None, most: int, before: str | None) -> list[Job]:
         chosen = select(*_LISTED).order_by(jobs.c.id.desc()).limit(most)
         if principal is not None:
             chosen = chosen.where(jobs.c.principal == principal)
@@ -225,7 +225,7 @@ class SqlJobStore(SqlOutbox):
     async def events(self, id: str, *, after: int, most: int) -> list[JobEvent]:
         def work(connection: Connection) -> list[JobEvent]:
             given = {"which": id, "after": after, "most": most}
-            found = [rows.event_of(row) for row in connection.execute(rows.EVENTS, given)]
+            found = [JobEvent(*row) for row in connection.execute(rows.EVENTS, given)]
             if not found:
                 about = connection.execute(rows.ABOUT, {"which": id}).first()
                 if about is None:

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Row, bindparam, case, delete, func, insert, literal, literal_column, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    Row,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    literal,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 
 from ragline.jobstores.tables import OPEN, deliveries, duties, events, jobs, passages
 from ragline.serialisation import load_request
-from ragline.types import Job, JobEvent, JobState, WebhookDelivery
+from ragline.types import Job, JobState, WebhookDelivery
 
 CLOCK = select(literal_column("extract(epoch from clock_timestamp())").cast(jobs.c.created_at.type))
 """The server's, where there is one: of all processes the same."""
@@ -111,7 +124,7 @@ TURN_BACK = (
 
 TELL = insert(events)
 EVENTS = (
-    select(events.c.id, events.c.name, events.c.data, events.c.attempt, events.c.at)
+    select(events.c.id, events.c.name, events.c.data, events.c.attempt, events.c.at)  # as `JobEvent` has them
     .where(events.c.job == bindparam("which"), events.c.id > bindparam("after"))
     .order_by(events.c.id)
     .limit(bindparam("most"))
@@ -131,7 +144,7 @@ TO_FORGET = (
     select(jobs.c.id).where(_ENDED_BEFORE, jobs.c.forgotten == 0).order_by(jobs.c.finished_at).limit(bindparam("most"))
 )
 TO_DELETE = select(jobs.c.id).where(_ENDED_BEFORE).order_by(jobs.c.finished_at).limit(bindparam("most"))
-_IDS = bindparam("ids", expanding=True)
+_IDS: BindParameter[str] = bindparam("ids", expanding=True)
 FORGET_EVENTS = delete(events).where(events.c.job.in_(_IDS))
 MARK_FORGOTTEN = update(jobs).where(jobs.c.id.in_(_IDS)).values(forgotten=1)
 DELETE_JOBS = delete(jobs).where(jobs.c.id.in_(_IDS))
@@ -183,10 +196,6 @@ def job_of(row: Row[Any], **instead: Any) -> Job:
         "answer": row.answer,
     }  # fmt: skip
     return Job(**(values | instead))
-
-
-def event_of(row: Row[Any]) -> JobEvent:
-    return JobEvent(row.id, row.name, row.data, row.attempt, row.at)
 
 
 def delivery_of(row: Row[Any], **instead: Any) -> WebhookDelivery:

@@ -357,7 +357,7 @@ class JobStoreContract:
         waiting, _ = await store.accept(order(deadline_s=60.0), ROOM)
         leased = await generating(store, deadline_s=60.0)  # one of the two: whichever came first
         ids = {waiting.id, leased.id} | {
-            job.id for job in await store.list(principal="ann", state=None, most=9, before=None)
+            job.id for job in await store.page(principal="ann", state=None, most=9, before=None)
         }
         await pass_time(61.0)
         assert await store.claim("retrieval", most=9, lease_s=LEASE_S) == []
@@ -428,13 +428,13 @@ class JobStoreContract:
     async def test_lists_are_newest_first_and_go_on(self, store: JobStore) -> None:
         ids = [(await store.accept(order(), ROOM))[0].id for _ in range(5)]
         await store.accept(order(principal="bob"), ROOM)
-        page = await store.list(principal="ann", state=None, most=3, before=None)
+        page = await store.page(principal="ann", state=None, most=3, before=None)
         assert [job.id for job in page] == ids[:1:-1]
-        page = await store.list(principal="ann", state=None, most=3, before=page[-1].id)
+        page = await store.page(principal="ann", state=None, most=3, before=page[-1].id)
         assert [job.id for job in page] == ids[1::-1]
-        assert len(await store.list(principal=None, state=None, most=99, before=None)) == 6
+        assert len(await store.page(principal=None, state=None, most=99, before=None)) == 6
         await one(store, "retrieval")
-        found = await store.list(principal="ann", state=JobState.RETRIEVING, most=9, before=None)
+        found = await store.page(principal="ann", state=JobState.RETRIEVING, most=9, before=None)
         assert [job.id for job in found] == ids[:1]
 
     async def test_whoever_watches_hears_of_every_process(self, store: JobStore, connect: Connect) -> None:
