@@ -292,8 +292,8 @@ class JobQueue(Protocol):
     """
 
     async def check(self) -> None:
-        """Whether it can be worked with: for the start, and for `/readyz`. Raises EngineRejected, ConfigurationError: it never
-        will be, as it stands.  EngineError: not now."""
+        """Whether it can be worked with, for the start. Raises EngineRejected, ConfigurationError: never, as it stands.
+        EngineError: not now."""
         ...
 
     async def notify(self, queue: QueueName, job: str) -> None:

@@ -211,8 +211,8 @@ class JobsSettings(_Section):
     )
     queue: str = Field(
         "",
-        description="Job queue URL, redis[s]://… , sqs://… or cloudtasks://…: docs/engines; empty: Redis where the jobs are in one, "
-        "else in this process, and workers in others look once a second.",
+        description="Job queue URL, redis[s]://…, sqs://… or cloudtasks://… (docs/engines); empty: Redis where the jobs are in "
+        "one, else in this process, and workers in others look once a second.",
     )
     deadline_s: float = Field(600.0, gt=0, description="From acceptance to answer, where a request does not say.")
     max_deadline_s: float = Field(3600.0, gt=0, description="Longest that a request may ask for.")

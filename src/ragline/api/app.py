@@ -116,7 +116,6 @@ def _ready(system: System) -> Callable[[], Awaitable[list[str]]]:
         if system.log is not None:
             engines["log"] = system.log.lag
         engines["jobs"] = system.jobs.store.lengths
-        engines["jobs.queue"] = system.job_queue.check
         for name, ask in engines.items():
             try:
                 await ask()

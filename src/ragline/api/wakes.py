@@ -1,4 +1,4 @@
-"""Where a queue that pushes (Google Cloud Tasks) hands over its wakes. Not for clients: a token of Google's opens it, no API key."""
+"""Where a queue that pushes (Google Cloud Tasks) hands over its wakes. A token of Google's opens it, and no API key."""
 
 from __future__ import annotations
 
