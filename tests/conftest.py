@@ -15,6 +15,9 @@ from ragline.embedders.local import LocalEmbedder
 from ragline.settings import IngestSettings, Settings
 from ragline.system import System
 from ragline.types import NamespaceSettings
+from tests.engines.cloudtasks import cloudtasks as cloudtasks
+from tests.engines.cloudtasks import cloudtasks_server as cloudtasks_server
+from tests.engines.elasticmq import elasticmq as elasticmq
 from tests.engines.elasticsearch import elasticsearch as elasticsearch
 from tests.engines.kafka import kafka as kafka
 from tests.engines.milvus import milvus as milvus
@@ -22,6 +25,8 @@ from tests.engines.milvus import own_milvus as own_milvus
 from tests.engines.pinecone import pinecone_url as pinecone_url
 from tests.engines.postgres import postgres as postgres
 from tests.engines.ragline_embedder import embedder_url as embedder_url
+from tests.engines.redis import own_redis as own_redis
+from tests.engines.redis import redis as redis
 from tests.engines.s3 import s3 as s3
 from tests.engines.s3 import s3_server as s3_server
 from tests.house import House

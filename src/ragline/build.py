@@ -17,7 +17,7 @@ from ragline.audit import Audit
 from ragline.background import Background, Queries
 from ragline.batching import BatchingEmbedder
 from ragline.blobs import KeepingBlobs, open_blobs
-from ragline.clock import SystemClock
+from ragline.clock import Clock, SystemClock
 from ragline.connections.database import Database, sqlite_url
 from ragline.contents import Contents
 from ragline.engines import no_adapter
@@ -26,11 +26,25 @@ from ragline.errors import Conflict, EngineError, EngineRejected
 from ragline.findings import Limits
 from ragline.housekeeper import Housekeeper
 from ragline.ingest import Ingest
+from ragline.job_watching import JobWatching
+from ragline.job_workers import JobUpkeep, JobWorker
+from ragline.jobs import Jobs
 from ragline.languages import known_to
 from ragline.log_workers import DeadLetters, EmbedWorker, IndexWorker
 from ragline.members import Members
 from ragline.mending import Mending
-from ragline.protocols import Blobs, ChunkLog, Embedder, Generator, KeywordIndex, Parser, Reranker, VectorStore
+from ragline.protocols import (
+    Blobs,
+    ChunkLog,
+    Embedder,
+    Generator,
+    JobQueue,
+    JobStore,
+    KeywordIndex,
+    Parser,
+    Reranker,
+    VectorStore,
+)
 from ragline.query import Search
 from ragline.registry.claims import Claims
 from ragline.registry.documents import Documents
@@ -47,7 +61,7 @@ from ragline.settings import GeneratorSettings, RerankerSettings, Settings
 from ragline.snapshots import Snapshots
 from ragline.stores import Stores
 from ragline.system import System
-from ragline.types import NamespaceSettings, Space
+from ragline.types import QUEUES, NamespaceSettings, Space
 from ragline.workers import IngestWorker
 
 log = structlog.get_logger()
@@ -141,6 +155,20 @@ async def build(settings: Settings) -> System:
             index_worker = IndexWorker(
                 ingest=ingest, chunk_log=chunk_log, dead_letters=dead_letters, clock=clock, attempts=attempts
             )
+        answers = Answers(search=search, generators=generators, embedder=embedder, settings=settings.query)
+        job_store = await open_job_store(settings, clock, queries)
+        closers.append(job_store.aclose)
+        job_queue = open_job_queue(settings, clock)
+        closers.append(job_queue.aclose)
+        await check_queue(job_queue)
+        jobs = Jobs(
+            store=job_store, queue=job_queue, search=search, answers=answers, clock=clock, settings=settings.jobs
+        )
+        job_workers = {
+            name: JobWorker(name, jobs=jobs, queue=job_queue, clock=clock, settings=settings.jobs) for name in QUEUES
+        }
+        job_watching = JobWatching(job_store)
+        closers.append(job_watching.aclose)
         system = System(
             settings=settings, clock=clock, database=database, namespaces=namespaces, documents=documents,
             claims=claims, members=member_rows, sources=Sources(database, clock), keys=Keys(database, clock), blobs=blobs,
@@ -148,7 +176,7 @@ async def build(settings: Settings) -> System:
             snapshots=snapshots, embedder=embedder, languages=languages, vectors=vectors, keywords=keywords, stores=stores,
             ingest=ingest,
             epochs=epochs, audit=audit, mending=mending, upkeep=upkeep, search=search,
-            answers=Answers(search=search, generators=generators, embedder=embedder, settings=settings.query),
+            answers=answers,
             ingest_worker=IngestWorker(
                 ingest=ingest, claims=claims, database=database, clock=clock, limits=may_stand, settings=settings.ingest
             ),
@@ -158,6 +186,8 @@ async def build(settings: Settings) -> System:
                 epochs=epochs, namespaces=namespaces, mending=mending, upkeep=upkeep, clock=clock,
                 settings=settings.ingest,
             ),
+            jobs=jobs, job_queue=job_queue, job_watching=job_watching, job_workers=job_workers,
+            job_upkeep=JobUpkeep(jobs=jobs, workers=job_workers, clock=clock, settings=settings.jobs),
             closers=tuple(reversed(closers)),
         )  # fmt: skip
         if settings.failpoint:
@@ -249,6 +279,36 @@ def open_log(settings: Settings) -> ChunkLog | None:
         return None
     opens = engines.opener("log", engines.LOGS, settings.log, else_="none")
     return cast(ChunkLog, opens(settings.log, tombstones_s=settings.ingest.tombstone_retention_s))
+
+
+async def open_job_store(settings: Settings, clock: Clock, queries: Queries | None = None) -> JobStore:
+    from ragline.jobstores.sql import SqlJobStore
+
+    url = settings.jobs_url or sqlite_url(settings.data_dir.absolute() / "jobs.sqlite")
+    return await SqlJobStore.open(url, clock, queries)
+
+
+def open_job_queue(settings: Settings, clock: Clock) -> JobQueue:
+    """Without a setting: Redis, where the jobs are in one; else in this process. There a word reaches the workers of this process
+    alone, and those of others find a job when they look, once a second: enough for PostgreSQL, which needs no second server then.
+    """
+    url = settings.jobs.queue or (settings.jobs_url if settings.jobs_url.startswith(("redis://", "rediss://")) else "")
+    if not url:
+        from ragline.queues.memory import InProcessJobQueue
+
+        return InProcessJobQueue(clock)
+    opens = engines.opener("jobs.queue", engines.QUEUES, url, else_="the one in this process")
+    return cast(JobQueue, opens(url))
+
+
+async def check_queue(queue: JobQueue) -> None:
+    """The same of the job queue. Raises EngineRejected, ConfigurationError: no such queue, wrong credentials."""
+    try:
+        await queue.check()
+    except EngineRejected:
+        raise
+    except EngineError as error:
+        log.warning("queue does not answer yet", setting="jobs.queue", error=error.message)
 
 
 async def open_embedder(settings: Settings, queries: Queries | None = None, known: Collection[Space] = ()) -> Embedder:

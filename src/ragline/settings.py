@@ -206,6 +206,55 @@ class IngestSettings(_Section):
         return self
 
 
+class JobsSettings(_Section):
+    """The job path: questions that are answered later."""
+
+    url: str = Field(
+        "",
+        description="Job store URL, postgresql://… (docs/jobs.md); empty: beside a registry in PostgreSQL, else a SQLite file of "
+        "its own in the data folder.",
+    )
+    queue: str = Field(
+        "",
+        description="Job queue URL, redis[s]://…, sqs://… or cloudtasks://… (docs/engines); empty: Redis where the jobs are in "
+        "one, else in this process, and workers in others look once a second.",
+    )
+    deadline_s: float = Field(600.0, gt=0, description="From acceptance to answer, where a request does not say.")
+    max_deadline_s: float = Field(3600.0, gt=0, description="Longest that a request may ask for.")
+    max_waiting: int = Field(
+        4_000, gt=0, description="Most jobs in each of the two queues, those in work included; then a 429."
+    )
+    namespace_share: float = Field(
+        0.5, gt=0, le=1, description="Part of each queue that the jobs of one namespace may take."
+    )
+    retrievals: int = Field(8, gt=0, description="Jobs that one process retrieves for at a time.")
+    generations: int = Field(4, gt=0, description="Jobs that one process generates answers for at a time.")
+    lease_s: float = Field(
+        30.0, gt=0, le=600, description="How long a worker owns a job before another may take it; it renews in time."
+    )
+    drain_s: float = Field(
+        8.0, ge=0, description="What jobs in work still get when a worker stops; then they are given back."
+    )
+    events_retention_s: float = Field(
+        86_400.0, gt=0, description="How long the events of an ended job can be read; then a 410."
+    )
+    retention_s: float = Field(
+        7 * 86_400.0, ge=86_400.0, description="How long an ended job and its answer are kept: a day at least, as long as its "
+        "Idempotency-Key holds.",
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _bounds_agree(self) -> JobsSettings:
+        if self.deadline_s > self.max_deadline_s:
+            raise ValueError(f"deadline_s ({self.deadline_s:.0f}) is over max_deadline_s ({self.max_deadline_s:.0f})")
+        if self.events_retention_s > self.retention_s:
+            raise ValueError(
+                f"events_retention_s ({self.events_retention_s:.0f}) is over retention_s ({self.retention_s:.0f}): events go "
+                "with their job"
+            )
+        return self
+
+
 class Settings(BaseSettings):
     """All of it. Every engine is one URL; its scheme picks the adapter."""
 
@@ -248,13 +297,20 @@ class Settings(BaseSettings):
     generators: tuple[GeneratorSettings, ...] = (GeneratorSettings(),)
     query: QuerySettings = QuerySettings()
     ingest: IngestSettings = IngestSettings()
+    jobs: JobsSettings = JobsSettings()
+
+    @property
+    def jobs_url(self) -> str:
+        """Of the job store. Empty: the file in the data folder."""
+        beside = self.registry if self.registry.startswith(("postgresql://", "postgres://")) else ""
+        return self.jobs.url or beside
 
     @property
     def embedded(self) -> tuple[str, ...]:
         """The settings whose engine stands in the data folder, which belongs to one process. Empty: all are servers, and any
         number of processes of any role share them."""
         shared = {
-            "registry": self.registry.startswith(("postgresql://", "postgres://")),
+            "registry": self.registry.startswith(("postgresql://", "postgres://")), "jobs": bool(self.jobs_url),
             "vectors": bool(self.vectors) and not self.vectors.startswith("lancedb:"),
             "keywords": bool(self.keywords), "blobs": bool(self.blobs),
         }  # fmt: skip

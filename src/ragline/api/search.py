@@ -18,7 +18,8 @@ from ragline.api.access import Reader, allow
 from ragline.api.models import MOST_SEQUENCE, BatchOut, SearchBody, SearchOut, json_object
 from ragline.errors import InvalidRequest
 from ragline.system import System
-from ragline.types import Caller, Distinct, LegName, Passage, Retrieved, SearchRequest
+from ragline.types import Caller, Distinct, LegName, Retrieved, SearchRequest
+from ragline.wire import retrieved_out
 
 router = APIRouter(prefix="/v1", tags=["search"])
 
@@ -112,35 +113,3 @@ def _request(body: SearchBody, caller: Caller) -> SearchRequest:
         query=body.query, namespace=body.namespace, groups=caller.groups, top_k=body.top_k, filters=body.filters,
         legs=tuple(body.legs), distinct=body.distinct, min_sequence=body.min_sequence,
     )  # fmt: skip
-
-
-def retrieved_out(retrieved: Retrieved) -> dict[str, Any]:
-    """As `SearchOut`; built by hand, because a search response is the hot path."""
-    return {
-        "passages": [passage_out(passage) for passage in retrieved.passages],
-        "degraded": list(retrieved.degraded),
-        "epoch": retrieved.epoch,
-        "sequence": retrieved.sequence,
-        "timings_ms": dict(retrieved.timings_ms),
-    }
-
-
-def passage_out(passage: Passage) -> dict[str, Any]:
-    hit, chunk = passage.hit, passage.hit.chunk
-    out = {
-        "n": passage.n,
-        "document": chunk.document,
-        "uri": hit.uri,
-        "title": hit.title,
-        "chunk": chunk.id,
-        "text": chunk.text,
-        "start": chunk.start,
-        "end": chunk.end,
-        "headings": list(chunk.headings),
-        "score": hit.score,
-        "scale": hit.scale,
-        "ranks": dict(hit.ranks),
-    }
-    if chunk.page is not None:
-        out["page"] = chunk.page
-    return out

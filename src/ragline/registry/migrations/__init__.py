@@ -10,5 +10,6 @@ from ragline.registry.tables import metadata
 HEAD = "0006"
 
 SCHEMA = Schema(
-    "registry", Path(__file__).parent / "versions", HEAD, metadata, version_table="alembic_version", lock=7263746900
-)
+    "registry", Path(__file__).parent / "versions", HEAD, metadata, version_table="alembic_version", lock=7263746900,
+    setting="registry",
+)  # fmt: skip
