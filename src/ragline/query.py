@@ -87,16 +87,19 @@ class Search:
         return all(_serves(view.rows.get(hit.chunk.document), hit, request.groups) for hit in hits)
 
     async def _in_time(self, request: SearchRequest) -> Retrieved:
-        """Whatever step hangs: nobody waits beyond the deadline of the whole."""
-        deadline_ms = self._settings.deadline_ms
+        """Whatever step hangs: nobody waits beyond the deadline of the whole. What `min_sequence` waited for comes on top,
+        so that its end is an answer, not an error."""
+        limit_ms = self._settings.deadline_ms
+        if request.min_sequence is not None:
+            limit_ms += max(
+                self._settings.deadline_ms, self._settings.keyword_deadline_ms, self._settings.dense_deadline_ms
+            )
         try:
-            async with asyncio.timeout(
-                2 * deadline_ms / 1000 if request.min_sequence is not None else deadline_ms / 1000
-            ):
+            async with asyncio.timeout(limit_ms / 1000):
                 return await self._search(request)
         except TimeoutError:
             raise EngineTimeout(
-                f"The search was not done within {deadline_ms} ms.",
+                f"The search was not done within {limit_ms} ms.",
                 next_step="Look at the engines by `ragline doctor`, or raise query.deadline_ms.",
                 engine="search",
             ) from None
