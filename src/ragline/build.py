@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from pathlib import Path
@@ -66,6 +67,10 @@ from ragline.workers import IngestWorker
 log = structlog.get_logger()
 
 DEFAULT_NAMESPACE = "default"
+
+ASK_S = 5.0
+"""How long a start waits for the first word of a store."""
+
 ONE_DOMAIN = "while it is away no leg is left: no answer falls back to the other"
 
 
@@ -155,6 +160,7 @@ async def build(settings: Settings) -> System:
         closers.append(job_store.aclose)
         job_queue = open_job_queue(settings, clock)
         closers.append(job_queue.aclose)
+        await check_queue(job_queue)
         jobs = Jobs(
             store=job_store, queue=job_queue, search=search, answers=answers, clock=clock, settings=settings.jobs
         )
@@ -180,7 +186,7 @@ async def build(settings: Settings) -> System:
                 epochs=epochs, namespaces=namespaces, mending=mending, upkeep=upkeep, clock=clock,
                 settings=settings.ingest,
             ),
-            jobs=jobs, job_watching=job_watching, job_workers=job_workers,
+            jobs=jobs, job_queue=job_queue, job_watching=job_watching, job_workers=job_workers,
             job_upkeep=JobUpkeep(jobs=jobs, workers=job_workers, clock=clock, settings=settings.jobs),
             closers=tuple(reversed(closers)),
         )  # fmt: skip
@@ -235,12 +241,7 @@ async def check_stores(settings: Settings, vectors: VectorStore, keywords: Keywo
     """
     for setting, store in (("vectors", vectors), ("keywords", keywords)):
         if _is_elasticsearch(getattr(settings, setting)):
-            try:
-                await store.collections()
-            except EngineRejected:
-                raise
-            except EngineError as error:
-                log.warning("store does not answer yet", setting=setting, error=error.message)
+            await _asked(setting, store.collections)
     if shared_hosts(settings):
         log.warning("one failure domain", vectors_and_keywords=shared_hosts(settings), consequence=ONE_DOMAIN)
 
@@ -248,12 +249,19 @@ async def check_stores(settings: Settings, vectors: VectorStore, keywords: Keywo
 async def check_blobs(settings: Settings, blobs: Blobs) -> None:
     """The same of the blob store. Raises EngineRejected: no such bucket, wrong credentials."""
     if "://" in settings.blobs:
-        try:
-            await blobs.folders()
-        except EngineRejected:
-            raise
-        except EngineError as error:
-            log.warning("store does not answer yet", setting="blobs", error=error.message)
+        await _asked("blobs", blobs.folders)
+
+
+async def _asked(setting: str, ask: Callable[[], Awaitable[object]]) -> None:
+    try:
+        async with asyncio.timeout(ASK_S):
+            await ask()
+    except EngineRejected:
+        raise
+    except EngineError as error:
+        log.warning("store does not answer yet", setting=setting, error=error.message)
+    except TimeoutError:
+        log.warning("store does not answer yet", setting=setting, waited_s=ASK_S)
 
 
 def _is_elasticsearch(url: str) -> bool:
@@ -281,9 +289,26 @@ async def open_job_store(settings: Settings, clock: Clock, queries: Queries | No
 
 
 def open_job_queue(settings: Settings, clock: Clock) -> JobQueue:
-    from ragline.queues.memory import InProcessJobQueue
+    """Without a setting: Redis, where the jobs are in one; else in this process. There a word reaches the workers of this process
+    alone, and those of others find a job when they look, once a second: enough for PostgreSQL, which needs no second server then.
+    """
+    url = settings.jobs.queue or (settings.jobs_url if settings.jobs_url.startswith(("redis://", "rediss://")) else "")
+    if not url:
+        from ragline.queues.memory import InProcessJobQueue
 
-    return InProcessJobQueue(clock)
+        return InProcessJobQueue(clock)
+    opens = engines.opener("jobs.queue", engines.QUEUES, url, else_="the one in this process")
+    return cast(JobQueue, opens(url))
+
+
+async def check_queue(queue: JobQueue) -> None:
+    """The same of the job queue. Raises EngineRejected, ConfigurationError: no such queue, wrong credentials."""
+    try:
+        await queue.check()
+    except EngineRejected:
+        raise
+    except EngineError as error:
+        log.warning("queue does not answer yet", setting="jobs.queue", error=error.message)
 
 
 async def open_embedder(settings: Settings, queries: Queries | None = None, known: Collection[Space] = ()) -> Embedder:

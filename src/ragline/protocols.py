@@ -8,7 +8,7 @@ call leaves nothing behind; `aclose` may be called twice.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -291,6 +291,11 @@ class JobQueue(Protocol):
     Delivery: at least once, in any order, late, twice, and now and then not at all: workers also look by the clock.
     """
 
+    async def check(self) -> None:
+        """Whether it can be worked with, for the start. Raises EngineRejected, ConfigurationError: never, as it stands.
+        EngineError: not now."""
+        ...
+
     async def notify(self, queue: QueueName, job: str) -> None:
         """Work on `job` is due. Raises EngineError: nobody was told; the job is found by the clock all the same."""
         ...
@@ -305,6 +310,18 @@ class JobQueue(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class PushedJobQueue(JobQueue, Protocol):
+    """A queue that nobody asks: its server calls this process, whose route hands over what it says."""
+
+    async def deliver(self, queue: QueueName, text: str, *, token: str) -> bool:
+        """Give what the server says to whoever waits, and wait until it is settled. False: nobody did; let it come again.
+
+        Raises:  Unauthenticated, Forbidden: `token` does not prove that the server calls.  EngineUnavailable: nobody can tell.
+        """
+        ...
 
 
 class WebhookOutbox(Protocol):

@@ -25,11 +25,12 @@ from ragline.api import (
     problems,
     search,
     sources,
+    wakes,
 )
 from ragline.api.access import Access
 from ragline.clock import Clock
 from ragline.errors import RaglineError, TooLarge
-from ragline.protocols import Embedder
+from ragline.protocols import Embedder, PushedJobQueue
 from ragline.registry.keys import Keys
 from ragline.settings import HttpSettings
 from ragline.system import System
@@ -44,6 +45,7 @@ def gateway(system: System, *, owner_token: str) -> FastAPI:
     # Routes are tried in this order, and most requests are searches; none shadows another.
     for module in (search, answers, jobs, namespaces, documents, sources, keys, audit, backup, embeddings):
         app.include_router(module.router, responses=problems.RESPONSES)
+    _take_wakes(app, system)
     return app
 
 
@@ -56,10 +58,17 @@ def retriever(system: System, *, owner_token: str) -> FastAPI:
 
 
 def worker(system: System, *, owner_token: str) -> FastAPI:
-    """Health and metrics only."""
+    """Health and metrics only, and the wakes of a queue that pushes."""
     app = _app(system.settings.http, system.keys, system.clock, owner_token, _ready(system))
     app.state.system = system
+    _take_wakes(app, system)
     return app
+
+
+def _take_wakes(app: FastAPI, system: System) -> None:
+    if isinstance(system.job_queue, PushedJobQueue):
+        app.state.pushed = system.job_queue
+        app.include_router(wakes.router)
 
 
 def embedder(served: Embedder, http: HttpSettings, keys: Keys, clock: Clock, *, owner_token: str) -> FastAPI:

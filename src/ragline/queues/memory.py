@@ -50,6 +50,9 @@ class InProcessJobQueue:
         self._numbers = 0
         self._closed = False
 
+    async def check(self) -> None:
+        self._open("retrieval")
+
     async def notify(self, queue: QueueName, job: str) -> None:
         line = self._open(queue)
         line.ready[job] = None

@@ -32,6 +32,7 @@ from pymilvus import AsyncMilvusClient, DataType, MilvusException
 
 from ragline.errors import (
     ConfigurationError,
+    EngineDenied,
     EngineError,
     EngineRejected,
     EngineTimeout,
@@ -552,7 +553,7 @@ def failure(error: BaseException, collection: str = "") -> EngineError:
             engine=ENGINE,
         )
     if "auth check failure" in low or "unauthenticated" in low or "permission" in low:
-        return EngineRejected(
+        return EngineDenied(
             f"Milvus refuses the user ({words}).", next_step="Correct user and password in the URL.", engine=ENGINE
         )
     if isinstance(error, TimeoutError) or "retry timeout" in low or "deadline exceeded" in low:
