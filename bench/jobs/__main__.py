@@ -28,7 +28,7 @@ def main() -> int:
     everything = not (given.accept or given.saturated or given.followers or given.kills)
     figures: dict[str, list[Figure]] = {}
     with tempfile.TemporaryDirectory(prefix="ragline-jobs-") as folder:
-        for name in ("accept", "followers"):
+        for name in ("accept", "saturated", "followers", "kills"):
             Path(folder, name).mkdir()
         if given.accept or everything:
             figures["accept"] = asyncio.run(accepting.run(Path(folder, "accept")))
