@@ -52,13 +52,16 @@ async def _followed(url: str, folder: Path, store: SqlJobStore, jobs: list[str])
         about = json.loads(await process.stdout.readline())
         port = int(about["url"].rpartition(":")[2])
         before = _resident(process.pid)
-        opened = asyncio.Semaphore(100)
+        opened = asyncio.Semaphore(20)
 
         async def one(id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
             async with opened:
                 reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=4096)
                 writer.write(f"GET /v1/jobs/{id}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-                await reader.readuntil(b"event: queued")
+                try:
+                    await reader.readuntil(b"event: queued")
+                except asyncio.IncompleteReadError as error:
+                    raise AssertionError(error.partial.decode()) from None
                 return reader, writer
 
         lines = await asyncio.gather(*map(one, jobs))

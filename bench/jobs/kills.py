@@ -59,6 +59,7 @@ async def run(url: str, folder: Path, *, kills: int, seed: int = 1) -> Outcome:
     ) as client:  # fmt: skip
         store = systems[0].jobs.store
         following: dict[str, asyncio.Task[str]] = {}
+        dead: set[tuple[str, int]] = set()  # attempts whose worker was killed
         while outcome.kills < kills:
             async with _worker(url) as process:
                 while (await store.lengths())["generation"] + (await store.lengths())["retrieval"] < AT_ONCE:
@@ -66,9 +67,10 @@ async def run(url: str, folder: Path, *, kills: int, seed: int = 1) -> Outcome:
                     accepted.raise_for_status()
                     id = accepted.json()["job_id"]
                     following[id] = asyncio.create_task(_followed(client, urls, id, chance, outcome))
-                await _in_the_middle(systems[0], list(following), chance)
+                await _in_the_middle(systems[0], list(following), dead, chance)
                 process.send_signal(signal.SIGKILL)
                 outcome.kills += 1
+            dead |= {(id, (await store.get(id)).attempt) for id in list(following)[-2 * AT_ONCE :]}
         async with _worker(url) as process:
             async with asyncio.timeout(WITHIN_S):
                 seen = dict(zip(following, await asyncio.gather(*following.values()), strict=True))
@@ -130,14 +132,14 @@ async def _followed(
             outcome.reconnects += 1
 
 
-async def _in_the_middle(system: System, ids: list[str], chance: random.Random) -> None:
-    """Return while a stream is under way: its newest attempt has shown tokens, some more or fewer."""
-    at_least = chance.randint(1, 8)
+async def _in_the_middle(system: System, ids: list[str], dead: set[tuple[str, int]], chance: random.Random) -> None:
+    """Return while a stream is under way: an attempt of the worker that lives has shown tokens, some more or fewer."""
+    at_least = chance.randint(1, 18)
     async with asyncio.timeout(WITHIN_S):
         while True:
             for id in ids[-2 * AT_ONCE :]:
                 job = await system.jobs.store.get(id)
-                if job.queue != "generation" or not job.attempt:
+                if job.queue != "generation" or (id, job.attempt) in dead:
                     continue
                 events = await system.jobs.store.events(id, after=max(0, job.events - 20), most=100)
                 mine = [one for one in events if one.name == "token" and one.attempt == job.attempt]
