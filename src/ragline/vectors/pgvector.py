@@ -216,7 +216,7 @@ class PgvectorVectorStore:
             if found is None:  # more of them have one score than can be fetched
                 exact = _EXACT.format(table=shelf.table, where=where)
                 found = await connection.fetch(exact, *values, asked, top_k)
-        return [_hit(row, -less) for less, _, row in sorted(map(_placed, found), key=_place)[:top_k]]
+        return _hits(found, top_k)
 
     async def _nearest(
         self, connection: asyncpg.Connection, indexed: str, scanned: str, given: list[Any], *, top_k: int, common: bool
@@ -332,7 +332,7 @@ class PgvectorVectorStore:
 
 _IS_RARE = "SELECT count(*) FROM (SELECT 1 FROM {table} WHERE {where} LIMIT $2) AS first"
 
-_SELECT = "SELECT chunk, document, content, payload, title, embedding <=> $2 AS distance FROM"
+_SELECT = "SELECT chunk, content, payload, title, embedding <=> $2 AS distance FROM"
 _INDEXED = _SELECT + " {table} WHERE CASE WHEN {where} THEN true ELSE false END ORDER BY embedding <=> $2 LIMIT $3"
 """Within CASE no other index than that of the vectors can serve, and the planner expects half of the table to pass."""
 _SCANNED = (
@@ -401,20 +401,23 @@ def _payload(record: Record) -> str:
     return json.dumps([one.document, one.ordinal, one.text, one.start, one.end, one.page, one.headings, record.uri])
 
 
-def _placed(row: asyncpg.Record) -> tuple[float, str, asyncpg.Record]:
-    """Less its score, and its id: what it is ordered by."""
-    return -min(1.0, max(-1.0, 1.0 - row["distance"])), row["chunk"], row
+def _hits(rows: Sequence[asyncpg.Record], top_k: int) -> list[Hit]:
+    placed = sorted((-min(1.0, max(-1.0, 1.0 - row["distance"])), row["chunk"], at) for at, row in enumerate(rows))[
+        :top_k
+    ]
+    best = [rows[at] for _, _, at in placed]
+    texts = json.loads(f"[{','.join([row[name] for row in best for name in ('payload', 'title')])}]")  # each is JSON
+    return [
+        _hit(less, row, payload, title)
+        for (less, _, _), row, payload, title in zip(placed, best, texts[::2], texts[1::2], strict=True)
+    ]
 
 
-def _place(placed: tuple[float, str, asyncpg.Record]) -> tuple[float, str]:
-    return placed[:2]
-
-
-def _hit(row: asyncpg.Record, score: float) -> Hit:
-    id, content, payload, title = row["chunk"], row["content"], row["payload"], row["title"]
-    document, ordinal, text, start, end, page, headings, uri = json.loads(payload)
+def _hit(less: float, row: asyncpg.Record, payload: Sequence[Any], title: str) -> Hit:
+    document, ordinal, text, start, end, page, headings, uri = payload
+    id, content, _, _, _ = row
     chunk = Chunk(id, document, content, ordinal, text, start, end, page, tuple(headings))
-    return Hit(chunk, uri, json.loads(title), score, "cosine")
+    return Hit(chunk, uri, title, -less, "cosine")
 
 
 def _readers(groups: Groups) -> list[str]:
