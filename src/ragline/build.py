@@ -18,6 +18,7 @@ from ragline.background import Background, Queries
 from ragline.batching import BatchingEmbedder
 from ragline.blobs import KeepingBlobs, open_blobs
 from ragline.clock import Clock, SystemClock
+from ragline.cold_tier import ColdTier
 from ragline.connections.database import Database, sqlite_url
 from ragline.contents import Contents
 from ragline.engines import no_adapter
@@ -36,18 +37,22 @@ from ragline.mending import Mending
 from ragline.protocols import (
     Blobs,
     ChunkLog,
+    Edge,
     Embedder,
     Generator,
     JobQueue,
     JobStore,
     KeywordIndex,
     Parser,
+    Popularity,
     Reranker,
     VectorStore,
 )
+from ragline.purging import PurgeWorker
 from ragline.query import Search
 from ragline.registry.claims import Claims
 from ragline.registry.documents import Documents
+from ragline.registry.edge_purges import EdgePurges
 from ragline.registry.guard import Guard
 from ragline.registry.keys import Keys
 from ragline.registry.members import Members as MemberRows
@@ -148,6 +153,9 @@ async def build(settings: Settings) -> System:
             keywords=keywords, queries=queries, settings=settings.query, languages=languages,
             reranking=Reranking(reranker, settings.reranker) if reranker else None,
         )  # fmt: skip
+        edge, popularity = open_edge(settings), open_popularity(settings, clock)
+        closers.extend(one.aclose for one in (edge, popularity) if one is not None)
+        purges = EdgePurges(database, clock)
         embed_worker, index_worker = None, None
         if chunk_log:
             dead_letters, attempts = DeadLetters(documents=documents, claims=claims), settings.ingest.max_attempts
@@ -188,6 +196,12 @@ async def build(settings: Settings) -> System:
             ),
             jobs=jobs, job_queue=job_queue, job_watching=job_watching, job_workers=job_workers,
             job_upkeep=JobUpkeep(jobs=jobs, workers=job_workers, clock=clock, settings=settings.jobs),
+            cold_tier=ColdTier(
+                search=search, purges=purges, edge=edge, popularity=popularity, settings=settings.edge
+            ),
+            purge_worker=PurgeWorker(
+                purges=purges, edge=edge, database=database, clock=clock, settings=settings.edge
+            ),
             closers=tuple(reversed(closers)),
         )  # fmt: skip
         if settings.failpoint:
@@ -309,6 +323,24 @@ async def check_queue(queue: JobQueue) -> None:
         raise
     except EngineError as error:
         log.warning("queue does not answer yet", setting="jobs.queue", error=error.message)
+
+
+def open_edge(settings: Settings) -> Edge | None:
+    given = settings.edge
+    if not given.url:
+        return None
+    opens = engines.opener("edge.url", engines.EDGES, given.url, else_="none")
+    return cast(Edge, opens(given.url, token=given.token, timeout_s=given.timeout_s))
+
+
+def open_popularity(settings: Settings, clock: Clock) -> Popularity:
+    url = settings.edge.popularity
+    if not url:
+        from ragline.popularity.memory import MemoryPopularity
+
+        return MemoryPopularity(clock)
+    opens = engines.opener("edge.popularity", engines.POPULARITIES, url, else_="counts of this process")
+    return cast(Popularity, opens(url, clock=clock))
 
 
 async def open_embedder(settings: Settings, queries: Queries | None = None, known: Collection[Space] = ()) -> Embedder:

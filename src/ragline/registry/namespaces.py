@@ -92,9 +92,7 @@ class Namespaces:
             assert row is not None
             visible = row.visible + 1
             connection.execute(
-                update(namespaces)
-                .where(namespaces.c.name == name)
-                .values(settings=asdict(settings), visible=visible)
+                update(namespaces).where(namespaces.c.name == name).values(settings=asdict(settings), visible=visible)
             )
             if row.settings.get("public"):  # not any more, maybe; else other weights rank what the edge holds
                 purge(connection, self._clock.now(), row.uid, visible, [WHOLE])
