@@ -100,7 +100,7 @@ class EdgePurges:
         )
 
     async def waiting(self) -> Waiting:
-        count, oldest = (await self._database.read(lambda c: c.execute(_WAITING).one()))._tuple()
+        count, oldest = await self._database.read(lambda c: tuple(c.execute(_WAITING).one()))
         return Waiting(count, max(0.0, self._clock.now() - oldest) if oldest is not None else 0.0)
 
     async def left(self) -> int:
