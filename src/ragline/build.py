@@ -62,8 +62,8 @@ from ragline.registry.sources import Sources
 from ragline.registry.upkeep import Upkeep
 from ragline.remembering import RememberingEmbedder
 from ragline.reranking import Reranking
-from ragline.settings import GeneratorSettings, RerankerSettings, Settings
-from ragline.snapshots import Snapshots
+from ragline.settings import GeneratorSettings, QuerySettings, RerankerSettings, Settings
+from ragline.snapshots import KEEP_S, READ_S, Snapshots
 from ragline.stores import Stores
 from ragline.system import System
 from ragline.types import QUEUES, NamespaceSettings, Space
@@ -72,6 +72,8 @@ from ragline.workers import IngestWorker
 log = structlog.get_logger()
 
 DEFAULT_NAMESPACE = "default"
+KEPT_S = KEEP_S + READ_S
+"""The oldest snapshot that a query begins with while the registry answers."""
 
 ASK_S = 5.0
 """How long a start waits for the first word of a store."""
@@ -133,7 +135,7 @@ async def build(settings: Settings) -> System:
         epochs = Epochs(
             namespaces=namespaces, documents=documents, contents=contents, ingest=ingest, stores=stores,
             vectors=vectors, keywords=keywords, snapshots=snapshots, space=embedder.space,
-            drop_after_s=2 * settings.query.deadline_ms / 1000,
+            drop_after_s=longest_query_s(settings.query),
         )  # fmt: skip
         upkeep = Upkeep(database, clock)
         may_stand = Limits(
@@ -341,6 +343,13 @@ def open_popularity(settings: Settings, clock: Clock) -> Popularity:
         return MemoryPopularity(clock)
     opens = engines.opener("edge.popularity", engines.POPULARITIES, url, else_="counts of this process")
     return cast(Popularity, opens(url, clock=clock))
+
+
+def longest_query_s(query: QuerySettings) -> float:
+    """How long after a cut-over somebody may still read the old collections: whoever took the old snapshot at the last moment
+    that it is kept, and then takes all the time that a search has."""
+    waiting = max(query.deadline_ms, query.keyword_deadline_ms, query.dense_deadline_ms)
+    return KEPT_S + (query.deadline_ms + waiting) / 1000
 
 
 async def open_embedder(settings: Settings, queries: Queries | None = None, known: Collection[Space] = ()) -> Embedder:

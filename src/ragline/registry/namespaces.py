@@ -237,9 +237,14 @@ def settings_from(stored: Mapping[str, Any]) -> NamespaceSettings:
 
 
 def _label(now: float, taken: set[str]) -> str:
-    """Such as ``v20230601``; a second one of a day is ``v20230601-2``."""
+    """Such as ``v20230601``; a second one of a day is ``v20230601-2``.
+
+    Never one that has served: what caches hold under it would be reached again. The newest of a day is known for as long as it
+    serves, so one more than that is new, also where the older ones are dropped and forgotten.
+    """
     day = f"v{datetime.fromtimestamp(now, UTC):%Y%m%d}"
-    return day if day not in taken else next(f"{day}-{n}" for n in range(2, 10_000) if f"{day}-{n}" not in taken)
+    numbers = [int(label[len(day) + 1 :] or 1) for label in taken if label == day or label.startswith(f"{day}-")]
+    return f"{day}-{max(numbers) + 1}" if numbers else day
 
 
 def _is(epoch: Epoch) -> tuple[ColumnElement[bool], ...]:
