@@ -74,7 +74,9 @@ async def test_anybody_searches_a_public_namespace_and_sees_what_is_open_to_all(
         ("PATCH", "/v1/namespaces/closed", {"json": {"public": True}}),
     ],
 )  # fmt: skip
-async def test_all_else_needs_a_key_and_is_for_no_cache(api: Api, method: str, path: str, sends: dict[str, Any]) -> None:
+async def test_all_else_needs_a_key_and_is_for_no_cache(
+    api: Api, method: str, path: str, sends: dict[str, Any]
+) -> None:
     async with api.client(None, peer="192.0.2.7") as client:
         response = await client.request(method, path, **sends)
     assert response.status_code == 401
@@ -110,7 +112,9 @@ async def test_groups_in_the_address_change_nothing(api: Api) -> None:
 async def test_what_is_asked_often_may_be_stored(api: Api) -> None:
     seen = [(await ask(api, "harbour ships")).headers for _ in range(4)]
     assert [headers["cache-control"] for headers in seen] == ["no-store"] * 2 + ["public, max-age=0, s-maxage=300"] * 2
-    assert [("etag" in headers, "surrogate-key" in headers) for headers in seen] == [(False, False)] * 2 + [(True, True)] * 2
+    assert [("etag" in headers, "surrogate-key" in headers) for headers in seen] == [(False, False)] * 2 + [
+        (True, True)
+    ] * 2
     namespace = await api.system.namespaces.get("open")
     (document,) = {one["document"] for one in (await ask(api, "harbour ships")).json()["passages"]}
     assert seen[3]["surrogate-key"].split(" ") == [f"n-{namespace.uid}", f"d-{document}"]

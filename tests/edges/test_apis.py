@@ -159,7 +159,9 @@ async def test_whoever_leaves_leaves_no_request_behind(edge: Edge, server: Playe
 
 async def test_cloudflare_says_no_in_an_answer_that_looks_good() -> None:
     async with played() as server:
-        server.answer = lambda _: Answer({"success": False, "errors": [{"code": 1134, "message": "no"}], "result": None})
+        server.answer = lambda _: Answer(
+            {"success": False, "errors": [{"code": 1134, "message": "no"}], "result": None}
+        )
         edge = opened("cloudflare", server.url)
         with pytest.raises(EngineRejected):
             await edge.purge(["d-1"], namespace=UID, visible=1)
@@ -178,7 +180,8 @@ async def test_fastly_purges_softly_when_told() -> None:
 
 def test_labels_are_what_each_reads() -> None:
     labels: dict[str, Any] = {
-        vendor: opened(vendor, "http://127.0.0.1:1").labels(["n-1", "d-2"], namespace="1", visible=7) for vendor in PLAYS
+        vendor: opened(vendor, "http://127.0.0.1:1").labels(["n-1", "d-2"], namespace="1", visible=7)
+        for vendor in PLAYS
     }
     assert labels == {
         "fastly": {"Surrogate-Key": "n-1 d-2"},

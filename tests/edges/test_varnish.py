@@ -113,7 +113,9 @@ async def test_one_question_is_one_address(site: Site, same: str) -> None:
     assert len(site.origin.asked) == 1
 
 
-@pytest.mark.parametrize("other", ["q=ships+harbour&top_k=2", "q=ships&top_k=3", "q=ships+harbour&top_k=3&legs=keyword"])
+@pytest.mark.parametrize(
+    "other", ["q=ships+harbour&top_k=2", "q=ships&top_k=3", "q=ships+harbour&top_k=3&legs=keyword"]
+)
 async def test_another_question_is_another_address(site: Site, other: str) -> None:
     await site.read()
     await site.read(f"/v1/search?{other}")
@@ -320,7 +322,9 @@ async def test_who_is_no_purger_is_refused() -> None:
         await edge.aclose()
 
 
-@pytest.mark.parametrize("url", ["varnish://", "varnish://a,", "varnish://a/b", "varnish://user@a", "varnish://a:x", "varnish://a?b=c"])
+@pytest.mark.parametrize(
+    "url", ["varnish://", "varnish://a,", "varnish://a/b", "varnish://user@a", "varnish://a:x", "varnish://a?b=c"]
+)
 def test_wrong_urls_are_told(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"edge\.url"):
         VarnishEdge(url, token=None, timeout_s=1.0)
