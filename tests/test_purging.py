@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -66,13 +66,13 @@ def edge() -> ToldEdge:
 
 
 @pytest.fixture
-async def purges(house: House, clock: MovedClock) -> AsyncIterator[EdgePurges]:
+async def purges(house: House, clock: MovedClock) -> EdgePurges:
     """The outbox, with the namespace `default` public and nothing due."""
     system = house.system
     old = await system.namespaces.get("default")
     await system.namespaces.configure("default", replace(old.settings, public=True))
     await system.database.write(lambda c: c.exec_driver_sql("DELETE FROM edge_purges").rowcount)
-    yield EdgePurges(system.database, clock)
+    return EdgePurges(system.database, clock)
 
 
 def worker(house: House, purges: EdgePurges, edge: ToldEdge | None, clock: MovedClock, **given: object) -> PurgeWorker:

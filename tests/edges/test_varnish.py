@@ -69,9 +69,9 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]
     with varnish(port) as cache:
         edge = EdgeSettings(url=cache.edge, popular_after=1)
         system = await build(Settings(data_dir=tmp_path_factory.mktemp("edge"), edge=edge))
-        async with served(gateway(system, owner_token=OWNER), port) as origin:
-            async with httpx.AsyncClient(base_url=cache.url, timeout=30.0) as reader:
-                yield Site(House(system), origin, cache, reader)
+        reading = httpx.AsyncClient(base_url=cache.url, timeout=30.0)
+        async with served(gateway(system, owner_token=OWNER), port) as origin, reading as reader:
+            yield Site(House(system), origin, cache, reader)
         await system.aclose()
 
 
