@@ -40,7 +40,7 @@ async def api(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
         for name, public in (("open", True), ("closed", False)):
             await api.call("PUT", f"/v1/namespaces/{name}", json={"public": public}, status=201)
             await api.upload(("ships.txt", "Seven ships left the harbour."), namespace=name)
-            await api.upload(("navy.txt", "Secret ships of the navy."), namespace=name, groups="navy")
+            await api.upload(("navy.txt", "Secret ships of the navy."), namespace=name, groups=["navy"])
         yield api
 
 
