@@ -13,7 +13,7 @@ from ragline.errors import EngineUnavailable
 from ragline.purging import PurgeWorker
 from ragline.registry.edge_purges import EdgePurges
 from ragline.settings import EdgeSettings
-from ragline.types import SearchRequest, Upload
+from ragline.types import NamespaceSettings, SearchRequest, Upload
 from tests.house import House
 
 SETTINGS = EdgeSettings(purge_again_s=30.0, stuck_after_s=60.0)
@@ -151,6 +151,7 @@ async def test_settings_cut_over_and_the_end_purge_the_whole_namespace(
     assert await purged() == []
     await system.namespaces.delete("default")
     assert await purged() == [{f"n-{id}"}]
+    await system.epochs.create_namespace("default", NamespaceSettings())  # as the next test expects it
 
 
 async def test_the_count_goes_with_it(house: House, purges: EdgePurges, edge: ToldEdge, clock: MovedClock) -> None:

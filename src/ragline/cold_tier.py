@@ -13,7 +13,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import structlog
 
 from ragline import metrics
 from ragline.errors import EngineError
@@ -23,7 +22,6 @@ from ragline.registry.edge_purges import EdgePurges, Stand
 from ragline.settings import EdgeSettings
 from ragline.types import Retrieved, SearchRequest
 
-log = structlog.get_logger()
 
 NO_STORE = "no-store"
 
