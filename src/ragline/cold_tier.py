@@ -13,7 +13,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-
 from ragline import metrics
 from ragline.errors import EngineError
 from ragline.protocols import Edge, Popularity
@@ -21,7 +20,6 @@ from ragline.query import Search
 from ragline.registry.edge_purges import EdgePurges, Stand
 from ragline.settings import EdgeSettings
 from ragline.types import Retrieved, SearchRequest
-
 
 NO_STORE = "no-store"
 
