@@ -34,3 +34,4 @@ async def test_each_line_is_written_before_the_next_one_begins(tmp_path: Path, m
         await stores.measure(LINES, Rows([], nothing, [], nothing, 0), tmp_path / "stores.json")
     held = json.loads((tmp_path / "stores.json").read_text())
     assert [one["line"]["name"] for one in held["results"]] == [line.name for line in LINES[:2]]
+    assert [path.name for path in tmp_path.iterdir()] == ["stores.json"]  # noqa: ASYNC240

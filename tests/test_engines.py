@@ -11,16 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from ragline import engines
-from ragline.build import open_keywords, open_log, open_vectors
-from ragline.engines import KEYWORDS, LOGS, VECTORS, Engine
+from ragline.build import open_edge, open_job_queue, open_keywords, open_log, open_popularity, open_vectors
+from ragline.clock import SystemClock
+from ragline.engines import EDGES, KEYWORDS, LOGS, POPULARITIES, QUEUES, VECTORS, Engine
 from ragline.errors import ConfigurationError, MissingDependency
-from ragline.protocols import ChunkLog, KeywordIndex, VectorStore
-from ragline.settings import Settings
+from ragline.protocols import ChunkLog, Edge, JobQueue, KeywordIndex, Popularity, VectorStore
+from ragline.settings import EdgeSettings, JobsSettings, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = {"vectors": (VECTORS, VectorStore), "keywords": (KEYWORDS, KeywordIndex), "log": (LOGS, ChunkLog)}
+ROOMS = {
+    "vectors": (VECTORS, VectorStore), "keywords": (KEYWORDS, KeywordIndex), "log": (LOGS, ChunkLog),
+    "jobs.queue": (QUEUES, JobQueue), "edge.url": (EDGES, Edge), "edge.popularity": (POPULARITIES, Popularity),
+}  # fmt: skip
 LINES = [(setting, protocol, engine) for setting, (table, protocol) in ROOMS.items() for engine in table]
 
 
@@ -47,11 +52,20 @@ def test_the_extra_brings_what_it_needs_and_the_setting_tells_of_it(
     setting: str, protocol: type, engine: Engine
 ) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
-    brought = {re.split(r"[\[><=;]", one)[0] for one in extras[engine.extra]}
+    brought = {re.split(r"[\[><=;]", one)[0] for one in extras.get(engine.extra, ())}
     if engine.extra == "elasticsearch":
         brought.add("aiohttp")  # by its own extra
+    if engine.extra == "cloudtasks":
+        brought.add("google.cloud.tasks_v2")  # google-cloud-tasks, as it is imported
     assert set(engine.needs) <= brought
-    assert engine.schemes[0] in (Settings.model_fields[setting].description or "")
+    sections: dict[str, type[BaseModel]] = {"jobs": JobsSettings, "edge": EdgeSettings, "": Settings}
+    fields = sections[setting.rpartition(".")[0]].model_fields
+    assert engine.schemes[0] in (fields[setting.rpartition(".")[2]].description or "")
+
+
+def _settings(setting: str, url: str) -> Settings:
+    section, _, name = setting.rpartition(".")
+    return Settings(**({section: {name: url}} if section else {name: url}))
 
 
 def test_no_scheme_stands_twice() -> None:
@@ -63,15 +77,17 @@ def test_no_scheme_stands_twice() -> None:
 def test_an_unknown_scheme_and_a_missing_package_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     opens: dict[str, Callable[[Settings], object]] = {
         "vectors": open_vectors, "keywords": open_keywords, "log": open_log,
+        "jobs.queue": lambda settings: open_job_queue(settings, SystemClock()), "edge.url": open_edge,
+        "edge.popularity": lambda settings: open_popularity(settings, SystemClock()),
     }  # fmt: skip
     for setting, (table, _) in ROOMS.items():
         with pytest.raises(ConfigurationError, match=f"{setting}: no adapter for the scheme 'nosuch'") as unknown:
-            opens[setting](Settings(**{setting: "nosuch://host"}))  # type: ignore[arg-type]
+            opens[setting](_settings(setting, "nosuch://host"))
         assert all(f"{engine.schemes[0]}://…" in unknown.value.next_step for engine in table)
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
-    for setting, _, engine in LINES:
+    for setting, _, engine in (line for line in LINES if line[2].needs):
         with pytest.raises(MissingDependency) as missing:
-            opens[setting](Settings(**{setting: f"{engine.schemes[0]}://host"}))  # type: ignore[arg-type]
+            opens[setting](_settings(setting, f"{engine.schemes[0]}://host"))
         assert f"ragline[{engine.extra}]" in missing.value.next_step
         assert all(package in missing.value.message for package in engine.needs)
 

@@ -51,6 +51,23 @@ KEYWORDS = (Engine("Elasticsearch", "ragline.keywords.elasticsearch:opened", *_C
 
 LOGS = (Engine("Kafka", "ragline.chunklogs.kafka:KafkaChunkLog", ("kafka",), "kafka", ("aiokafka",)),)
 
+QUEUES = (
+    Engine("Redis Streams", "ragline.queues.redis:RedisJobQueue", ("redis", "rediss"), "redis", ("redis",)),
+    Engine("Amazon SQS", "ragline.queues.sqs:SqsJobQueue", ("sqs",), "sqs", ("aiobotocore",)),
+    Engine(
+        "Google Cloud Tasks", "ragline.queues.cloudtasks:CloudTasksJobQueue", ("cloudtasks",), "cloudtasks",
+        ("google.cloud.tasks_v2",),
+    ),
+)  # fmt: skip
+
+EDGES = (
+    Engine("Varnish", "ragline.edges.varnish:VarnishEdge", ("varnish",), "", ()),
+    Engine("Fastly", "ragline.edges.fastly:FastlyEdge", ("fastly",), "", ()),
+    Engine("Cloudflare", "ragline.edges.cloudflare:CloudflareEdge", ("cloudflare",), "", ()),
+)
+
+POPULARITIES = (Engine("Redis", "ragline.popularity.redis:RedisPopularity", ("redis", "rediss"), "redis", ("redis",)),)
+
 
 def opener(setting: str, engines: Sequence[Engine], url: str, *, else_: str) -> Callable[..., Any]:
     """What opens `url`, the value of `setting`. `else_`: what stands there when it is empty, for the message.
@@ -67,7 +84,7 @@ def opener(setting: str, engines: Sequence[Engine], url: str, *, else_: str) -> 
         known += sorted({f"{one.name.removeprefix(f'{setting}.')}://…" for one in others})
         words = " or ".join(filter(None, [", ".join(known[:-1]), known[-1]]))
         raise no_adapter(setting, scheme, f"use {words}, or leave it empty for {else_}")
-    if any(find_spec(package) is None for package in found.needs):
+    if not all(map(_is_here, found.needs)):
         packages = " and ".join(found.needs)
         raise MissingDependency(
             f"{setting}: {found.name} needs the package{'s' * (len(found.needs) > 1)} {packages}.",
@@ -76,6 +93,13 @@ def opener(setting: str, engines: Sequence[Engine], url: str, *, else_: str) -> 
     module, _, name = found.opens.partition(":")
     opens: Callable[..., Any] = getattr(import_module(module), name)
     return opens
+
+
+def _is_here(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # not even the package that it stands in
+        return False
 
 
 def _theirs(found: Sequence[EntryPoint], scheme: str) -> Callable[..., Any]:

@@ -6,8 +6,9 @@
     │   └── UnsupportedMedia           415  no
     ├── Unauthenticated                401  no
     ├── Forbidden                      403  no
-    ├── NotFound                       404  no   namespace, document, key, blob
+    ├── NotFound                       404  no   namespace, document, key, blob, job
     ├── Conflict                       409  no   somebody else changed it first
+    ├── Gone                           410  no   it was there, and is kept no longer
     ├── Overloaded                     429  yes  carries retry_after_s
     ├── DocumentRejected               422  no   the document cannot be processed; ends `failed(reason)`
     ├── EngineError                    503  yes  a store, a model, a broker; the adapter's table translates to these.
@@ -75,6 +76,10 @@ class NotFound(RaglineError):
 
 class Conflict(RaglineError):
     status = 409
+
+
+class Gone(RaglineError):
+    status = 410
 
 
 class Overloaded(RaglineError):

@@ -69,17 +69,37 @@ class Search:
             metrics.degraded_total.labels(step).inc()
         return found
 
+    async def check(self, request: SearchRequest) -> None:
+        """Raises as `search` does of a request that cannot be served as it is: for one that is searched for later."""
+        _check(request, self._settings)
+        namespace = await self._snapshots.get(request.namespace)
+        parse_filters(request.filters, namespace.epoch.fields)
+
+    async def still_serves(self, request: SearchRequest, found: Retrieved) -> bool:
+        """Whether all that was found is what is served now, and the caller may still read it: passages may wait long. With the
+        registry away, as in a search: what is open to everyone, as it was seen last.
+
+        Raises:  NotFound: the namespace.  EngineError.
+        """
+        namespace = await self._snapshots.get(request.namespace)
+        hits = [passage.hit for passage in found.passages]
+        view = await self._look(namespace, [hit.chunk.document for hit in hits], [])
+        return all(_serves(view.rows.get(hit.chunk.document), hit, request.groups) for hit in hits)
+
     async def _in_time(self, request: SearchRequest) -> Retrieved:
-        """Whatever step hangs: nobody waits beyond the deadline of the whole."""
-        deadline_ms = self._settings.deadline_ms
+        """Whatever step hangs: nobody waits beyond the deadline of the whole. What `min_sequence` waited for comes on top,
+        so that its end is an answer, not an error."""
+        limit_ms = self._settings.deadline_ms
+        if request.min_sequence is not None:
+            limit_ms += max(
+                self._settings.deadline_ms, self._settings.keyword_deadline_ms, self._settings.dense_deadline_ms
+            )
         try:
-            async with asyncio.timeout(
-                2 * deadline_ms / 1000 if request.min_sequence is not None else deadline_ms / 1000
-            ):
+            async with asyncio.timeout(limit_ms / 1000):
                 return await self._search(request)
         except TimeoutError:
             raise EngineTimeout(
-                f"The search was not done within {deadline_ms} ms.",
+                f"The search was not done within {limit_ms} ms.",
                 next_step="Look at the engines by `ragline doctor`, or raise query.deadline_ms.",
                 engine="search",
             ) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -13,15 +13,20 @@ from ragline.answer import Answers
 from ragline.audit import Audit
 from ragline.blobs import KeepingBlobs
 from ragline.clock import Clock
+from ragline.cold_tier import ColdTier
 from ragline.connections.database import Database
 from ragline.contents import Contents
 from ragline.epochs import Epochs
 from ragline.errors import EngineError
 from ragline.housekeeper import Housekeeper
 from ragline.ingest import Ingest
+from ragline.job_watching import JobWatching
+from ragline.job_workers import JobUpkeep, JobWorker
+from ragline.jobs import Jobs
 from ragline.log_workers import EmbedWorker, IndexWorker
 from ragline.mending import Mending
-from ragline.protocols import ChunkLog, Embedder, KeywordIndex, VectorStore
+from ragline.protocols import ChunkLog, Embedder, JobQueue, KeywordIndex, VectorStore
+from ragline.purging import PurgeWorker
 from ragline.query import Search
 from ragline.registry.claims import Claims
 from ragline.registry.documents import Documents
@@ -33,19 +38,21 @@ from ragline.registry.upkeep import Upkeep
 from ragline.settings import Settings
 from ragline.snapshots import Snapshots
 from ragline.stores import Stores
-from ragline.types import Epoch, Scope
+from ragline.types import Epoch, QueueName, Scope
 from ragline.workers import IngestWorker
 
 log = structlog.get_logger()
 
-WorkerRole: TypeAlias = Literal["parse", "embed", "index"]
+WorkerRole: TypeAlias = Literal["parse", "embed", "index", "retrieve", "generate"]
 """What a worker does. `parse` is whatever is due in the registry: parsing, new words, sweeping, housekeeping; and without a
-chunk log all of it."""
+chunk log all of ingest. `retrieve` and `generate` work on one queue of jobs each."""
 
 WARM_S = 30.0
 """Longest that a start waits for its engines before it answers: opening a million vectors takes 8 s."""
 
-WORKER_ROLES: tuple[WorkerRole, ...] = ("parse", "embed", "index")
+WORKER_ROLES: tuple[WorkerRole, ...] = ("parse", "embed", "index", "retrieve", "generate")
+
+JOB_ROLES: Mapping[WorkerRole, QueueName] = {"retrieve": "retrieval", "generate": "generation"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,13 @@ class System:
     embed_worker: EmbedWorker | None
     index_worker: IndexWorker | None
     housekeeper: Housekeeper
+    jobs: Jobs
+    job_queue: JobQueue
+    job_watching: JobWatching
+    job_workers: Mapping[QueueName, JobWorker]
+    job_upkeep: JobUpkeep
+    cold_tier: ColdTier
+    purge_worker: PurgeWorker
     closers: tuple[Callable[[], Awaitable[None]], ...]
     """What to close, in order, each once."""
 
@@ -120,10 +134,16 @@ class System:
             if "parse" in roles:
                 group.create_task(self.ingest_worker.run())
                 group.create_task(self.housekeeper.run())
+                group.create_task(self.purge_worker.run())
             if self.embed_worker and "embed" in roles:
                 group.create_task(self.embed_worker.run())
             if self.index_worker and "index" in roles:
                 group.create_task(self.index_worker.run())
+            for role, queue in JOB_ROLES.items():
+                if role in roles:
+                    group.create_task(self.job_workers[queue].run())
+            if not JOB_ROLES.keys().isdisjoint(roles):
+                group.create_task(self.job_upkeep.run())
 
     async def aclose(self) -> None:
         for close in self.closers:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -45,15 +45,15 @@ LISTEN_AGAIN_S = 1.0
 
 
 class Postgresql:
-    """`schema.lock`: of whoever writes. `told`: is called whenever another process, or this one, has committed."""
+    """`schema.lock`: of whoever writes. `told`: is called of every commit of any process, as `Database._told`."""
 
     alone = False
 
-    def __init__(self, url: str, schema: Schema, told: Callable[[], None]) -> None:
+    def __init__(self, url: str, schema: Schema, told: Callable[[str | None], None]) -> None:
         self._schema = schema
         self._lock = text(f"SELECT pg_advisory_xact_lock({schema.lock})")
         self._channel = f"ragline_{schema.name}"
-        self._tell = text(f"SELECT pg_notify('{self._channel}', '')")
+        self._tell = text(f"SELECT pg_notify('{self._channel}', word) FROM unnest(CAST(:words AS text[])) word")
         self._url = asyncpg_url(make_url(url))
         options = {"connect_args": settings_of(make_url(url)), "pool_pre_ping": True}
         reading = {
@@ -111,7 +111,7 @@ class Postgresql:
         def locked(connection: Connection) -> T:
             connection.execute(self._lock)
             result = work(connection)
-            connection.execute(self._tell)
+            self.say(connection, [""])
             return result
 
         return await self._in_transaction(locked)
@@ -119,6 +119,9 @@ class Postgresql:
     async def apart(self, work: Callable[[Connection], T]) -> T:
         """A commit that does not wait for other writers. `work` locks what it changes, and waits for nothing."""
         return await self._in_transaction(work)
+
+    def say(self, connection: Connection, words: Sequence[str]) -> None:
+        connection.execute(self._tell, {"words": list(words)})
 
     async def snapshot(self, path: Path) -> None:
         raise EngineRejected(
@@ -156,8 +159,8 @@ class Postgresql:
             try:
                 connection = await asyncpg.connect(_dsn(self._url), **settings_of(self._url))
                 connection.add_termination_listener(lambda _, lost=lost: lost.set())
-                await connection.add_listener(self._channel, lambda *_: self._told())
-                self._told()  # of what came while nobody listened
+                await connection.add_listener(self._channel, lambda *heard: self._told(heard[-1]))
+                self._told(None)  # of what came while nobody listened
                 while not lost.is_set():
                     await self._compare_clocks(connection)
                     with suppress(TimeoutError):
