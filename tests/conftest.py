@@ -39,6 +39,21 @@ settings.register_profile("ragline", deadline=None, suppress_health_check=[Healt
 settings.load_profile("ragline")
 
 
+SERVERS = {"elasticsearch", "milvus", "own_milvus", "kafka"}
+"""Fixtures that start a server of a gigabyte, or download one."""
+
+START_SERVERS = {"tests/test_fleet.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two processes share the tests: one has all that need the large servers, so that each is started and downloaded once; of
+    the rest a file stays together."""
+    files = {item.location[0] for item in items if not SERVERS.isdisjoint(getattr(item, "fixturenames", ()))}
+    for item in items:
+        file = item.location[0]
+        item.add_marker(pytest.mark.xdist_group("servers" if file in files | START_SERVERS else file))
+
+
 @pytest.fixture(autouse=True)
 def logs_as_they_were() -> Iterator[None]:
     """A command that runs in this process says where log lines go, and from which level on."""

@@ -87,3 +87,67 @@ def test_an_unknown_scheme_and_a_missing_package_say_what_to_do(monkeypatch: pyt
             opens[setting](_settings(setting, f"{engine.schemes[0]}://host"))
         assert f"ragline[{engine.extra}]" in missing.value.next_step
         assert all(package in missing.value.message for package in engine.needs)
+
+
+# ── engines in other packages ────────────────────────────────────────────────────────────────────────────────────────
+
+_STORE = """
+from ragline.testing.exact import ExactVectorStore
+
+class TheirStore(ExactVectorStore):
+    def __init__(self, url):
+        super().__init__()
+        self.url = url
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A distribution as its installer leaves it: a module, and the folder that tells of it, on the path for this test."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def install(name: str, points: str, store: str = _STORE) -> None:
+        told = tmp_path / f"ragline_{name}-1.0.dist-info"
+        told.mkdir()
+        (told / "METADATA").write_text(f"Metadata-Version: 2.1\nName: ragline-{name}\nVersion: 1.0\n")
+        (told / "entry_points.txt").write_text(f"[ragline.engines]\n{points}\n")
+        (tmp_path / f"{name}_store.py").write_text(store)
+
+    return install
+
+
+async def test_an_engine_of_another_package_is_one_url(installed: Callable[..., None]) -> None:
+    installed("mine", "vectors.mine = mine_store:TheirStore\nvectors.milvus = mine_store:TheirStore")
+    store = open_vectors(Settings(vectors="mine://here/there?word=1"))
+    assert type(store).__name__ == "TheirStore"
+    assert vars(store)["url"] == "mine://here/there?word=1"
+    await store.create("c", dim=3, fields={})
+    assert await store.collections() == ["c"]
+    assert type(open_vectors(Settings(vectors="milvus://h"))).__name__ == "MilvusVectorStore", (
+        "ours are not theirs to take"
+    )
+    with pytest.raises(ConfigurationError, match="no adapter for the scheme 'mine'"):
+        open_keywords(Settings(keywords="mine://here"))
+    with pytest.raises(ConfigurationError) as unknown:
+        open_vectors(Settings(vectors="nosuch://here"))
+    assert "mine://…" in unknown.value.next_step
+
+
+def test_a_package_whose_engine_does_not_load_is_named(installed: Callable[..., None]) -> None:
+    installed(
+        "lame",
+        "vectors.lame = lame_store:TheirStore\nvectors.lost = lame_store:Nothing",
+        "import nosuch_client\n",
+    )
+    installed("bare", "vectors.bare = bare_store:Nothing")
+    for scheme, words in (("lame", "nosuch_client"), ("lost", "nosuch_client"), ("bare", "Nothing")):
+        with pytest.raises(ConfigurationError, match=rf"ragline-\w+ says .* {words}") as refused:
+            open_vectors(Settings(vectors=f"{scheme}://here"))
+        assert refused.value.next_step
+
+
+def test_two_packages_that_open_one_scheme(installed: Callable[..., None]) -> None:
+    installed("one", "vectors.same = one_store:TheirStore")
+    installed("two", "vectors.same = two_store:TheirStore")
+    with pytest.raises(ConfigurationError, match="ragline-one and ragline-two"):
+        open_vectors(Settings(vectors="same://here"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from pathlib import Path
@@ -66,6 +67,10 @@ from ragline.workers import IngestWorker
 log = structlog.get_logger()
 
 DEFAULT_NAMESPACE = "default"
+
+ASK_S = 5.0
+"""How long a start waits for the first word of a store."""
+
 ONE_DOMAIN = "while it is away no leg is left: no answer falls back to the other"
 
 
@@ -236,12 +241,7 @@ async def check_stores(settings: Settings, vectors: VectorStore, keywords: Keywo
     """
     for setting, store in (("vectors", vectors), ("keywords", keywords)):
         if _is_elasticsearch(getattr(settings, setting)):
-            try:
-                await store.collections()
-            except EngineRejected:
-                raise
-            except EngineError as error:
-                log.warning("store does not answer yet", setting=setting, error=error.message)
+            await _asked(setting, store.collections)
     if shared_hosts(settings):
         log.warning("one failure domain", vectors_and_keywords=shared_hosts(settings), consequence=ONE_DOMAIN)
 
@@ -249,12 +249,19 @@ async def check_stores(settings: Settings, vectors: VectorStore, keywords: Keywo
 async def check_blobs(settings: Settings, blobs: Blobs) -> None:
     """The same of the blob store. Raises EngineRejected: no such bucket, wrong credentials."""
     if "://" in settings.blobs:
-        try:
-            await blobs.folders()
-        except EngineRejected:
-            raise
-        except EngineError as error:
-            log.warning("store does not answer yet", setting="blobs", error=error.message)
+        await _asked("blobs", blobs.folders)
+
+
+async def _asked(setting: str, ask: Callable[[], Awaitable[object]]) -> None:
+    try:
+        async with asyncio.timeout(ASK_S):
+            await ask()
+    except EngineRejected:
+        raise
+    except EngineError as error:
+        log.warning("store does not answer yet", setting=setting, error=error.message)
+    except TimeoutError:
+        log.warning("store does not answer yet", setting=setting, waited_s=ASK_S)
 
 
 def _is_elasticsearch(url: str) -> bool:

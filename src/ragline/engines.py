@@ -8,11 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
 from ragline.errors import ConfigurationError, MissingDependency
+
+GROUP = "ragline.engines"
+"""Entry points of other packages: ``"vectors.mine" = "mine:MyVectorStore"`` opens ``vectors = "mine://…"``.
+A scheme of the tables below is not theirs to take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +68,12 @@ def opener(setting: str, engines: Sequence[Engine], url: str, *, else_: str) -> 
     """
     scheme = urlsplit(url).scheme
     found = next((engine for engine in engines if scheme in engine.schemes), None)
+    others = [one for one in entry_points(group=GROUP) if one.name.startswith(f"{setting}.")]
+    if found is None and (theirs := [one for one in others if one.name == f"{setting}.{scheme}"]):
+        return _theirs(theirs, scheme)
     if found is None:
         known = [engine.url for engine in engines]
+        known += sorted({f"{one.name.removeprefix(f'{setting}.')}://…" for one in others})
         words = " or ".join(filter(None, [", ".join(known[:-1]), known[-1]]))
         raise no_adapter(setting, scheme, f"use {words}, or leave it empty for {else_}")
     if not all(map(_is_here, found.needs)):
@@ -83,6 +92,23 @@ def _is_here(package: str) -> bool:
         return find_spec(package) is not None
     except ModuleNotFoundError:  # not even the package that it stands in
         return False
+
+
+def _theirs(found: Sequence[EntryPoint], scheme: str) -> Callable[..., Any]:
+    """What another package opens. Raises ConfigurationError: it does not open, or two packages say that they do."""
+    packages = sorted({one.dist.name for one in found if one.dist})
+    if len({one.value for one in found}) > 1:
+        raise ConfigurationError(
+            f"Two packages open {scheme}://…: {' and '.join(packages)}.", next_step="Uninstall one of them."
+        )
+    try:
+        opens: Callable[..., Any] = found[0].load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(
+            f"{' and '.join(packages)} says that {found[0].value} opens {scheme}://…, but it does not load ({error}).",
+            next_step="Install what it needs, or ask its makers.",
+        ) from error
+    return opens
 
 
 def no_adapter(setting: str, scheme: str, instead: str) -> ConfigurationError:

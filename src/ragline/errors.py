@@ -15,7 +15,8 @@
     │   │                                        By itself: it failed at this call, which may be the call's doing
     │   ├── EngineUnavailable          503  yes  refused, reset, gone: whatever is asked of it
     │   ├── EngineTimeout              504  yes  no answer within the deadline
-    │   └── EngineRejected             502  no   it answered, and said no (wrong dimension, bad credentials)
+    │   └── EngineRejected             502  no   it answered, and said no (wrong dimension, over a limit)
+    │       └── EngineDenied           502  no   it lets nobody of ours in: credentials, rights, quota, a bill
     └── ConfigurationError             500  no   a setting is wrong or something is missing; the process does not start
         ├── MissingDependency          500  no   a package, a model, a program; names the command that provides it
         └── DataFolderInUse            500  no   another process holds the data folder
@@ -137,6 +138,10 @@ class EngineTimeout(EngineError):
 class EngineRejected(EngineError):
     status = 502
     retryable = False
+
+
+class EngineDenied(EngineRejected):
+    """Whatever is asked of it, until somebody mends the account: no document is to blame, and none fails for it."""
 
 
 class ConfigurationError(RaglineError):

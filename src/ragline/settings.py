@@ -132,6 +132,10 @@ class QuerySettings(_Section):
     keyword_deadline_ms: int = Field(1_000, gt=0, description="Limit for the keyword leg.")
     dense_deadline_ms: int = Field(1_000, gt=0, description="Limit for the dense leg, embedding included.")
     grace_ms: int = Field(500, gt=0, description="What the other leg still gets once one is in.")
+    guard_deadline_ms: int = Field(
+        1_000, gt=0,
+        description="Limit for the look at the registry; over it the last-seen rows decide, and `degraded` has `guard`.",
+    )  # fmt: skip
     leg_concurrency: int = Field(128, gt=0, description="Searches of one leg in flight; more wait inside its deadline.")
     candidates: int = Field(50, gt=0, le=1000, description="Hits fetched per leg before fusion (at least 2 × top_k).")
     max_top_k: int = Field(200, gt=0, description="Largest top_k a request may ask for.")
@@ -168,7 +172,8 @@ class IngestSettings(_Section):
     max_attempts: int = Field(
         5,
         gt=0,
-        description="Tries before a document ends `failed`; one that meets an engine which is away does not count.",
+        description="Tries before a document ends `failed`; one that meets an engine which is away, silent to all or "
+        "refuses our key does not count.",
     )
     received_deadline_s: float = Field(
         4 * 3600.0, gt=0,

@@ -45,6 +45,9 @@ WorkerRole: TypeAlias = Literal["parse", "embed", "index", "retrieve", "generate
 """What a worker does. `parse` is whatever is due in the registry: parsing, new words, sweeping, housekeeping; and without a
 chunk log all of ingest. `retrieve` and `generate` work on one queue of jobs each."""
 
+WARM_S = 30.0
+"""Longest that a start waits for its engines before it answers: opening a million vectors takes 8 s."""
+
 WORKER_ROLES: tuple[WorkerRole, ...] = ("parse", "embed", "index", "retrieve", "generate")
 
 JOB_ROLES: Mapping[WorkerRole, QueueName] = {"retrieve": "retrieval", "generate": "generation"}
@@ -93,7 +96,15 @@ class System:
 
     async def warm(self) -> None:
         """Open what the first search would else wait for, beyond its deadline: the model, the serving collections. What
-        is away is left to the searches, which go on without its leg."""
+        is away is left to the searches, which go on without its leg; and so is what takes too long."""
+        try:
+            async with asyncio.timeout(WARM_S):
+                await self._warm()
+        except TimeoutError:
+            log.warning("not every collection is open yet", waited_s=WARM_S)
+
+    async def _warm(self) -> None:
+        away: set[str] = set()
         for namespace in await self.namespaces.all():
             epoch = namespace.epoch
 
@@ -107,8 +118,10 @@ class System:
 
             for leg, ask in (("keyword", keyword), ("dense", dense)):
                 try:
-                    await ask()
+                    if leg not in away:
+                        await ask()
                 except EngineError as error:
+                    away.add(leg)
                     log.warning("a leg does not answer yet", leg=leg, namespace=namespace.name, error=error.message)
 
     async def work(self, roles: Collection[WorkerRole] = WORKER_ROLES) -> None:

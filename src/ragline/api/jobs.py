@@ -69,10 +69,10 @@ async def list_jobs(
 
 
 @router.get("/jobs/{id}", response_model=JobOut)
-async def show_job(id: str, request: Request, caller: Reader) -> dict[str, Any]:
+async def show_job(id: str, request: Request, caller: Reader) -> JSONResponse:
     """Where it stands; once it is done, its answer."""
     system: System = request.app.state.system
-    return job_out(await system.jobs.get(caller, id))
+    return JSONResponse(job_out(await system.jobs.get(caller, id)))
 
 
 @router.get("/jobs/{id}/events", response_model=None, responses=STREAM)  # type: ignore[arg-type]
@@ -94,10 +94,10 @@ async def follow(id: str, request: Request, caller: Reader, last_event_id: LastE
 
 
 @router.delete("/jobs/{id}", response_model=JobOut)
-async def cancel(id: str, request: Request, caller: Reader) -> dict[str, Any]:
+async def cancel(id: str, request: Request, caller: Reader) -> JSONResponse:
     """End it; whoever is at it stops. One that has ended stays as it is."""
     system: System = request.app.state.system
-    return job_out(await system.jobs.cancel(caller, id))
+    return JSONResponse(job_out(await system.jobs.cancel(caller, id)))
 
 
 @router.post("/jobs/{id}/retry", status_code=202, response_model=QueryAccepted)
@@ -112,7 +112,7 @@ async def retry(id: str, request: Request, caller: Reader, body: RetryBody | Non
 
 
 def job_out(job: Job) -> dict[str, Any]:
-    """As `JobOut`."""
+    """As `JobOut`; the answer is word for word what the event `done` and the webhook say."""
     error = None
     if job.reason is not None:
         error = {"reason": job.reason, "detail": job.detail, "next_step": job.next_step}

@@ -41,6 +41,11 @@ class Driver(Protocol):
 
     alone: bool
 
+    @property
+    def ahead_s(self) -> float:
+        """How far the clock that leases go by is ahead of this machine's."""
+        ...
+
     async def bring_forward(self, at: str | None) -> None:
         """Bring the schema from revision `at` (None: there is none) to HEAD."""
         ...
@@ -129,6 +134,11 @@ class Database:
         at = await self.read(self._schema.revision)
         if at != self._schema.head:
             await self._driver.bring_forward(at)
+
+    @property
+    def ahead_s(self) -> float:
+        """How far the server's clock is ahead of this machine's: leases that several machines hold go by one clock."""
+        return self._driver.ahead_s
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` inside the next commit, with others; returns when it is durable.

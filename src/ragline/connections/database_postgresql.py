@@ -8,6 +8,7 @@ queued meanwhile in each process goes in one commit. Claims alone do without it:
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -36,6 +37,9 @@ READER_S, WRITER_S = 2.0, 10.0
 """Longest wait for one of them: as many readers are not at work at once but when the server is slow, and a query has a
 deadline; writers take turns."""
 
+CLOCKS_S, TELL_SKEW_S = 60.0, 2.0
+"""Between two comparisons of the clocks; a difference that is told."""
+
 LISTEN_AGAIN_S = 1.0
 """After the listening connection was lost. Meanwhile workers look by the clock."""
 
@@ -63,6 +67,7 @@ class Postgresql:
         self._reading = create_async_engine(self._url, **reading)
         self._told = told
         self._listening: asyncio.Task[None] | None = None
+        self.ahead_s = 0.0
 
     async def bring_forward(self, at: str | None) -> None:
         """Of several processes that start together one does it, and the others find it done."""
@@ -73,11 +78,24 @@ class Postgresql:
 
         await self._in_transaction(work)
 
+    async def _compare_clocks(self, connection: asyncpg.Connection) -> None:
+        before = time.time()
+        there = float(await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())"))
+        self._compared(there, (before + time.time()) / 2)
+
+    def _compared(self, there: float, here: float) -> None:
+        ahead_s = there - here
+        if abs(ahead_s - self.ahead_s) > TELL_SKEW_S:
+            log.warning("this machine's clock is not the server's", server_ahead_s=round(ahead_s, 3))
+        self.ahead_s = ahead_s
+
     async def check(self) -> None:
         """Raises ConfigurationError: an older server than the oldest that is supported."""
-        await self.read(
-            lambda connection: check_version(str(connection.exec_driver_sql("SHOW server_version").scalar()))
-        )
+        ask = "SELECT current_setting('server_version'), extract(epoch FROM clock_timestamp())"
+        before = time.time()
+        version, there = await self.read(lambda connection: connection.exec_driver_sql(ask).one())
+        check_version(version)
+        self._compared(float(there), (before + time.time()) / 2)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         self._listen()
@@ -143,7 +161,10 @@ class Postgresql:
                 connection.add_termination_listener(lambda _, lost=lost: lost.set())
                 await connection.add_listener(self._channel, lambda *heard: self._told(heard[-1]))
                 self._told(None)  # of what came while nobody listened
-                await lost.wait()
+                while not lost.is_set():
+                    await self._compare_clocks(connection)
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(lost.wait(), CLOCKS_S)
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
                 log.warning("commits of other processes are not heard of, but looked for", error=str(error))
             finally:

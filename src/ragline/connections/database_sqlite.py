@@ -29,6 +29,7 @@ class Sqlite:
     """An embedded database belongs to the process that holds its data folder: nobody else writes."""
 
     alone = True
+    ahead_s = 0.0
 
     def __init__(self, url: str, schema: Schema, queries: Queries, told: Callable[[str | None], None]) -> None:
         self._url, self._schema = url, schema
