@@ -12,7 +12,7 @@ import pytest
 from ragline.clock import SystemClock
 from ragline.connections.database import sqlite_url
 from ragline.errors import EngineUnavailable
-from ragline.job_watching import MOST_EVENTS, JobWatching
+from ragline.job_watching import MOST_EVENTS, READS_AT_ONCE, JobWatching
 from ragline.jobstores.sql import SqlJobStore
 from ragline.testing.jobstores import ROOM, done, failed, generating, order
 from ragline.types import JobEvent, NewEvent
@@ -22,11 +22,18 @@ class Counting(SqlJobStore):
     """Counts the reads of events. `deaf`: pulses are lost."""
 
     reads = 0
+    at_once = 0
+    most_at_once = 0
     deaf = False
 
     async def events(self, id: str, *, after: int, most: int) -> list[JobEvent]:
         self.reads += 1
-        return await super().events(id, after=after, most=most)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            return await super().events(id, after=after, most=most)
+        finally:
+            self.at_once -= 1
 
     def watch(self, told: Callable[[str | None], None]) -> None:
         super().watch(lambda job: None if self.deaf else told(job))
@@ -113,6 +120,22 @@ async def test_hundreds_that_stand_together_read_together(store: Counting, watch
     assert all(one == told[0] for one in told)
     assert store.reads < many  # a dozen pulses, not 3,600
     assert watching._followed == {}
+
+
+async def test_followers_of_many_jobs_that_move_together_take_turns_at_the_store(
+    store: Counting, watching: JobWatching
+) -> None:
+    """Else thousands would ask at once, and the last of them in vain."""
+    many = 100
+    jobs = [(await store.accept(order(), ROOM))[0].id for _ in range(many)]
+    following = [watching.follow(id, after=0) for id in jobs]
+    assert await asyncio.gather(*map(_next, following)) == [["queued"]] * many
+    hearing = [asyncio.create_task(_next(events)) for events in following]
+    await store.claim("retrieval", most=many, lease_s=60.0)
+    assert await asyncio.gather(*hearing) == [["retrieving"]] * many
+    assert store.most_at_once == READS_AT_ONCE
+    for events in following:
+        await events.aclose()
 
 
 class _Nobody:

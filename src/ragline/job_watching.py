@@ -26,6 +26,10 @@ BEAT_S = 15.0
 MOST_EVENTS = 200
 """Read at a time: bounds what a client that begins anew costs in memory."""
 
+READS_AT_ONCE = 4
+"""Of the store, for all followers: thousands that are woken together must wait here, and not until the store's own patience with
+callers is over. Fewer than a database has connections for readers: others read as well."""
+
 LAST = ("done", "failed")
 
 
@@ -55,6 +59,7 @@ class JobWatching:
         self._store = store
         self._followed: dict[str, _Followed] = {}
         self._reads: SingleFlight[list[JobEvent]] = SingleFlight()
+        self._places = asyncio.Semaphore(READS_AT_ONCE)
         self._beating: asyncio.Task[None] | None = None
         self._hears = False
         self._closed = False
@@ -111,9 +116,11 @@ class JobWatching:
             await asyncio.gather(self._beating, return_exceptions=True)
 
     async def _read(self, job: str, followed: _Followed, after: int) -> list[JobEvent]:
-        return await self._reads.run(
-            (job, after, followed.pulses), lambda: self._store.events(job, after=after, most=MOST_EVENTS)
-        )
+        async def read() -> list[JobEvent]:
+            async with self._places:
+                return await self._store.events(job, after=after, most=MOST_EVENTS)
+
+        return await self._reads.run((job, after, followed.pulses), read)
 
     def _heard(self, job: str | None) -> None:
         """`job` None: any of them may have moved on."""

@@ -310,9 +310,9 @@ class Settings(BaseSettings):
         """The settings whose engine stands in the data folder, which belongs to one process. Empty: all are servers, and any
         number of processes of any role share them."""
         shared = {
-            "registry": self.registry.startswith(("postgresql://", "postgres://")), "jobs": bool(self.jobs_url),
+            "registry": self.registry.startswith(("postgresql://", "postgres://")),
             "vectors": bool(self.vectors) and not self.vectors.startswith("lancedb:"),
-            "keywords": bool(self.keywords), "blobs": bool(self.blobs),
+            "keywords": bool(self.keywords), "blobs": bool(self.blobs), "jobs": bool(self.jobs_url),
         }  # fmt: skip
         return tuple(name for name, is_shared in shared.items() if not is_shared)
 

@@ -84,10 +84,10 @@ def _tell(screen: Screen, url: str, roles: Sequence[Role]) -> None:
 def _unfit(settings: Settings, roles: Sequence[Role]) -> ConfigurationError | None:
     from ragline.errors import ConfigurationError
 
-    if set(roles) == set(Role):
-        return None
     of_ingest = {Role.PARSE, Role.EMBED, Role.INDEX}
-    if not settings.log and not (of_ingest <= set(roles) or of_ingest.isdisjoint(roles)):
+    if of_ingest <= set(roles):  # the whole of ingest, with or without jobs: nothing needs to be shared
+        return None
+    if not settings.log and not of_ingest.isdisjoint(roles):
         return ConfigurationError(
             f"log: it is not set, and without a chunk log `ragline work {' '.join(roles)}` is no work of its own.",
             next_step='Run `ragline work parse embed index`, or without a role: it does all of them. Or set log = "kafka://HOST:9092".',

@@ -9,7 +9,7 @@ each call, not one for each statement; docs/adr/0006), on PostgreSQL between two
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -56,7 +56,7 @@ class Driver(Protocol):
         """One transaction, while nobody else writes."""
         ...
 
-    def say(self, connection: Connection, word: str) -> None: ...
+    def say(self, connection: Connection, words: Sequence[str]) -> None: ...
 
     async def snapshot(self, path: Path) -> None: ...
 
@@ -160,9 +160,9 @@ class Database:
         """Run `work` on a connection that sees the newest commit and may not write."""
         return await self._driver.read(work)
 
-    def say(self, connection: Connection, word: str) -> None:
-        """Inside a work: once it is committed, every process whose `heard` was set is told `word`, at most 255 bytes of it."""
-        self._driver.say(connection, word)
+    def say(self, connection: Connection, words: Sequence[str]) -> None:
+        """Inside a work: once it is committed, every process that listens is told each of `words`, which are short."""
+        self._driver.say(connection, words)
 
     def listen(self, heard: Callable[[str | None], None]) -> None:
         """Call `heard` with each word of every process, on the event loop; with None when some may have been missed."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -53,7 +53,7 @@ class Postgresql:
         self._schema = schema
         self._lock = text(f"SELECT pg_advisory_xact_lock({schema.lock})")
         self._channel = f"ragline_{schema.name}"
-        self._tell = text(f"SELECT pg_notify('{self._channel}', :word)")
+        self._tell = text(f"SELECT pg_notify('{self._channel}', word) FROM unnest(CAST(:words AS text[])) word")
         self._url = asyncpg_url(make_url(url))
         options = {"connect_args": settings_of(make_url(url)), "pool_pre_ping": True}
         reading = {
@@ -111,7 +111,7 @@ class Postgresql:
         def locked(connection: Connection) -> T:
             connection.execute(self._lock)
             result = work(connection)
-            self.say(connection, "")
+            self.say(connection, [""])
             return result
 
         return await self._in_transaction(locked)
@@ -120,8 +120,8 @@ class Postgresql:
         """A commit that does not wait for other writers. `work` locks what it changes, and waits for nothing."""
         return await self._in_transaction(work)
 
-    def say(self, connection: Connection, word: str) -> None:
-        connection.execute(self._tell, {"word": word})
+    def say(self, connection: Connection, words: Sequence[str]) -> None:
+        connection.execute(self._tell, {"words": list(words)})
 
     async def snapshot(self, path: Path) -> None:
         raise EngineRejected(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -68,8 +68,8 @@ class Sqlite:
             self._told(word)
         return result
 
-    def say(self, connection: Connection, word: str) -> None:
-        self._words.append(word)
+    def say(self, connection: Connection, words: Sequence[str]) -> None:
+        self._words.extend(words)
 
     async def snapshot(self, path: Path) -> None:
         def work(connection: Connection) -> None:

@@ -312,8 +312,14 @@ class SqlJobStore(SqlOutbox):
             for job in claimed
         ]  # fmt: skip
         connection.execute(rows.CLAIM, updates)
-        for job, events in zip(claimed, told, strict=True):
-            self._tell(connection, job.id, job.events, job.attempt, events, now)
+        written = [
+            row
+            for job, events in zip(claimed, told, strict=True)
+            for row in _event_rows(job.id, job.events, job.attempt, events, now)
+        ]
+        if written:
+            connection.execute(rows.TELL, written)
+            self._database.say(connection, sorted({row["job"] for row in written}))
         return claimed
 
     def _end(self, connection: Connection, row: Row[Any], ending: Ending, attempt: int) -> None:
@@ -340,13 +346,8 @@ class SqlJobStore(SqlOutbox):
         """`newest`: id of the last of them."""
         if not events:
             return
-        first = newest - len(events) + 1
-        told = [
-            {"job": id, "id": number, "name": event.name, "data": event.data, "attempt": attempt, "at": now}
-            for number, event in enumerate(events, start=first)
-        ]
-        connection.execute(rows.TELL, told)
-        self._database.say(connection, id)
+        connection.execute(rows.TELL, _event_rows(id, newest, attempt, events, now))
+        self._database.say(connection, [id])
 
     async def _in_parts(self, which: Any, older_s: float, then: Sequence[Any]) -> int:
         """Do `then` to the jobs that `which` finds, some at a time."""
@@ -372,6 +373,14 @@ class SqlJobStore(SqlOutbox):
 
 
 _NO_ANSWER = literal(None).label("answer")
+
+
+def _event_rows(id: str, newest: int, attempt: int, events: Sequence[NewEvent], now: float) -> list[dict[str, Any]]:
+    """`newest`: id of the last of them."""
+    return [
+        {"job": id, "id": number, "name": event.name, "data": event.data, "attempt": attempt, "at": now}
+        for number, event in enumerate(events, start=newest - len(events) + 1)
+    ]
 
 
 def _of_claim(row: Row[Any], queue: QueueName) -> list[NewEvent]:

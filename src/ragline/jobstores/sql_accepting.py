@@ -22,7 +22,7 @@ Counts = MutableMapping[tuple[str, str], int]
 
 
 class Accepting:
-    def __init__(self, now: Callable[[Connection], float], say: Callable[[Connection, str], None]) -> None:
+    def __init__(self, now: Callable[[Connection], float], say: Callable[[Connection, Sequence[str]], None]) -> None:
         self._now = now
         self._say = say
 
@@ -46,8 +46,7 @@ class Accepting:
         if made:
             connection.execute(rows.INSERT, made)
             connection.execute(rows.TELL, [_queued(one["id"], now) for one in made])
-            for one in made:
-                self._say(connection, one["id"])
+            self._say(connection, [one["id"] for one in made])
         return results
 
     def _known(self, connection: Connection, orders: Sequence[JobOrder]) -> dict[tuple[str, str], tuple[Job, str]]:
