@@ -6,8 +6,8 @@ from sqlalchemy import Connection, select
 
 from ragline.clock import Clock
 from ragline.connections.database import Database
-from ragline.errors import NotFound
 from ragline.jobstores import sql_rows as rows
+from ragline.jobstores.refusals import unknown_delivery
 from ragline.jobstores.tables import deliveries
 from ragline.types import WebhookDelivery
 
