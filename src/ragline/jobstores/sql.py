@@ -21,10 +21,10 @@ from ragline.connections.database import Database
 from ragline.errors import Overloaded
 from ragline.jobstores import sql_rows as rows
 from ragline.jobstores.migrations import SCHEMA
+from ragline.jobstores.refusals import forgotten_events, not_failed, unknown_job
 from ragline.jobstores.sql_accepting import Accepting, room
 from ragline.jobstores.sql_outbox import SqlOutbox
 from ragline.jobstores.tables import jobs
-from ragline.jobstores.refusals import forgotten_events, not_failed, unknown_job
 from ragline.types import (
     QUEUES,
     WORKER_LOST,
