@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
 import tomllib
@@ -13,17 +14,17 @@ from typing import Any
 import pytest
 
 from ragline import engines
-from ragline.build import open_job_queue, open_keywords, open_log, open_vectors
+from ragline.build import open_job_queue, open_job_store, open_keywords, open_log, open_vectors
 from ragline.clock import SystemClock
-from ragline.engines import KEYWORDS, LOGS, QUEUES, VECTORS, Engine
+from ragline.engines import JOB_STORES, KEYWORDS, LOGS, QUEUES, VECTORS, Engine
 from ragline.errors import ConfigurationError, MissingDependency
-from ragline.protocols import ChunkLog, JobQueue, KeywordIndex, VectorStore
+from ragline.protocols import ChunkLog, JobQueue, JobStore, KeywordIndex, VectorStore
 from ragline.settings import JobsSettings, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = {
     "vectors": (VECTORS, VectorStore), "keywords": (KEYWORDS, KeywordIndex), "log": (LOGS, ChunkLog),
-    "jobs.queue": (QUEUES, JobQueue),
+    "jobs.queue": (QUEUES, JobQueue), "jobs.url": (JOB_STORES, JobStore),
 }  # fmt: skip
 LINES = [(setting, protocol, engine) for setting, (table, protocol) in ROOMS.items() for engine in table]
 
@@ -76,6 +77,7 @@ def test_an_unknown_scheme_and_a_missing_package_say_what_to_do(monkeypatch: pyt
     opens: dict[str, Callable[[Settings], object]] = {
         "vectors": open_vectors, "keywords": open_keywords, "log": open_log,
         "jobs.queue": lambda settings: open_job_queue(settings, SystemClock()),
+        "jobs.url": lambda settings: asyncio.run(open_job_store(settings, SystemClock())),
     }  # fmt: skip
     for setting, (table, _) in ROOMS.items():
         with pytest.raises(ConfigurationError, match=f"{setting}: no adapter for the scheme 'nosuch'") as unknown:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import structlog
 
+from ragline.coalescing import Coalescer
 from ragline.errors import ConfigurationError, Overloaded
 from ragline.jobstores import refusals
 from ragline.jobstores.redis_outbox import RedisOutbox
-from ragline.jobstores.redis_rows import LISTED, event_of, fields_of, job_of, listed_of, microseconds
+from ragline.jobstores.redis_rows import LISTED, event_of, fields_of, job_of, listed_of, microseconds, seconds
 from ragline.jobstores.redis_server import JobServer
 from ragline.serialisation import dump_request
 from ragline.types import (
@@ -35,6 +36,9 @@ from ragline.types import (
 
 log = structlog.get_logger()
 
+MOST_ACCEPTED = 64
+"""Orders in one script: it holds everybody else up."""
+
 PAGE = 200
 """Jobs read at once while looking for those of a state."""
 
@@ -51,6 +55,9 @@ class RedisJobStore(RedisOutbox):
     def __init__(self, jobs: JobServer, *, vouched: bool) -> None:
         super().__init__(jobs)
         self._vouched = vouched
+        self._accept: Coalescer[tuple[JobOrder, JobLimits], tuple[Job, bool]] = Coalescer(
+            self._accept_all, most=MOST_ACCEPTED
+        )
 
     @classmethod
     async def open(cls, url: str, *, vouched: bool = False) -> RedisJobStore:
@@ -67,23 +74,17 @@ class RedisJobStore(RedisOutbox):
         return cls(jobs, vouched=vouched)
 
     async def accept(self, order: JobOrder, limits: JobLimits) -> tuple[Job, bool]:
-        request = order.request
-        said = await self._jobs.run(
-            "accept", order.id, order.principal, request.namespace, dump_request(request), order.fingerprint,
-            _key_of(order), order.webhook or "", microseconds(order.deadline_s), int(IDEMPOTENCY_S * 1000), limits.most,
-            limits.of_namespace,
-        )  # fmt: skip
-        match said[0]:
-            case b"made" | b"known" as which:
-                return job_of(fields_of(said[1])), which == b"made"
-            case b"other":
-                raise refusals.other_order(said[1].decode())
-        raise _full(said, request.namespace)
+        return await self._accept((order, limits))
+
+    async def _accept_all(self, batch: list[tuple[JobOrder, JobLimits]]) -> list[tuple[Job, bool] | Exception]:
+        """Those that came while the last ones were on their way, in one commit."""
+        said = await self._jobs.run("accept", *(word for order, limits in batch for word in _words(order, limits)))
+        return [_accepted(order, one) for (order, _), one in zip(batch, said, strict=True)]
 
     async def get(self, id: str) -> Job:
         self._jobs.must_be_open()
         with self._jobs.server.translating("reading a job"):
-            found = await self._jobs.server.client.hgetall(self._jobs.key("job", id))
+            found: Any = await self._jobs.server.client.hgetall(self._jobs.key("job", id))
         if not found:
             raise refusals.unknown_job(id)
         return job_of(found)
@@ -96,7 +97,7 @@ class RedisJobStore(RedisOutbox):
         with self._jobs.server.translating("listing jobs"):
             while len(found) < most:
                 below = "+" if before is None else f"({before}"
-                ids = await client.zrange(line, below, "-", desc=True, bylex=True, offset=0, num=PAGE)
+                ids: Any = await client.zrange(line, below, "-", desc=True, bylex=True, offset=0, num=PAGE)
                 if not ids:
                     break
                 before = ids[-1].decode()
@@ -139,8 +140,8 @@ class RedisJobStore(RedisOutbox):
     async def passages(self, id: str) -> bytes | None:
         self._jobs.must_be_open()
         with self._jobs.server.translating("reading passages"):
-            found: bytes | None = await self._jobs.server.client.get(self._jobs.key("passages", id))
-        return found
+            found: Any = await self._jobs.server.client.get(self._jobs.key("passages", id))
+        return cast("bytes | None", found)
 
     # ── ends ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -221,6 +222,7 @@ class RedisJobStore(RedisOutbox):
                 return forgotten
 
     async def aclose(self) -> None:
+        await self._accept.aclose()
         await self._jobs.aclose()
 
     async def _in_parts(self, what: str, older_s: float) -> int:
@@ -228,6 +230,30 @@ class RedisJobStore(RedisOutbox):
         while done := await self._jobs.run("forget", what, microseconds(older_s), MOST_FORGOTTEN):
             total += done
         return total
+
+
+def _words(order: JobOrder, limits: JobLimits) -> tuple[str | bytes | int, ...]:
+    return (
+        order.id, order.principal, order.request.namespace, dump_request(order.request), order.fingerprint, _key_of(order),
+        order.webhook or "", microseconds(order.deadline_s), int(IDEMPOTENCY_S * 1000), limits.most, limits.of_namespace,
+    )  # fmt: skip
+
+
+def _accepted(order: JobOrder, said: Sequence[Any]) -> tuple[Job, bool] | Exception:
+    match said[0]:
+        case b"made":
+            created_at, deadline_at = map(seconds, said[1:])
+            job = Job(
+                id=order.id, principal=order.principal, request=order.request, webhook=order.webhook,
+                state=JobState.QUEUED, queue="retrieval", attempt=0, retries=0, events=1, created_at=created_at,
+                deadline_at=deadline_at,
+            )  # fmt: skip
+            return job, True
+        case b"known":
+            return job_of(fields_of(said[1])), False
+        case b"other":
+            return refusals.other_order(said[1].decode())
+    return _full(said, order.request.namespace)
 
 
 def _key_of(order: JobOrder) -> str:

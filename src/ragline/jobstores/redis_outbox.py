@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ragline.jobstores.redis_rows import delivery_of, fields_of, microseconds
 from ragline.jobstores.redis_server import JobServer
 from ragline.jobstores.refusals import unknown_delivery
@@ -39,7 +41,10 @@ class RedisOutbox:
         found: list[WebhookDelivery] = []
         start = 0
         with self._jobs.server.translating("listing deliveries"):
-            while len(found) < most and (ids := await client.zrange(line, start, start + PAGE - 1, desc=True)):
+            while len(found) < most:
+                ids: Any = await client.zrange(line, start, start + PAGE - 1, desc=True)
+                if not ids:
+                    break
                 start += PAGE
                 async with client.pipeline(transaction=False) as several:
                     for id in ids:

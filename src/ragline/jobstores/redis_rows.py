@@ -30,8 +30,8 @@ def job_of(fields: Mapping[bytes, bytes]) -> Job:
         id=_text(fields, b"id"), principal=_text(fields, b"principal"), request=load_request(fields[b"request"]),
         webhook=_text(fields, b"webhook") or None, state=JobState(_text(fields, b"state")),
         queue=cast("QueueName | None", _text(fields, b"queue") or None), attempt=int(fields[b"attempt"]),
-        retries=int(fields[b"retries"]), events=int(fields[b"events"]), created_at=_seconds(fields[b"created"]),
-        deadline_at=_seconds(fields[b"deadline"]), finished_at=None if finished is None else _seconds(finished),
+        retries=int(fields[b"retries"]), events=int(fields[b"events"]), created_at=seconds(fields[b"created"]),
+        deadline_at=seconds(fields[b"deadline"]), finished_at=None if finished is None else seconds(finished),
         reason=_text(fields, b"reason") if b"reason" in fields else None, detail=_text(fields, b"detail"),
         next_step=_text(fields, b"next_step"), answer=fields.get(b"answer"),
     )  # fmt: skip
@@ -45,7 +45,7 @@ def listed_of(values: Sequence[bytes | None]) -> Job | None:
 
 def event_of(id: int, line: bytes) -> JobEvent:
     name, attempt, at, data = line.split(b"\n", 3)
-    return JobEvent(id, cast(EventName, name.decode()), data.decode(), int(attempt), _seconds(at))
+    return JobEvent(id, cast(EventName, name.decode()), data.decode(), int(attempt), seconds(at))
 
 
 def delivery_of(fields: Mapping[bytes, bytes]) -> WebhookDelivery:
@@ -54,7 +54,7 @@ def delivery_of(fields: Mapping[bytes, bytes]) -> WebhookDelivery:
     return WebhookDelivery(
         id=_text(fields, b"id"), job=_text(fields, b"job"), principal=_text(fields, b"principal"),
         url=_text(fields, b"url"), body=fields[b"body"], attempt=int(fields[b"attempt"]), state=state,
-        created_at=_seconds(fields[b"created"]), due_at=_seconds(fields[b"due"]),
+        created_at=seconds(fields[b"created"]), due_at=seconds(fields[b"due"]),
         status=int(status) if status else None, error=_text(fields, b"error"),
     )  # fmt: skip
 
@@ -63,5 +63,5 @@ def _text(fields: Mapping[bytes, Any], name: bytes) -> str:
     return cast(bytes, fields.get(name, b"")).decode()
 
 
-def _seconds(microseconds: bytes) -> float:
+def seconds(microseconds: bytes) -> float:
     return int(microseconds) / 1_000_000
