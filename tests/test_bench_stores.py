@@ -12,7 +12,7 @@ import pytest
 
 from bench.stores import __main__ as stores
 from bench.stores.engines import LINES, Line, Running
-from bench.stores.measuring import Found
+from bench.stores.measuring import CALLERS, TOP_K, Found
 from bench.stores.rows import Rows
 
 
@@ -24,7 +24,7 @@ async def test_each_line_is_written_before_the_next_one_begins(tmp_path: Path, m
         yield Running("", line.name)
 
     async def measured(line: Line, server: Running, held: Rows) -> Found:
-        times = {f"{k}/{callers}": 1.0 for k in stores.TOP_K for callers in stores.CALLERS}
+        times = {f"{k}/{callers}": 1.0 for k in TOP_K for callers in CALLERS}
         return Found(line, server.words, 1, 1.0, 0.0, times, times, 1.0, 1.0, 1.0, None, None, 1.0, 0.0)
 
     monkeypatch.setattr(stores, "running", running)
@@ -34,4 +34,4 @@ async def test_each_line_is_written_before_the_next_one_begins(tmp_path: Path, m
         await stores.measure(LINES, Rows([], nothing, [], nothing, 0), tmp_path / "stores.json")
     held = json.loads((tmp_path / "stores.json").read_text())
     assert [one["line"]["name"] for one in held["results"]] == [line.name for line in LINES[:2]]
-    assert [path.name for path in tmp_path.iterdir()] == ["stores.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["stores.json"]  # noqa: ASYNC240

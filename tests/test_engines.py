@@ -12,19 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from ragline import engines
-from ragline.build import open_job_queue, open_job_store, open_keywords, open_log, open_vectors
+from ragline.build import (
+    open_edge,
+    open_job_queue,
+    open_job_store,
+    open_keywords,
+    open_log,
+    open_popularity,
+    open_vectors,
+)
 from ragline.clock import SystemClock
-from ragline.engines import JOB_STORES, KEYWORDS, LOGS, QUEUES, VECTORS, Engine
+from ragline.engines import EDGES, JOB_STORES, KEYWORDS, LOGS, POPULARITIES, QUEUES, VECTORS, Engine
 from ragline.errors import ConfigurationError, MissingDependency
-from ragline.protocols import ChunkLog, JobQueue, JobStore, KeywordIndex, VectorStore
-from ragline.settings import JobsSettings, Settings
+from ragline.protocols import ChunkLog, Edge, JobQueue, JobStore, KeywordIndex, Popularity, VectorStore
+from ragline.settings import EdgeSettings, JobsSettings, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = {
     "vectors": (VECTORS, VectorStore), "keywords": (KEYWORDS, KeywordIndex), "log": (LOGS, ChunkLog),
-    "jobs.queue": (QUEUES, JobQueue), "jobs.url": (JOB_STORES, JobStore),
+    "jobs.queue": (QUEUES, JobQueue), "jobs.url": (JOB_STORES, JobStore), "edge.url": (EDGES, Edge),
+    "edge.popularity": (POPULARITIES, Popularity),
 }  # fmt: skip
 LINES = [(setting, protocol, engine) for setting, (table, protocol) in ROOMS.items() for engine in table]
 
@@ -52,13 +62,14 @@ def test_the_extra_brings_what_it_needs_and_the_setting_tells_of_it(
     setting: str, protocol: type, engine: Engine
 ) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
-    brought = {re.split(r"[\[><=;]", one)[0] for one in extras[engine.extra]}
+    brought = {re.split(r"[\[><=;]", one)[0] for one in extras.get(engine.extra, ())}
     if engine.extra == "elasticsearch":
         brought.add("aiohttp")  # by its own extra
     if engine.extra == "cloudtasks":
         brought.add("google.cloud.tasks_v2")  # google-cloud-tasks, as it is imported
     assert set(engine.needs) <= brought
-    fields = JobsSettings.model_fields if setting.startswith("jobs.") else Settings.model_fields
+    sections: dict[str, type[BaseModel]] = {"jobs": JobsSettings, "edge": EdgeSettings, "": Settings}
+    fields = sections[setting.rpartition(".")[0]].model_fields
     assert engine.schemes[0] in (fields[setting.rpartition(".")[2]].description or "")
 
 
@@ -77,14 +88,15 @@ def test_an_unknown_scheme_and_a_missing_package_say_what_to_do(monkeypatch: pyt
     opens: dict[str, Callable[[Settings], object]] = {
         "vectors": open_vectors, "keywords": open_keywords, "log": open_log,
         "jobs.queue": lambda settings: open_job_queue(settings, SystemClock()),
-        "jobs.url": lambda settings: asyncio.run(open_job_store(settings, SystemClock())),
+        "jobs.url": lambda settings: asyncio.run(open_job_store(settings, SystemClock())), "edge.url": open_edge,
+        "edge.popularity": lambda settings: open_popularity(settings, SystemClock()),
     }  # fmt: skip
     for setting, (table, _) in ROOMS.items():
         with pytest.raises(ConfigurationError, match=f"{setting}: no adapter for the scheme 'nosuch'") as unknown:
             opens[setting](_settings(setting, "nosuch://host"))
         assert all(f"{engine.schemes[0]}://…" in unknown.value.next_step for engine in table)
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
-    for setting, _, engine in LINES:
+    for setting, _, engine in (line for line in LINES if line[2].needs):
         with pytest.raises(MissingDependency) as missing:
             opens[setting](_settings(setting, f"{engine.schemes[0]}://host"))
         assert f"ragline[{engine.extra}]" in missing.value.next_step

@@ -18,6 +18,7 @@ from ragline.background import Background, Queries
 from ragline.batching import BatchingEmbedder
 from ragline.blobs import KeepingBlobs, open_blobs
 from ragline.clock import Clock, SystemClock
+from ragline.cold_tier import ColdTier
 from ragline.connections.database import Database, sqlite_url
 from ragline.contents import Contents
 from ragline.engines import no_adapter
@@ -36,18 +37,22 @@ from ragline.mending import Mending
 from ragline.protocols import (
     Blobs,
     ChunkLog,
+    Edge,
     Embedder,
     Generator,
     JobQueue,
     JobStore,
     KeywordIndex,
     Parser,
+    Popularity,
     Reranker,
     VectorStore,
 )
+from ragline.purging import PurgeWorker
 from ragline.query import Search
 from ragline.registry.claims import Claims
 from ragline.registry.documents import Documents
+from ragline.registry.edge_purges import EdgePurges
 from ragline.registry.guard import Guard
 from ragline.registry.keys import Keys
 from ragline.registry.members import Members as MemberRows
@@ -57,8 +62,8 @@ from ragline.registry.sources import Sources
 from ragline.registry.upkeep import Upkeep
 from ragline.remembering import RememberingEmbedder
 from ragline.reranking import Reranking
-from ragline.settings import GeneratorSettings, RerankerSettings, Settings
-from ragline.snapshots import Snapshots
+from ragline.settings import GeneratorSettings, QuerySettings, RerankerSettings, Settings
+from ragline.snapshots import KEEP_S, READ_S, Snapshots
 from ragline.stores import Stores
 from ragline.system import System
 from ragline.types import QUEUES, NamespaceSettings, Space
@@ -67,6 +72,8 @@ from ragline.workers import IngestWorker
 log = structlog.get_logger()
 
 DEFAULT_NAMESPACE = "default"
+KEPT_S = KEEP_S + READ_S
+"""The oldest snapshot that a query begins with while the registry answers."""
 
 ASK_S = 5.0
 """How long a start waits for the first word of a store."""
@@ -128,7 +135,7 @@ async def build(settings: Settings) -> System:
         epochs = Epochs(
             namespaces=namespaces, documents=documents, contents=contents, ingest=ingest, stores=stores,
             vectors=vectors, keywords=keywords, snapshots=snapshots, space=embedder.space,
-            drop_after_s=2 * settings.query.deadline_ms / 1000,
+            drop_after_s=longest_query_s(settings.query),
         )  # fmt: skip
         upkeep = Upkeep(database, clock)
         may_stand = Limits(
@@ -148,6 +155,9 @@ async def build(settings: Settings) -> System:
             keywords=keywords, queries=queries, settings=settings.query, languages=languages,
             reranking=Reranking(reranker, settings.reranker) if reranker else None,
         )  # fmt: skip
+        edge, popularity = open_edge(settings), open_popularity(settings, clock)
+        closers.extend(one.aclose for one in (edge, popularity) if one is not None)
+        purges = EdgePurges(database, clock)
         embed_worker, index_worker = None, None
         if chunk_log:
             dead_letters, attempts = DeadLetters(documents=documents, claims=claims), settings.ingest.max_attempts
@@ -188,6 +198,12 @@ async def build(settings: Settings) -> System:
             ),
             jobs=jobs, job_queue=job_queue, job_watching=job_watching, job_workers=job_workers,
             job_upkeep=JobUpkeep(jobs=jobs, workers=job_workers, clock=clock, settings=settings.jobs),
+            cold_tier=ColdTier(
+                search=search, purges=purges, edge=edge, popularity=popularity, settings=settings.edge
+            ),
+            purge_worker=PurgeWorker(
+                purges=purges, edge=edge, database=database, clock=clock, settings=settings.edge
+            ),
             closers=tuple(reversed(closers)),
         )  # fmt: skip
         if settings.failpoint:
@@ -317,6 +333,31 @@ async def check_queue(queue: JobQueue) -> None:
         raise
     except EngineError as error:
         log.warning("queue does not answer yet", setting="jobs.queue", error=error.message)
+
+
+def open_edge(settings: Settings) -> Edge | None:
+    given = settings.edge
+    if not given.url:
+        return None
+    opens = engines.opener("edge.url", engines.EDGES, given.url, else_="none")
+    return cast(Edge, opens(given.url, token=given.token, timeout_s=given.timeout_s))
+
+
+def open_popularity(settings: Settings, clock: Clock) -> Popularity:
+    url = settings.edge.popularity
+    if not url:
+        from ragline.popularity.memory import MemoryPopularity
+
+        return MemoryPopularity(clock)
+    opens = engines.opener("edge.popularity", engines.POPULARITIES, url, else_="counts of this process")
+    return cast(Popularity, opens(url, clock=clock))
+
+
+def longest_query_s(query: QuerySettings) -> float:
+    """How long after a cut-over somebody may still read the old collections: whoever took the old snapshot at the last moment
+    that it is kept, and then takes all the time that a search has."""
+    waiting = max(query.deadline_ms, query.keyword_deadline_ms, query.dense_deadline_ms)
+    return KEPT_S + (query.deadline_ms + waiting) / 1000
 
 
 async def open_embedder(settings: Settings, queries: Queries | None = None, known: Collection[Space] = ()) -> Embedder:

@@ -65,6 +65,14 @@ QUEUES = (
     ),
 )  # fmt: skip
 
+EDGES = (
+    Engine("Varnish", "ragline.edges.varnish:VarnishEdge", ("varnish",), "", ()),
+    Engine("Fastly", "ragline.edges.fastly:FastlyEdge", ("fastly",), "", ()),
+    Engine("Cloudflare", "ragline.edges.cloudflare:CloudflareEdge", ("cloudflare",), "", ()),
+)
+
+POPULARITIES = (Engine("Redis", "ragline.popularity.redis:RedisPopularity", ("redis", "rediss"), "redis", ("redis",)),)
+
 
 def opener(setting: str, engines: Sequence[Engine], url: str, *, else_: str) -> Callable[..., Any]:
     """What opens `url`, the value of `setting`. `else_`: what stands there when it is empty, for the message.

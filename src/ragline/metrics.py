@@ -79,6 +79,18 @@ job_attempts_total = Counter(
 job_watchers = Gauge("job_watchers", "Clients that follow the events of a job in this process.", registry=REGISTRY)
 citations_removed_total = Counter("citations_removed", "Citations that pointed nowhere.", registry=REGISTRY)
 tokens_total = Counter("generation_tokens", "Tokens of generators.", ["generator", "kind"], registry=REGISTRY)
+edge_answers_total = Counter(
+    "edge_answers", "Answers for popular queries of public namespaces, by whether the edge may store them.", ["outcome"],
+    registry=REGISTRY,
+)  # fmt: skip
+edge_purges_total = Counter(
+    "edge_purges", "Purges by how they ended: done (the first time), again (the second), failed.", ["outcome"],
+    registry=REGISTRY,
+)  # fmt: skip
+edge_purge_lag = Gauge(
+    "edge_purge_lag", "Age in seconds of the oldest purge that the edge has not acknowledged.", registry=REGISTRY
+)
+edge_purges_waiting = Gauge("edge_purges_waiting", "Purges that the edge has not acknowledged once.", registry=REGISTRY)
 http_requests_total = Counter("http_requests", "Requests by route and status.", ["route", "status"], registry=REGISTRY)
 
 

@@ -285,6 +285,44 @@ class Parser(Protocol):
     async def aclose(self) -> None: ...
 
 
+class Edge(Protocol):
+    """A shared cache in front of the API, a CDN, that drops answers by the keys that they carry."""
+
+    @property
+    def name(self) -> str:
+        """Such as ``varnish``."""
+        ...
+
+    def labels(self, keys: Sequence[str], *, namespace: str, visible: int) -> Mapping[str, str] | None:
+        """Headers by which the edge knows an answer's keys again. None: it takes not as many, so it must not store the answer.
+
+        `visible`: the count of `namespace` (a uid) from before the answer was looked for.
+        """
+        ...
+
+    async def purge(self, keys: Sequence[str], *, namespace: str, visible: int) -> None:
+        """When this returns, the edge has said of all its parts that no answer which it had stored under any of `keys` is
+        served any more. Any number of keys; repeating it changes nothing.
+
+        Late answers:  one that is on its way meanwhile may be stored afterwards, unless the edge looks at `visible`: what
+                       carries a smaller one of the same namespace is too old. Whoever calls purges again therefore.
+        Raises:  EngineError; some may be gone then, and some not. `Busy` says when to come again.
+        """
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class Popularity(Protocol):
+    """How often something was asked for within about a day; for longer than any cache keeps the answer."""
+
+    async def seen(self, key: str) -> int:
+        """Count one more, and say how many that makes in the last 24 hours, about. Raises EngineError."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
 class JobQueue(Protocol):
     """Wakes workers up, and no more: a job store holds the jobs, and its claim decides who does which.
 

@@ -32,6 +32,36 @@ class HttpSettings(_Section):
     trusted_proxies: tuple[str, ...] = Field((), description="Addresses whose X-Forwarded-* headers are believed.")
 
 
+class EdgeSettings(_Section):
+    """The cold tier: a CDN in front of `GET /v1/search` of public namespaces (docs/edge.md). Off while `url` is empty."""
+
+    url: str = Field(
+        "",
+        description="varnish://HOST:PORT,HOST:PORT…, fastly://SERVICE_ID or cloudflare://ZONE_ID; empty: nothing may be stored.",
+    )
+    token: SecretStr | None = Field(None, description="API token of Fastly or Cloudflare that may purge.")
+    timeout_s: float = Field(10.0, gt=0, description="Limit for one call to the edge.")
+    s_maxage_s: int = Field(
+        300, gt=0, le=86_400,
+        description="How long an answer may be stored: as long a new document may be missed in it. At most your freshness limit.",
+    )  # fmt: skip
+    popular_after: int = Field(
+        10, gt=0, description="How often a query must be asked in a day before its answers may be stored; 1: at once."
+    )
+    popularity: str = Field(
+        "",
+        description="Where that is counted: redis://…, for all processes together; empty: in each process by itself.",
+    )
+    purge_again_s: float = Field(
+        30.0, ge=0,
+        description="When a purge is repeated: longer than an answer can be on its way from the search to the edge's store.",
+    )  # fmt: skip
+    purge_namespaces: bool = Field(
+        False, description="Purge the whole namespace with each change, so that new documents are not missed either."
+    )
+    stuck_after_s: float = Field(60.0, gt=0, description="How old a purge is when the log calls it stuck.")
+
+
 class EmbedderSettings(_Section):
     """The default embedder. A change of the model, its revision or what stands before documents is a new space: run
     `ragline reindex` for each namespace. What is marked (server) is for http(s) URLs only."""
@@ -297,6 +327,7 @@ class Settings(BaseSettings):
         "", description="For crash tests alone: where the process kills itself (docs/crash-safety.md). Empty: nowhere."
     )
     http: HttpSettings = HttpSettings()
+    edge: EdgeSettings = EdgeSettings()
     embedder: EmbedderSettings = EmbedderSettings()
     reranker: RerankerSettings = RerankerSettings()
     generators: tuple[GeneratorSettings, ...] = (GeneratorSettings(),)

@@ -13,6 +13,7 @@ from ragline.answer import Answers
 from ragline.audit import Audit
 from ragline.blobs import KeepingBlobs
 from ragline.clock import Clock
+from ragline.cold_tier import ColdTier
 from ragline.connections.database import Database
 from ragline.contents import Contents
 from ragline.epochs import Epochs
@@ -25,6 +26,7 @@ from ragline.jobs import Jobs
 from ragline.log_workers import EmbedWorker, IndexWorker
 from ragline.mending import Mending
 from ragline.protocols import ChunkLog, Embedder, JobQueue, KeywordIndex, VectorStore
+from ragline.purging import PurgeWorker
 from ragline.query import Search
 from ragline.registry.claims import Claims
 from ragline.registry.documents import Documents
@@ -91,6 +93,8 @@ class System:
     job_watching: JobWatching
     job_workers: Mapping[QueueName, JobWorker]
     job_upkeep: JobUpkeep
+    cold_tier: ColdTier
+    purge_worker: PurgeWorker
     closers: tuple[Callable[[], Awaitable[None]], ...]
     """What to close, in order, each once."""
 
@@ -130,6 +134,7 @@ class System:
             if "parse" in roles:
                 group.create_task(self.ingest_worker.run())
                 group.create_task(self.housekeeper.run())
+                group.create_task(self.purge_worker.run())
             if self.embed_worker and "embed" in roles:
                 group.create_task(self.embed_worker.run())
             if self.index_worker and "index" in roles:

@@ -493,6 +493,28 @@ class Answer:
     timings_ms: Mapping[str, float]
 
 
+# ── the edge ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Purge:
+    """That the edge has to drop what it holds of a document, or of a whole namespace.
+
+    namespace: a uid.   document: its id; empty: whatever there is of the namespace.
+    visible:   the namespace's count with the change; what was found before has a smaller one.
+    passes:    how often the edge has acknowledged it.   attempt: number of this try, from 1.
+    Units:     `created_at` in seconds since 1970.
+    """
+
+    id: int
+    namespace: str
+    document: str
+    visible: int
+    created_at: float
+    passes: int
+    attempt: int
+
+
 # ── jobs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -117,8 +118,8 @@ async def test_a_caller_that_leaves_a_silent_server_is_let_go(
     assert done
     assert asked.cancelled()
     closing = asyncio.create_task(store.aclose())
-    done, _ = await asyncio.wait([closing], timeout=COMMAND_S / 3)
-    assert done
+    closed, _ = await asyncio.wait([closing], timeout=COMMAND_S / 3)
+    assert closed
     closing.result()
 
 
@@ -209,11 +210,17 @@ async def test_a_thousand_of_one_score_are_put_in_order_by_the_server(
     rows = [record(f"d{n}", "twin" if n else "twin other", groups=groups) for n in range(1_000)]
     for at in range(0, 1_000, 250):
         await store.upsert("c", rows[at : at + 250], embeddings(rows[at : at + 250]))
-    made, hit = list[object](), adapter._hit
-    monkeypatch.setattr(adapter, "_hit", lambda *given: made.append(given) or hit(*given))
+    made, hit = 0, adapter._hit
+
+    def counted(*given: Any) -> Any:
+        nonlocal made
+        made += 1
+        return hit(*given)
+
+    monkeypatch.setattr(adapter, "_hit", counted)
     hits = await store.search("c", embedding("twin"), top_k=10, scope=Scope(frozenset(groups)))
     assert [one.chunk.id for one in hits] == sorted(one.chunk.id for one in rows[1:])[:10]
-    assert len(made) == 10
+    assert made == 10
     (last,) = await store.search("c", embedding("other"), top_k=1, scope=Scope(frozenset(groups)))
     assert last.chunk.document == "d0"
 

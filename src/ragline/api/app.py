@@ -126,6 +126,13 @@ def _ready(system: System) -> Callable[[], Awaitable[list[str]]]:
     return missing
 
 
+def _not_for_caches(message: Message, *, has_key: bool) -> None:
+    """What does not say that it may be stored is not to be, errors neither: caches would guess."""
+    headers: list[tuple[bytes, bytes]] = message.setdefault("headers", [])
+    if not any(name.lower() == b"cache-control" for name, _ in headers):
+        headers.append((b"cache-control", b"private, no-store" if has_key else b"no-store"))
+
+
 class _Limits:
     """Bounds the body of a request while it is read, and counts requests by route and status."""
 
@@ -158,6 +165,8 @@ class _Limits:
 
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
+                if scope["path"].startswith("/v1"):
+                    _not_for_caches(message, has_key=b"authorization" in headers)
                 route = getattr(scope.get("route"), "path", "other")
                 metrics.http_requests_total.labels(route, message["status"]).inc()
             await send(message)

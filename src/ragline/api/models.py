@@ -53,6 +53,9 @@ class NamespaceBody(Strict):
     candidates: int | None = Field(None, ge=1, le=1000, description="Hits a leg before fusion; holds at once.")
     chunk_tokens: int | None = Field(None, ge=32, le=2048, description="Largest chunk, in the embedder's tokens.")
     overlap_tokens: int | None = Field(None, ge=0, le=512)
+    public: bool | None = Field(
+        None, description="Anybody may search it by GET, without a key, and shared caches may store the answers."
+    )
 
 
 class SearchBody(Strict):

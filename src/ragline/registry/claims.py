@@ -108,8 +108,8 @@ class Claims:
                 "sweep": SWEEP_NOW if old.sweep and newly_live else old.sweep,
             }  # fmt: skip
             connection.execute(UPDATE, {"which": document.id, **values})
-            if newly_live:
-                move_visible(connection, document.namespace)
+            # Also where only the words have changed: readers see the new title from now on, not from when it was accepted.
+            move_visible(connection, self._clock.now(), document.namespace, [document.id])
             self._event(connection, document, event, detail, took_s)
             return True
 

@@ -43,6 +43,9 @@ COMMON_S = 60.0
 """For so long a scope that held more than `RARE` chunks is not counted again. If it has become rare meanwhile, the index finds
 too few, late, and it is scanned."""
 
+MOST_ROWS = 500
+"""In one call: the limit of time of a statement is one for all of them, and an index takes some milliseconds a row."""
+
 MOST_COMMON = 1_000
 """Scopes that are remembered."""
 
@@ -186,8 +189,9 @@ class PgvectorVectorStore:
             return
         async with self._on(collection) as (connection, shelf):
             rows = await asyncio.to_thread(_rows, shelf, records, vectors)
-            async with connection.transaction():
-                await connection.executemany(_upsert(shelf), rows)
+            for start in range(0, len(rows), MOST_ROWS):
+                async with connection.transaction():
+                    await connection.executemany(_upsert(shelf), rows[start : start + MOST_ROWS])
 
     async def update_payload(
         self, collection: str, document: str, *, title: str, groups: Groups, fields: Metadata
