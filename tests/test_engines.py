@@ -155,7 +155,7 @@ def test_a_package_whose_engine_does_not_load_is_named(installed: Callable[..., 
     )
     installed("bare", "vectors.bare = bare_store:Nothing")
     for scheme, words in (("lame", "nosuch_client"), ("lost", "nosuch_client"), ("bare", "Nothing")):
-        with pytest.raises(ConfigurationError, match=rf"ragline-\w+ says .* {words}") as refused:
+        with pytest.raises(ConfigurationError, match=rf"ragline-\w+ says .*{words}") as refused:
             open_vectors(Settings(vectors=f"{scheme}://here"))
         assert refused.value.next_step
 
