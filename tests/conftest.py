@@ -39,7 +39,7 @@ settings.register_profile("ragline", deadline=None, suppress_health_check=[Healt
 settings.load_profile("ragline")
 
 
-SERVERS = {"elasticsearch", "milvus", "own_milvus", "kafka"}
+SERVERS = {"cloudtasks", "elasticmq", "elasticsearch", "kafka", "milvus", "own_milvus"}
 """Fixtures that start a server of a gigabyte, or download one."""
 
 START_SERVERS = {"tests/test_fleet.py"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
 import tomllib
@@ -14,17 +15,26 @@ import pytest
 from pydantic import BaseModel
 
 from ragline import engines
-from ragline.build import open_edge, open_job_queue, open_keywords, open_log, open_popularity, open_vectors
+from ragline.build import (
+    open_edge,
+    open_job_queue,
+    open_job_store,
+    open_keywords,
+    open_log,
+    open_popularity,
+    open_vectors,
+)
 from ragline.clock import SystemClock
-from ragline.engines import EDGES, KEYWORDS, LOGS, POPULARITIES, QUEUES, VECTORS, Engine
+from ragline.engines import EDGES, JOB_STORES, KEYWORDS, LOGS, POPULARITIES, QUEUES, VECTORS, Engine
 from ragline.errors import ConfigurationError, MissingDependency
-from ragline.protocols import ChunkLog, Edge, JobQueue, KeywordIndex, Popularity, VectorStore
+from ragline.protocols import ChunkLog, Edge, JobQueue, JobStore, KeywordIndex, Popularity, VectorStore
 from ragline.settings import EdgeSettings, JobsSettings, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = {
     "vectors": (VECTORS, VectorStore), "keywords": (KEYWORDS, KeywordIndex), "log": (LOGS, ChunkLog),
-    "jobs.queue": (QUEUES, JobQueue), "edge.url": (EDGES, Edge), "edge.popularity": (POPULARITIES, Popularity),
+    "jobs.queue": (QUEUES, JobQueue), "jobs.url": (JOB_STORES, JobStore), "edge.url": (EDGES, Edge),
+    "edge.popularity": (POPULARITIES, Popularity),
 }  # fmt: skip
 LINES = [(setting, protocol, engine) for setting, (table, protocol) in ROOMS.items() for engine in table]
 
@@ -77,7 +87,8 @@ def test_no_scheme_stands_twice() -> None:
 def test_an_unknown_scheme_and_a_missing_package_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     opens: dict[str, Callable[[Settings], object]] = {
         "vectors": open_vectors, "keywords": open_keywords, "log": open_log,
-        "jobs.queue": lambda settings: open_job_queue(settings, SystemClock()), "edge.url": open_edge,
+        "jobs.queue": lambda settings: open_job_queue(settings, SystemClock()),
+        "jobs.url": lambda settings: asyncio.run(open_job_store(settings, SystemClock())), "edge.url": open_edge,
         "edge.popularity": lambda settings: open_popularity(settings, SystemClock()),
     }  # fmt: skip
     for setting, (table, _) in ROOMS.items():

@@ -1,6 +1,6 @@
 """The job path: what accepting costs, what a saturated model costs retrieval, what followers cost, what kills change.
 
-    python -m bench.jobs [--accept] [--saturated] [--followers 5000] [--kills 100]
+    python -m bench.jobs [--accept] [--queues] [--saturated] [--followers 5000] [--kills 100]
 
 Without options: the first two. Each compares two things in one run, taking turns, because the machine is shared.
 """
@@ -14,24 +14,27 @@ import tempfile
 from pathlib import Path
 
 from bench.figures import Figure, show
-from bench.jobs import accepting, followers, kills, saturated
+from bench.jobs import accepting, followers, kills, queues, saturated
 from tests.engines.postgres import server
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.jobs")
     parser.add_argument("--accept", action="store_true")
+    parser.add_argument("--queues", action="store_true")
     parser.add_argument("--saturated", action="store_true")
     parser.add_argument("--followers", type=int, default=0)
     parser.add_argument("--kills", type=int, default=0)
     given = parser.parse_args()
-    everything = not (given.accept or given.saturated or given.followers or given.kills)
+    everything = not (given.accept or given.queues or given.saturated or given.followers or given.kills)
     figures: dict[str, list[Figure]] = {}
     with tempfile.TemporaryDirectory(prefix="ragline-jobs-") as folder:
-        for name in ("accept", "saturated", "followers", "kills"):
+        for name in ("accept", "queues", "saturated", "followers", "kills"):
             Path(folder, name).mkdir()
         if given.accept or everything:
             figures["accept"] = asyncio.run(accepting.run(Path(folder, "accept")))
+        if given.queues:
+            figures["queues"] = asyncio.run(queues.run(Path(folder, "queues")))
         if given.saturated or everything:
             figures["saturated"] = asyncio.run(saturated.run(Path(folder, "saturated")))
         if given.followers:

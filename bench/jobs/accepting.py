@@ -1,13 +1,14 @@
 """Accepting a job, fully durable, beside what the same store commits: one narrow row a caller, through the same group commit.
 
-32 callers each. Both take turns in one run, on a database with fsync as it is by default.
+32 callers each. Both take turns in one run, on a database with fsync as it is by default; on Redis, which gathers what its
+clients send by itself, with an append-only file that is synced before each answer, beside the SET of one narrow key.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from sqlalchemy import Connection, text
@@ -15,10 +16,12 @@ from sqlalchemy import Connection, text
 from bench.figures import Figure, median
 from ragline.clock import SystemClock
 from ragline.connections.database import sqlite_url
+from ragline.jobstores.redis import RedisJobStore
 from ragline.jobstores.sql import SqlJobStore
 from ragline.testing.jobstores import order
 from ragline.types import JobLimits
-from tests.engines.postgres import server
+from tests.engines import redis
+from tests.engines.postgres import server as postgres_server
 
 CALLERS, EACH, ROUNDS = 32, 25, 5
 ROOM = JobLimits(most=10**9, of_namespace=10**9)
@@ -27,9 +30,30 @@ DURABLE = ("fsync=on", "synchronous_commit=on", "max_connections=100")
 
 async def run(folder: Path) -> list[Figure]:
     figures = await _of("SQLite", sqlite_url(folder / "jobs.sqlite"))
-    with server(DURABLE) as postgres:
+    with postgres_server(DURABLE) as postgres:
         figures += await _of("PostgreSQL", await postgres.database())
+    (folder / "redis").mkdir()
+    with redis.server(folder / "redis", "--appendonly", "yes", "--appendfsync", "always") as server:
+        figures += await _of_redis(server.url())
     return figures
+
+
+async def _of_redis(url: str) -> list[Figure]:
+    store = await RedisJobStore.open(url)
+    client = store._jobs.server.client
+    numbers = iter(range(10**9))
+
+    async def accept() -> None:
+        await store.accept(order(idempotency_key=f"k{next(numbers)}"), ROOM)
+
+    async def commit() -> None:
+        await client.set(f"n{next(numbers)}", "n")
+
+    try:
+        pairs = [(await _rate(commit), await _rate(accept)) for _ in range(ROUNDS)]
+    finally:
+        await store.aclose()
+    return _figures("Redis", pairs)
 
 
 async def _of(name: str, url: str) -> list[Figure]:
@@ -53,6 +77,10 @@ async def _of(name: str, url: str) -> list[Figure]:
         pairs = [(await _rate(commit), await _rate(accept)) for _ in range(ROUNDS)]
     finally:
         await store.aclose()
+    return _figures(name, pairs)
+
+
+def _figures(name: str, pairs: Sequence[tuple[float, float]]) -> list[Figure]:
     return [
         Figure(f"{name}: its own commits", median([own for own, _ in pairs]), "1/s", note=f"{CALLERS} callers"),
         Figure(f"{name}: jobs accepted", median([ours for _, ours in pairs]), "1/s"),

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import structlog
@@ -298,17 +298,25 @@ def open_log(settings: Settings) -> ChunkLog | None:
 
 
 async def open_job_store(settings: Settings, clock: Clock, queries: Queries | None = None) -> JobStore:
+    url = settings.jobs_url or sqlite_url(settings.data_dir.absolute() / "jobs.sqlite")
+    if not url.startswith("sqlite:"):
+        adapter: Any = engines.opener("jobs.url", engines.JOB_STORES, url, else_="SQLite in the data folder")
+        if _is_redis(url):
+            return cast(JobStore, await adapter.open(url, vouched=settings.jobs.redis_vouched))
     from ragline.jobstores.sql import SqlJobStore
 
-    url = settings.jobs_url or sqlite_url(settings.data_dir.absolute() / "jobs.sqlite")
     return await SqlJobStore.open(url, clock, queries)
+
+
+def _is_redis(url: str) -> bool:
+    return urlsplit(url).scheme in ("redis", "rediss")
 
 
 def open_job_queue(settings: Settings, clock: Clock) -> JobQueue:
     """Without a setting: Redis, where the jobs are in one; else in this process. There a word reaches the workers of this process
     alone, and those of others find a job when they look, once a second: enough for PostgreSQL, which needs no second server then.
     """
-    url = settings.jobs.queue or (settings.jobs_url if settings.jobs_url.startswith(("redis://", "rediss://")) else "")
+    url = settings.jobs.queue or (settings.jobs_url if _is_redis(settings.jobs_url) else "")
     if not url:
         from ragline.queues.memory import InProcessJobQueue
 

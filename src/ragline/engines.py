@@ -51,6 +51,11 @@ KEYWORDS = (Engine("Elasticsearch", "ragline.keywords.elasticsearch:opened", *_C
 
 LOGS = (Engine("Kafka", "ragline.chunklogs.kafka:KafkaChunkLog", ("kafka",), "kafka", ("aiokafka",)),)
 
+JOB_STORES = (
+    Engine("PostgreSQL", "ragline.jobstores.sql:SqlJobStore", ("postgresql", "postgres"), "postgresql", ("asyncpg",)),
+    Engine("Redis", "ragline.jobstores.redis:RedisJobStore", ("redis", "rediss"), "redis", ("redis",)),
+)
+
 QUEUES = (
     Engine("Redis Streams", "ragline.queues.redis:RedisJobQueue", ("redis", "rediss"), "redis", ("redis",)),
     Engine("Amazon SQS", "ragline.queues.sqs:SqsJobQueue", ("sqs",), "sqs", ("aiobotocore",)),

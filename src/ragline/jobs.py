@@ -26,7 +26,7 @@ from ragline import metrics
 from ragline.answer import Answers, Piece, Restarted
 from ragline.clock import Clock
 from ragline.errors import EngineError, Overloaded
-from ragline.jobstores.unknown import unknown_job
+from ragline.jobstores.refusals import unknown_job
 from ragline.protocols import JobQueue, JobStore
 from ragline.query import Search
 from ragline.serialisation import dump_answer, dump_retrieved, load_retrieved

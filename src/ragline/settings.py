@@ -241,8 +241,13 @@ class JobsSettings(_Section):
 
     url: str = Field(
         "",
-        description="Job store URL, postgresql://… (docs/jobs.md); empty: beside a registry in PostgreSQL, else a SQLite file of "
-        "its own in the data folder.",
+        description="Job store URL, postgresql://… or redis[s]://… (docs/jobs.md); empty: beside a registry in PostgreSQL, else "
+        "a SQLite file of its own in the data folder.",
+    )
+    redis_vouched: bool = Field(
+        False,
+        description="(redis) You vouch for a server that does not tell its settings: appendonly yes, appendfsync always, "
+        "maxmemory-policy noeviction. One that tells of others is refused all the same.",
     )
     queue: str = Field(
         "",

@@ -15,7 +15,14 @@ from google.auth import exceptions as auth
 
 from ragline.api import problems, wakes
 from ragline.clock import SystemClock
-from ragline.errors import ConfigurationError, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from ragline.errors import (
+    ConfigurationError,
+    EngineDenied,
+    EngineError,
+    EngineRejected,
+    EngineTimeout,
+    EngineUnavailable,
+)
 from ragline.protocols import JobQueue
 from ragline.queues import cloudtasks as adapter
 from ragline.queues.cloudtasks import CloudTasksJobQueue
@@ -362,15 +369,15 @@ NAME = "projects/p/locations/l/queues/q"
     [
         (api.NotFound, EngineRejected),
         (api.FailedPrecondition, EngineRejected),
-        (api.Unauthenticated, EngineRejected),
-        (api.PermissionDenied, EngineRejected),
+        (api.Unauthenticated, EngineDenied),
+        (api.PermissionDenied, EngineDenied),
         (api.InvalidArgument, EngineRejected),
         (api.ResourceExhausted, EngineUnavailable),
         (api.ServiceUnavailable, EngineUnavailable),
         (api.Unknown, EngineUnavailable),
         (api.DeadlineExceeded, EngineTimeout),
-        (auth.DefaultCredentialsError, EngineRejected),
-        (auth.RefreshError, EngineRejected),
+        (auth.DefaultCredentialsError, EngineDenied),
+        (auth.RefreshError, EngineDenied),
         (auth.TransportError, EngineUnavailable),
         (TimeoutError, EngineTimeout),
         (ConnectionResetError, EngineUnavailable),

@@ -11,7 +11,14 @@ import pytest
 import structlog
 from botocore.exceptions import ClientError
 
-from ragline.errors import ConfigurationError, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from ragline.errors import (
+    ConfigurationError,
+    EngineDenied,
+    EngineError,
+    EngineRejected,
+    EngineTimeout,
+    EngineUnavailable,
+)
 from ragline.protocols import JobQueue
 from ragline.queues.sqs import SqsJobQueue
 from ragline.queues.sqs_connection import TABLE, failure, options_of
@@ -174,12 +181,12 @@ def _answer(code: str, status: int) -> ClientError:
     [
         (_answer("QueueDoesNotExist", 400), EngineRejected),
         (_answer("AWS.SimpleQueueService.NonExistentQueue", 400), EngineRejected),
-        (_answer("AccessDeniedException", 400), EngineRejected),
+        (_answer("AccessDeniedException", 400), EngineDenied),
         (_answer("com.amazonaws.sqs#RequestThrottled", 400), EngineUnavailable),
-        (_answer("SomethingNew", 403), EngineRejected),
+        (_answer("SomethingNew", 403), EngineDenied),
         (_answer("SomethingNew", 503), EngineUnavailable),
         (_answer("SomethingNew", 400), EngineError),
-        (botocore.exceptions.NoCredentialsError(), EngineRejected),
+        (botocore.exceptions.NoCredentialsError(), EngineDenied),
         (botocore.exceptions.EndpointConnectionError(endpoint_url="http://x"), EngineUnavailable),
         (botocore.exceptions.ReadTimeoutError(endpoint_url="http://x"), EngineTimeout),
         (botocore.exceptions.SSLError(endpoint_url="http://x", error="e"), EngineUnavailable),
@@ -218,7 +225,7 @@ async def test_without_credentials_it_says_where_they_go(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     jobs = SqsJobQueue(elasticmq.url("nosuch"))
-    with pytest.raises(EngineRejected, match="credentials") as refused:
+    with pytest.raises(EngineDenied, match="credentials") as refused:
         await jobs.notify("retrieval", "a")
     assert "AWS_SECRET_ACCESS_KEY" in refused.value.next_step
     await jobs.aclose()

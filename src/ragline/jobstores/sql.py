@@ -18,13 +18,13 @@ from ragline.background import Queries
 from ragline.clock import Clock
 from ragline.coalescing import Coalescer
 from ragline.connections.database import Database
-from ragline.errors import Conflict, Gone, Overloaded
+from ragline.errors import Overloaded
 from ragline.jobstores import sql_rows as rows
 from ragline.jobstores.migrations import SCHEMA
+from ragline.jobstores.refusals import forgotten_events, not_failed, unknown_job
 from ragline.jobstores.sql_accepting import Accepting, room
 from ragline.jobstores.sql_outbox import SqlOutbox
 from ragline.jobstores.tables import jobs
-from ragline.jobstores.unknown import unknown_job
 from ragline.types import (
     QUEUES,
     WORKER_LOST,
@@ -199,10 +199,7 @@ class SqlJobStore(SqlOutbox):
             if row is None:
                 raise unknown_job(id)
             if row.state != JobState.FAILED:
-                raise Conflict(
-                    f"Job {id} is {row.state}; only a failed one is begun again.",
-                    next_step="Watch its events, or ask the question as a new job.",
-                )
+                raise not_failed(id, row.state)
             now = self._now(connection)
             counts = {(queue, namespace): many for queue, namespace, many in connection.execute(rows.COUNTS)}
             full = room(connection, counts, row.namespace, limits, now)
@@ -231,10 +228,7 @@ class SqlJobStore(SqlOutbox):
                 if about is None:
                     raise unknown_job(id)
                 if about.forgotten:
-                    raise Gone(
-                        f"The events of job {id} are kept no longer.",
-                        next_step=f"Read its answer with GET /v1/jobs/{id}.",
-                    )
+                    raise forgotten_events(id)
             return found
 
         return await self._database.read(work)

@@ -7,15 +7,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from ragline.errors import InvalidRequest, Overloaded
+from ragline.errors import Overloaded
 from ragline.jobstores import sql_rows as rows
+from ragline.jobstores.refusals import RATE_OVER_S, full_queue, other_order
 from ragline.serialisation import dump_request
 from ragline.types import IDEMPOTENCY_S, QUEUES, Job, JobLimits, JobOrder, JobState
-
-RATE_OVER_S = 60.0
-"""How long the look back is from which the rate of a queue is told."""
-
-MOST_WAIT_S = 600.0
 
 Counts = MutableMapping[tuple[str, str], int]
 """(queue, namespace) → jobs in it."""
@@ -66,7 +62,7 @@ class Accepting:
         if key in known:
             job, fingerprint = known[key]
             if job.created_at > now - IDEMPOTENCY_S:
-                return (job, False) if fingerprint == order.fingerprint else _other_order(job)
+                return (job, False) if fingerprint == order.fingerprint else other_order(job.id)
         full = room(connection, counts, order.request.namespace, limits, now)
         if full is not None:
             return full
@@ -90,27 +86,15 @@ def room(connection: Connection, counts: Counts, namespace: str, limits: JobLimi
         waiting = sum(many for (which, _), many in counts.items() if which == queue)
         own = counts.get((queue, namespace), 0)
         if waiting >= limits.most:
-            over, of, whose = waiting - limits.most + 1, "", f"The queue {queue!r} is full: {waiting} jobs"
-            step = "Send it again then; `jobs.max_waiting` is the bound."
+            whose, holds, over = None, waiting, waiting - limits.most + 1
         elif own >= limits.of_namespace:
-            over, of = own - limits.of_namespace + 1, namespace
-            whose = f"Namespace {namespace!r} has its share of the queue {queue!r}: {own} jobs"
-            step = "Send it again then; `jobs.namespace_share` is the bound."
+            whose, holds, over = namespace, own, own - limits.of_namespace + 1
         else:
             continue
-        given = {"since": now - RATE_OVER_S, "namespace": of}
+        given = {"since": now - RATE_OVER_S, "namespace": whose or ""}
         left = connection.execute(rows.LEFT[queue], given).scalar_one()
-        after_s = over * RATE_OVER_S / left if left else RATE_OVER_S
-        return Overloaded(f"{whose}.", next_step=step, retry_after_s=min(max(after_s, 1.0), MOST_WAIT_S))
+        return full_queue(queue, whose, holds=holds, over=over, left=left)
     return None
-
-
-def _other_order(job: Job) -> InvalidRequest:
-    return InvalidRequest(
-        f"This Idempotency-Key belongs to job {job.id}, which was another request, or of another key's groups.",
-        next_step="Send the same body again for that job, or another Idempotency-Key for a new one.",
-        field="Idempotency-Key",
-    )
 
 
 def _row(order: JobOrder, job: Job, now: float) -> dict[str, Any]:

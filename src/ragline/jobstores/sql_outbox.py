@@ -6,8 +6,8 @@ from sqlalchemy import Connection, select
 
 from ragline.clock import Clock
 from ragline.connections.database import Database
-from ragline.errors import NotFound
 from ragline.jobstores import sql_rows as rows
+from ragline.jobstores.refusals import unknown_delivery
 from ragline.jobstores.tables import deliveries
 from ragline.types import WebhookDelivery
 
@@ -68,9 +68,7 @@ class SqlOutbox:
             given = {"which": id, "whose": principal or "", "now": self._now(connection)}
             row = connection.execute(rows.REPLAY, given).first()
             if row is None:
-                raise NotFound(
-                    f"Delivery {id[:80]!r} does not exist.", next_step="List them with `ragline webhooks list`."
-                )
+                raise unknown_delivery(id)
             return rows.delivery_of(row)
 
         return await self._database.write(work)

@@ -15,7 +15,14 @@ from urllib.parse import parse_qsl, urlsplit
 from google.api_core import exceptions as api
 from google.auth import exceptions as auth
 
-from ragline.errors import ConfigurationError, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from ragline.errors import (
+    ConfigurationError,
+    EngineDenied,
+    EngineError,
+    EngineRejected,
+    EngineTimeout,
+    EngineUnavailable,
+)
 from ragline.types import QUEUES, QueueName
 
 ENGINE = "queue:cloudtasks"
@@ -137,13 +144,13 @@ _Row = tuple[tuple[type[BaseException], ...], type[EngineError], str, str]
 
 TABLE: tuple[_Row, ...] = (
     ((api.NotFound, api.FailedPrecondition), EngineRejected, "There is no such queue, or it is disabled", _MAKE),
-    ((api.Unauthorized, auth.DefaultCredentialsError), EngineRejected, "There are no good credentials", _LOGIN),
-    ((api.Forbidden,), EngineRejected, "These credentials may not do that", _RIGHTS),
+    ((api.Unauthorized, auth.DefaultCredentialsError), EngineDenied, "There are no good credentials", _LOGIN),
+    ((api.Forbidden,), EngineDenied, "These credentials may not do that", _RIGHTS),
     ((api.TooManyRequests,), EngineUnavailable, "It limits how fast it is asked", _SLOWER),
     ((api.GatewayTimeout, api.Cancelled, auth.TimeoutError, TimeoutError), EngineTimeout, "It did not answer in time", _AWAY),
     ((api.Conflict, api.ServerError), EngineUnavailable, "It is not reached, or failed", _AWAY),
     ((auth.TransportError,), EngineUnavailable, "Google's identity service is not reached", _AWAY),
-    ((auth.RefreshError, auth.GoogleAuthError), EngineRejected, "There are no good credentials", _LOGIN),
+    ((auth.RefreshError, auth.GoogleAuthError), EngineDenied, "There are no good credentials", _LOGIN),
     ((OSError,), EngineUnavailable, "It is not reached", _AWAY),
     ((api.GoogleAPIError, ValueError), EngineRejected, "The call cannot be made", _DEFECT),
 )  # fmt: skip

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from ragline.errors import ConfigurationError, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from ragline.errors import (
+    ConfigurationError,
+    EngineDenied,
+    EngineError,
+    EngineRejected,
+    EngineTimeout,
+    EngineUnavailable,
+)
 from ragline.types import QUEUES, QueueName
 
 ENGINE = "queue:sqs"
@@ -125,12 +132,12 @@ TABLE: tuple[_Row, ...] = (
         "NotAuthorized 401 403 NoCredentialsError PartialCredentialsError CredentialRetrievalError NoAuthTokenError "
         "UnknownCredentialError TokenRetrievalError UnknownTokenProviderError ProfileNotFound InvalidConfigError "
         "ConfigParseError ConfigNotFound SSOError LoginError RefreshWithMFAUnsupportedError MetadataRetrievalError",
-        EngineRejected, "The credentials are not good for it",
+        EngineDenied, "The credentials are not good for it",
         f"Correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the role), or give them the rights: {RIGHTS}.",
     ),
     _row(
         "KmsAccessDenied KmsDisabled KmsInvalidKeyUsage KmsInvalidState KmsNotFound KmsOptInRequired",
-        EngineRejected, "Its key (KMS) cannot be used", "Let these credentials use the queue's key: kms:Decrypt and "
+        EngineDenied, "Its key (KMS) cannot be used", "Let these credentials use the queue's key: kms:Decrypt and "
         "kms:GenerateDataKey.",
     ),
     _row(
@@ -139,7 +146,7 @@ TABLE: tuple[_Row, ...] = (
     ),
     _row(
         "RequestTimeTooSkewed RequestExpired",
-        EngineRejected, "This machine's clock is wrong", "Set it by NTP: signed requests hold for 15 minutes.",
+        EngineDenied, "This machine's clock is wrong", "Set it by NTP: signed requests hold for 15 minutes.",
     ),
     _row(
         "SSLError",
