@@ -52,16 +52,33 @@ group.min.session.timeout.ms=1000
 auto.create.topics.enable=false
 """
 
+_SECURED = """\
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller},SASL_SSL://127.0.0.1:{secured}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{secured}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL
+ssl.keystore.type=PEM
+ssl.keystore.location={pair}
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
+  user_{user}="{password}";
+listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+"""
+"""Over the above: the last value of a name counts."""
+
+USER, PASSWORD = "ragline", "p@ss:word/1"
+
 _JVM = ("-Xms64m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 
 class Kafka:
-    """`hosts`: ``host:port``, as clients are given it."""
+    """`hosts`: ``host:port``, as clients are given it.  secured: of the listener with TLS and passwords, if any."""
 
     def __init__(self, hosts: str, command: list[str] | None = None, folder: Path | None = None) -> None:
         self.hosts = hosts
         self._command = command
         self._folder = folder
+        self.secured = ""
         self._running = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -116,22 +133,26 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
 
 
 @contextmanager
-def broker(folder: Path, *, advertised: int = 0) -> Iterator[Kafka]:
-    """One of its own, with its data in `folder`. `advertised`: the port that it tells its clients, of a proxy before it."""
+def broker(folder: Path, *, advertised: int = 0, pair: Path | None = None) -> Iterator[Kafka]:
+    """One of its own, with its data in `folder`. `advertised`: the port that it tells its clients, of a proxy before it.
+    `pair`: certificate and key in one file; it then listens with TLS as well, and lets `USER` in by `PASSWORD`."""
     jars = maven.jars("Kafka", VERSION, _POM, oldest_java=OLDEST_JAVA)
-    port, controller = free_port(), free_port()
+    port, controller, secured = free_port(), free_port(), free_port()
+    words = {"port": port, "controller": controller, "folder": folder, "secured": secured, "pair": pair}
     properties = folder / "server.properties"
     properties.write_text(
-        _PROPERTIES.format(port=port, advertised=advertised or port, controller=controller, folder=folder)
+        _PROPERTIES.format(**words, advertised=advertised or port)
+        + (_SECURED.format(**words, user=USER, password=PASSWORD) if pair else "")
     )
     java = ["java", *_JVM, "-cp", f"{jars}/*"]
-    done = subprocess.run(
-        [*java, "kafka.tools.StorageTool", "format", "-t", "AAAAAAAAAAAAAAAAAAAAAQ", "-c", str(properties)],
-        capture_output=True, text=True,
-    )  # fmt: skip
+    format_ = [*java, "kafka.tools.StorageTool", "format", "-t", "AAAAAAAAAAAAAAAAAAAAAQ", "-c", str(properties)]
+    for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512") if pair else ():
+        format_ += ["--add-scram", f"{mechanism}=[name={USER},password={PASSWORD}]"]
+    done = subprocess.run(format_, capture_output=True, text=True)
     if done.returncode:
         pytest.fail(f"The broker's folder was not made: {done.stderr[-2000:]}", pytrace=False)
     server = Kafka(f"127.0.0.1:{port}", [*java, "kafka.Kafka", str(properties)], folder)
+    server.secured = f"127.0.0.1:{secured}" if pair else ""
     server.start()
     try:
         yield server

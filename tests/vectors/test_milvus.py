@@ -13,7 +13,14 @@ import pytest
 from pymilvus import MilvusClient, MilvusException
 
 from ragline.build import build
-from ragline.errors import ConfigurationError, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from ragline.errors import (
+    ConfigurationError,
+    EngineDenied,
+    EngineError,
+    EngineRejected,
+    EngineTimeout,
+    EngineUnavailable,
+)
 from ragline.protocols import VectorStore
 from ragline.settings import Settings
 from ragline.system import System
@@ -266,7 +273,7 @@ def test_an_older_server_is_refused(version: str) -> None:
         (MilvusException(101, "collection not loaded"), EngineUnavailable, "not loaded"),
         (MilvusException(503, "no available shard delegator"), EngineUnavailable, "No node"),
         (MilvusException(2, "Fail connecting to server"), EngineUnavailable, "not reached"),
-        (MilvusException(1400, "auth check failure, please check username"), EngineRejected, "refuses the user"),
+        (MilvusException(1400, "auth check failure, please check username"), EngineDenied, "refuses the user"),
         (MilvusException(1100, "invalid parameter"), EngineRejected, "defect"),
         (TimeoutError(), EngineTimeout, "in time"),
         (ConnectionRefusedError(), EngineUnavailable, "not reached"),

@@ -20,7 +20,7 @@ from aiokafka import errors as kafka_errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from ragline import metrics
-from ragline.chunklogs.kafka_connection import ENGINE, Options, options_of, translated, translating
+from ragline.chunklogs.kafka_connection import ENGINE, Options, options_of, refusal, translated, translating
 from ragline.chunklogs.kafka_reader import KafkaChunkReader
 from ragline.chunklogs.messages import encoded
 from ragline.errors import ConfigurationError, EngineRejected, MissingDependency
@@ -106,7 +106,7 @@ class KafkaChunkLog:
                 max_poll_interval_ms=600_000, consumer_timeout_ms=FRESH_WITHIN_MS,
                 max_partition_fetch_bytes=max(given.max_message_bytes, 1 << 20),
             )  # fmt: skip
-            await _start(consumer.start, consumer.stop)
+            await _start(consumer.start, consumer.stop, self._options)
         names = given.topic(topic), given.topic(topic, bulk=True)
         return KafkaChunkReader(
             consumer, topic, fresh=names[0], bulk=names[1], bury=partial(self.bury, topic), timeout_s=given.timeout_s
@@ -134,7 +134,7 @@ class KafkaChunkLog:
             topics = await self._prepared()
             places = [TopicPartition(name, n) for n in range(topics[name])]
             consumer = AIOKafkaConsumer(**self._options.client(), enable_auto_commit=False)
-            await _start(consumer.start, consumer.stop)
+            await _start(consumer.start, consumer.stop, self._options)
             try:
                 consumer.assign(places)
                 await consumer.seek_to_beginning(*places)
@@ -190,7 +190,7 @@ class KafkaChunkLog:
                     max_request_size=given.max_message_bytes + 2 * REASON_BYTES,
                     compression_type=None if given.compression == "none" else given.compression,
                 )  # fmt: skip
-                await _start(producer.start, producer.stop)
+                await _start(producer.start, producer.stop, self._options)
                 self._producer = producer
             return self._producer
 
@@ -207,11 +207,11 @@ class KafkaChunkLog:
         async with self._starting:
             if self._admin is None:
                 admin = AIOKafkaAdminClient(**self._options.client())
-                await _start(admin.start, admin.close)
+                await _start(admin.start, admin.close, self._options)
                 self._admin = admin
             if self._offsets is None:
                 offsets = AIOKafkaConsumer(**self._options.client(), enable_auto_commit=False)
-                await _start(offsets.start, offsets.stop)
+                await _start(offsets.start, offsets.stop, self._options)
                 self._offsets = offsets
             return self._admin, self._offsets, topics
 
@@ -220,7 +220,7 @@ class KafkaChunkLog:
         async with self._starting:
             if self._topics is None:
                 admin = AIOKafkaAdminClient(**self._options.client())
-                await _start(admin.start, admin.close)
+                await _start(admin.start, admin.close, self._options)
                 try:
                     self._topics = await self._make_topics(admin)
                 finally:
@@ -258,10 +258,14 @@ class KafkaChunkLog:
         return described
 
 
-async def _start(start: Any, stop: Any) -> None:
+async def _start(start: Any, stop: Any, options: Options) -> None:
     """Whatever stops a start half way leaves nothing open."""
     try:
         await start()
+    except kafka_errors.KafkaConnectionError as error:
+        with suppress(kafka_errors.KafkaError):
+            await stop()
+        raise await refusal(options, error) from error
     except BaseException:
         with suppress(kafka_errors.KafkaError):
             await stop()

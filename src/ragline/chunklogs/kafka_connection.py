@@ -9,10 +9,12 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from aiokafka import errors as kafka_errors
+from aiokafka.conn import create_conn
 
 from ragline.errors import (
     ConfigurationError,
@@ -69,12 +71,32 @@ class Options:
             "request_timeout_ms": int(self.timeout_s * 1000),
         }  # fmt: skip
         if self.tls:
-            words["ssl_context"] = ssl.create_default_context(cafile=self.ca or None)
+            words["ssl_context"] = _trusting(self.ca)
         if self.sasl:
             words |= {
                 "sasl_mechanism": self.sasl, "sasl_plain_username": self.user, "sasl_plain_password": self.password,
             }  # fmt: skip
         return words
+
+
+@cache
+def _trusting(ca: str) -> ssl.SSLContext:
+    """Raises OSError: the file of authorities is not there, or holds none."""
+    return ssl.create_default_context(cafile=ca or None)
+
+
+async def refusal(options: Options, error: Exception) -> Exception:
+    """Why no broker lets us in, when `error` is all that the client says: it logs the reason and goes on to the next broker."""
+    words = options.client()
+    words.pop("bootstrap_servers")
+    for host in options.hosts.split(","):
+        name, _, port = host.rpartition(":")
+        try:
+            connection = await create_conn(name, int(port), **words)
+        except (OSError, kafka_errors.KafkaError) as found:
+            return found
+        connection.close()
+    return error
 
 
 def options_of(url: str) -> Options:
@@ -105,6 +127,16 @@ def options_of(url: str) -> Options:
         options = Options(**given, sasl="PLAIN")
     if options.sasl not in ("", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"):
         raise _wrong(f"sasl={options.sasl!r} is not known", "use PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
+    if options.ca and not options.tls:
+        raise _wrong("there is a ca but no TLS", "add tls=true, or leave the ca out")
+    if options.tls:
+        try:
+            _trusting(options.ca)
+        except OSError as error:
+            raise _wrong(
+                f"ca={options.ca!r} cannot be read ({error.strerror or type(error).__name__})",
+                "name a file with the certificates of the authority, or leave it out for the system's",
+            ) from error
     if options.compression not in ("none", "gzip", "snappy", "lz4", "zstd"):
         raise _wrong(f"compression={options.compression!r} is not known", "use none, gzip, snappy, lz4 or zstd")
     return options
@@ -140,6 +172,11 @@ def _wrong(what: str, instead: str) -> ConfigurationError:
 # ── errors ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _CREDENTIALS = "Correct user and password in the URL of `log`, and `sasl` and `tls` behind it."
+_TRUST = "Name the file of the brokers' authority by `ca` behind the URL of `log`, and the brokers as their certificate does."
+_TLS = "The port speaks no TLS: take its TLS listener, or `tls` out of the URL of `log`."
+_ENDED = (
+    "Check that the brokers run, and that `tls` and `sasl` behind the URL of `log` are what this port of theirs wants."
+)
 _RIGHTS = "Let this user read, write and describe the topics and groups that docs/engines/kafka.md names."
 _MADE = "Correct partitions, replication or retention_h behind the URL of `log` to what the cluster allows."
 _OLD = "Use Kafka 2.5 or newer."
@@ -157,6 +194,9 @@ _TABLE: tuple[tuple[tuple[type[Exception], ...], type[EngineError], str], ...] =
         ),
         EngineDenied, _CREDENTIALS,
     ),
+    ((ssl.SSLCertVerificationError,), EngineDenied, _TRUST),
+    ((ssl.SSLError,), EngineDenied, _TLS),
+    ((kafka_errors.KafkaConnectionError, ConnectionResetError), EngineUnavailable, _ENDED),
     (
         (
             kafka_errors.TopicAuthorizationFailedError, kafka_errors.GroupAuthorizationFailedError,
