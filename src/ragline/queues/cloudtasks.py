@@ -99,12 +99,11 @@ class CloudTasksJobQueue:
         self._calls[queue].put_nowait(call)
         try:
             async with asyncio.timeout(self._options.hold_s):
-                return await call.settled
+                return await call.settled  # cancelled with us: whoever has not taken it yet passes it over
         except TimeoutError:
             return False
         finally:
             self._held[queue].discard(call.settled)
-            call.settled.cancel()  # whoever has not taken it yet passes it over
 
     async def wait(self, queue: QueueName, *, most: int, within_s: float) -> list[Wake]:
         self._open()

@@ -40,6 +40,7 @@ class RedisJobQueue:
         self._waiting = RedisServer(url, setting="jobs.queue", engine=ENGINE, longest_wait_s=BLOCK_S)
         self._again_s = again_s
         self._most_waiting = most_waiting
+        self._streams = {queue: self._server.key("queue", queue) for queue in QUEUES}
         self._looked: dict[QueueName, float] = {}
         self._closed = False
 
@@ -54,7 +55,7 @@ class RedisJobQueue:
         self._open()
         with self._server.translating("adding to the queue"):
             await self._server.client.xadd(
-                self._stream(queue), {"job": job}, maxlen=self._most_waiting, approximate=True
+                self._streams[queue], {"job": job}, maxlen=self._most_waiting, approximate=True
             )
 
     async def wait(self, queue: QueueName, *, most: int, within_s: float) -> list[Wake]:
@@ -87,7 +88,7 @@ class RedisJobQueue:
     async def _next(self, queue: QueueName, most: int, block_s: float) -> list[Wake]:
         """What nobody was given yet."""
         told: Any = await self._in_group(queue, "waiting", lambda: self._waiting.client.xreadgroup(
-            GROUP, CONSUMER, {self._stream(queue): ">"}, count=most,
+            GROUP, CONSUMER, {self._streams[queue]: ">"}, count=most,
             block=max(1, int(block_s * 1000)) if block_s > 0 else None,
         ))  # fmt: skip
         return await self._wakes(queue, told[0][1]) if told else []
@@ -95,7 +96,7 @@ class RedisJobQueue:
     async def _left_over(self, queue: QueueName, most: int) -> list[Wake]:
         """What somebody was given and did not settle."""
         told: Any = await self._in_group(queue, "looking for what was left", lambda: self._server.client.xautoclaim(
-            self._stream(queue), GROUP, CONSUMER, min_idle_time=int(self._again_s * 1000), count=most
+            self._streams[queue], GROUP, CONSUMER, min_idle_time=int(self._again_s * 1000), count=most
         ))  # fmt: skip
         return await self._wakes(queue, told[1]) if told else []
 
@@ -115,8 +116,8 @@ class RedisJobQueue:
     async def _remove(self, queue: QueueName, tokens: Sequence[Any]) -> None:
         with self._server.translating("settling"):
             async with self._server.client.pipeline(transaction=False) as both:
-                both.xack(self._stream(queue), GROUP, *tokens)
-                both.xdel(self._stream(queue), *tokens)
+                both.xack(self._streams[queue], GROUP, *tokens)
+                both.xdel(self._streams[queue], *tokens)
                 await both.execute()
 
     async def _in_group(self, queue: QueueName, what: str, call: Callable[[], Awaitable[Any]]) -> Any:
@@ -133,13 +134,10 @@ class RedisJobQueue:
     async def _make_group(self, queue: QueueName) -> None:
         """From the first entry on: what was added before the group was there is read."""
         try:
-            await self._server.client.xgroup_create(self._stream(queue), GROUP, id="0", mkstream=True)
+            await self._server.client.xgroup_create(self._streams[queue], GROUP, id="0", mkstream=True)
         except exceptions.ResponseError as error:
             if code_of(error) != "BUSYGROUP":
                 raise
-
-    def _stream(self, queue: QueueName) -> str:
-        return self._server.key("queue", queue)
 
     def _open(self) -> None:
         if self._closed:

@@ -168,6 +168,17 @@ class JobQueueContract:
         if missing:
             await take(jobs, missing)
 
+    async def test_what_came_to_a_waiter_that_leaves_in_that_moment_goes_to_another(self, jobs: JobQueue) -> None:
+        waiting = [
+            asyncio.create_task(jobs.wait("retrieval", most=1, within_s=2 * WITHIN_S)) for _ in range(2)
+        ]  # fmt: skip
+        for _ in range(20):
+            await asyncio.sleep(0)
+        await jobs.notify("retrieval", "job-1")
+        waiting[0].cancel()
+        async with asyncio.timeout(WITHIN_S):
+            assert [wake.job for wake in await waiting[1]] == ["job-1"]
+
     async def test_closed_says_so_and_closes_twice(self, connect: Callable[[], JobQueue]) -> None:
         jobs = connect()
         await jobs.notify("retrieval", "job-1")
