@@ -46,6 +46,8 @@ KEYWORDS = (Engine("Elasticsearch", "ragline.keywords.elasticsearch:opened", *_C
 
 LOGS = (Engine("Kafka", "ragline.chunklogs.kafka:KafkaChunkLog", ("kafka",), "kafka", ("aiokafka",)),)
 
+CACHES = (Engine("Redis", "ragline.caches.redis:RedisCache", ("redis", "rediss"), "redis", ("redis",)),)
+
 
 def opener(setting: str, engines: Sequence[Engine], url: str, *, else_: str) -> Callable[..., Any]:
     """What opens `url`, the value of `setting`. `else_`: what stands there when it is empty, for the message.

@@ -108,8 +108,7 @@ class Claims:
                 "sweep": SWEEP_NOW if old.sweep and newly_live else old.sweep,
             }  # fmt: skip
             connection.execute(UPDATE, {"which": document.id, **values})
-            if newly_live:
-                move_visible(connection, document.namespace)
+            move_visible(connection, document.namespace)  # new bytes, or new words in the stores
             self._event(connection, document, event, detail, took_s)
             return True
 
