@@ -73,7 +73,7 @@ async def test_a_leg_that_fails_or_hangs_leaves_the_other_one_answering(
     system: System, monkeypatch: Any, fault: Any, part: str, verb: str, lost: LegName, left: str
 ) -> None:
     monkeypatch.setattr(getattr(system, part), verb, fault)
-    monkeypatch.setattr(system.search._legs[lost], "_deadline_s", 0.05)  # the other one has a minute
+    monkeypatch.setattr(system.query._legs[lost], "_deadline_s", 0.05)  # the other one has a minute
     found = await _search(system)
     assert found.degraded == (lost,)
     assert _uris(found) == {"open.txt", "board.txt"}
@@ -84,7 +84,7 @@ async def test_a_leg_that_fails_or_hangs_leaves_the_other_one_answering(
 
 async def test_once_one_leg_is_in_the_other_gets_only_the_grace(system: System, monkeypatch: Any) -> None:
     monkeypatch.setattr(system.vectors, "search", _stuck)
-    monkeypatch.setattr(system.search, "_settings", system.settings.query.model_copy(update={"grace_ms": 1}))
+    monkeypatch.setattr(system.query, "_settings", system.settings.query.model_copy(update={"grace_ms": 1}))
     found = await _search(system, query="lighthouses in grace")
     assert found.degraded == ("dense",)
     assert _uris(found) == {"open.txt", "board.txt"}

@@ -299,6 +299,10 @@ class Cache(Protocol):
         """Such as ``memory``; shown by `ragline cache stats`."""
         ...
 
+    async def check(self) -> None:
+        """Whether it can serve at all. Raises ConfigurationError, EngineRejected: no.  EngineError: it does not answer yet."""
+        ...
+
     async def get(self, namespace: str, key: str) -> Kept | None:
         """What was put last. It counts as asked for. `namespace`: a uid. Raises EngineError."""
         ...

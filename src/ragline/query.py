@@ -15,6 +15,7 @@ from functools import partial
 
 from ragline import metrics
 from ragline.background import Queries
+from ragline.clock import Clock
 from ragline.errors import EngineError, EngineUnavailable, InvalidRequest
 from ragline.filters import parse_filters
 from ragline.fusion import fuse
@@ -36,8 +37,8 @@ LOOKED_AT = 2
 class Search:
     def __init__(
         self, *, snapshots: Snapshots, documents: Documents, guard: Guard, embedder: Embedder, vectors: VectorStore,
-        keywords: KeywordIndex, queries: Queries, settings: QuerySettings, languages: frozenset[str] | None = None,
-        reranking: Reranking | None = None,
+        keywords: KeywordIndex, queries: Queries, settings: QuerySettings, clock: Clock,
+        languages: frozenset[str] | None = None, reranking: Reranking | None = None,
     ) -> None:  # fmt: skip
         """`queries`: are told which are under way.   `languages`: that the embedder knows; None: all."""
         self._queries = queries
@@ -48,6 +49,7 @@ class Search:
         self._vectors = vectors
         self._keywords = keywords
         self._settings = settings
+        self._clock = clock
         self._languages = languages
         self._reranking = reranking
         self._flights: SingleFlight[Retrieved] = SingleFlight()
@@ -83,6 +85,7 @@ class Search:
                 scope = Scope(request.groups, parse_filters(request.filters, namespace.epoch.fields))
             reranking = self._reranking if len(request.legs) > 1 else None  # one leg alone keeps its own scores
             wanted = max(request.top_k, reranking.candidates) if reranking else request.top_k
+            began_at = self._clock.now()
             with self._queries.under_way():
                 rankings = await self._rankings(request, namespace, scope, timings, degraded)
                 ranked = partial(_fused, request, await self._fusion(request, namespace), rankings)
@@ -96,7 +99,8 @@ class Search:
                 hits = hits[: request.top_k]
             passages = tuple(Passage(n, hit) for n, hit in enumerate(hits, start=1))
         settled = min((view.settled for view in views), default=0)
-        seen = None if "guard" in degraded else _seen(namespace, views, passages, full=len(passages) == request.top_k)
+        full = len(passages) == request.top_k
+        seen = None if "guard" in degraded else _seen(namespace, began_at, views, passages, full=full)
         return Retrieved(passages, tuple(degraded), namespace.epoch.label, settled, timings, seen=seen)
 
     async def _fusion(self, request: SearchRequest, namespace: Namespace) -> Fusion:
@@ -248,7 +252,9 @@ def _serves(row: GuardRow | None, hit: Hit, groups: Groups) -> bool:
     return row is not None and row.live == hit.chunk.content and row.readable(groups)
 
 
-def _seen(namespace: Namespace, views: Sequence[GuardView], passages: Sequence[Passage], *, full: bool) -> Seen | None:
+def _seen(
+    namespace: Namespace, began_at: float, views: Sequence[GuardView], passages: Sequence[Passage], *, full: bool
+) -> Seen | None:
     """By what the passages can be told to hold later on. None: the namespace is another one by now.
 
     `namespace` was read before the search, the `views` after it. What the stores held in between is what the views say, if
@@ -260,7 +266,7 @@ def _seen(namespace: Namespace, views: Sequence[GuardView], passages: Sequence[P
     documents = {id: rows[id].settled for id in {passage.hit.chunk.document for passage in passages}}
     still = all(view.visible == namespace.visible for view in views)
     exact = still or all(settled <= namespace.settled for settled in documents.values())
-    return Seen(namespace.uid, namespace.visible, namespace.settled, documents, exact, full)
+    return Seen(namespace.uid, began_at, namespace.visible, namespace.settled, documents, exact, full)
 
 
 def _key(request: SearchRequest) -> tuple[object, ...]:

@@ -443,7 +443,7 @@ class Passage:
 class Seen:
     """What the registry said while passages were found: by it a later reader tells whether they still hold.
 
-    uid:       of the namespace.
+    uid:       of the namespace.   at: before retrieval began, in seconds since 1970.
     visible, settled: the namespace's counts, read before retrieval began: what was found is at least as new.
     documents: of each document with a passage, the last change of it whose work was done.
     exact:     False: something moved meanwhile, and what was found may be older than `documents` says.
@@ -451,6 +451,7 @@ class Seen:
     """
 
     uid: str
+    at: float
     visible: int
     settled: int
     documents: Mapping[str, int]

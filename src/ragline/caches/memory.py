@@ -23,6 +23,9 @@ class MemoryCache:
         self._kept: OrderedDict[tuple[str, str], tuple[bytes, float]] = OrderedDict()
         self._bytes = 0
 
+    async def check(self) -> None:
+        """It always can."""
+
     async def get(self, namespace: str, key: str) -> Kept | None:
         found = self._kept.get((namespace, key))
         if found is None:

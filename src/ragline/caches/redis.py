@@ -55,6 +55,9 @@ class RedisCache:
         self._get = self.server.client.register_script(GET)
         self._put = self.server.client.register_script(PUT)
 
+    async def check(self) -> None:
+        await self.server.check_version()
+
     async def get(self, namespace: str, key: str) -> Kept | None:
         keys = [self._key(namespace, key), self._order]
         with self.server.translating("reading the cache"):

@@ -44,6 +44,10 @@ class CacheContract:
         yield cache
         await cache.aclose()
 
+    async def test_it_can_serve(self, cache: Cache) -> None:
+        await cache.check()
+        assert cache.name
+
     async def test_what_was_put_comes_back_byte_for_byte(self, cache: Cache) -> None:
         value = bytes(range(256)) * 100 + b"\r\n*1\r\n$4\r\nPING\r\n"
         assert await cache.get("n", "k") is None
