@@ -13,15 +13,27 @@ from typing import Any
 import pytest
 
 from ragline import engines
-from ragline.build import open_keywords, open_log, open_vectors
-from ragline.engines import KEYWORDS, LOGS, VECTORS, Engine
+from ragline.build import open_cache, open_keywords, open_log, open_vectors
+from ragline.clock import SystemClock
+from ragline.engines import CACHES, KEYWORDS, LOGS, VECTORS, Engine
 from ragline.errors import ConfigurationError, MissingDependency
-from ragline.protocols import ChunkLog, KeywordIndex, VectorStore
-from ragline.settings import Settings
+from ragline.protocols import Cache, ChunkLog, KeywordIndex, VectorStore
+from ragline.settings import CacheSettings, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = {"vectors": (VECTORS, VectorStore), "keywords": (KEYWORDS, KeywordIndex), "log": (LOGS, ChunkLog)}
+ROOMS = {
+    "vectors": (VECTORS, VectorStore),
+    "keywords": (KEYWORDS, KeywordIndex),
+    "log": (LOGS, ChunkLog),
+    "cache": (CACHES, Cache),
+}
 LINES = [(setting, protocol, engine) for setting, (table, protocol) in ROOMS.items() for engine in table]
+
+
+def _settings(setting: str, url: str) -> Settings:
+    if setting == "cache":
+        return Settings(cache=CacheSettings(url=url))
+    return Settings(**{setting: url})  # type: ignore[arg-type]
 
 
 def _class_of(engine: Engine) -> Any:
@@ -51,7 +63,8 @@ def test_the_extra_brings_what_it_needs_and_the_setting_tells_of_it(
     if engine.extra == "elasticsearch":
         brought.add("aiohttp")  # by its own extra
     assert set(engine.needs) <= brought
-    assert engine.schemes[0] in (Settings.model_fields[setting].description or "")
+    field = CacheSettings.model_fields["url"] if setting == "cache" else Settings.model_fields[setting]
+    assert engine.schemes[0] in (field.description or "")
 
 
 def test_no_scheme_stands_twice() -> None:
@@ -63,14 +76,15 @@ def test_no_scheme_stands_twice() -> None:
 def test_an_unknown_scheme_and_a_missing_package_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     opens: dict[str, Callable[[Settings], object]] = {
         "vectors": open_vectors, "keywords": open_keywords, "log": open_log,
+        "cache": lambda settings: open_cache(settings, SystemClock()),
     }  # fmt: skip
     for setting, (table, _) in ROOMS.items():
-        with pytest.raises(ConfigurationError, match=f"{setting}: no adapter for the scheme 'nosuch'") as unknown:
-            opens[setting](Settings(**{setting: "nosuch://host"}))  # type: ignore[arg-type]
+        with pytest.raises(ConfigurationError, match=f"{setting}.*: no adapter for the scheme 'nosuch'") as unknown:
+            opens[setting](_settings(setting, "nosuch://host"))
         assert all(f"{engine.schemes[0]}://…" in unknown.value.next_step for engine in table)
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
     for setting, _, engine in LINES:
         with pytest.raises(MissingDependency) as missing:
-            opens[setting](Settings(**{setting: f"{engine.schemes[0]}://host"}))  # type: ignore[arg-type]
+            opens[setting](_settings(setting, f"{engine.schemes[0]}://host"))
         assert f"ragline[{engine.extra}]" in missing.value.next_step
         assert all(package in missing.value.message for package in engine.needs)

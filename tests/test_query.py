@@ -12,7 +12,7 @@ import pytest
 
 from ragline.build import build
 from ragline.errors import EngineUnavailable
-from ragline.settings import QuerySettings, Settings
+from ragline.settings import CacheSettings, QuerySettings, Settings
 from ragline.system import System
 from ragline.types import LegName, Retrieved, SearchRequest, Upload
 
@@ -23,6 +23,7 @@ NOBODY: frozenset[str] = frozenset()
 async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
     settings = Settings(
         data_dir=tmp_path_factory.mktemp("data"),
+        cache=CacheSettings(url="off"),  # the path behind it is looked at
         query=QuerySettings(keyword_deadline_ms=60_000, dense_deadline_ms=60_000, grace_ms=60_000),
     )
     system = await build(settings)

@@ -76,7 +76,8 @@ def holds(seen: Seen, passages: tuple[Passage, ...], view: GuardView, groups: Gr
     """Whether `passages` may be shown now to a caller with `groups`.
 
     seen:   while they were found.   view: now, of the documents in `seen`.
-    joined: found a moment ago, by a search that was under way when this caller came: what is new may be missing.
+    joined: found a moment ago, by a search that was under way when this caller came: what it shows must be live and the
+            caller's to read, no more.
     """
     if view.uid != seen.uid:
         return False
@@ -88,7 +89,7 @@ def holds(seen: Seen, passages: tuple[Passage, ...], view: GuardView, groups: Gr
         row, chunk = view.rows.get(passage.hit.chunk.document), passage.hit.chunk
         if row is None or row.live != chunk.content or not row.readable(groups):
             return False
-        if row.settled != seen.documents.get(chunk.document) or not seen.exact:
+        if not joined and (not seen.exact or row.settled != seen.documents.get(chunk.document)):
             return False
     return True
 

@@ -66,7 +66,7 @@ def _event(event: Event) -> str:
         case Retrieved():
             passages = [passage_out(passage) for passage in event.passages]
             about = {"degraded": list(event.degraded), "epoch": event.epoch, "sequence": event.sequence}
-            return _sse("passages", {"passages": passages, **about})
+            return _sse("passages", {"passages": passages, **about, "cached": event.cached})
         case Piece():
             return _sse("token", {"text": event.text})
         case Restarted():
@@ -88,6 +88,7 @@ def answer_out(answer: Answer) -> dict[str, Any]:
         "generator": answer.generator,
         "grounded": answer.grounded,
         "degraded": list(answer.degraded),
+        "cached": answer.cached,
         "usage": asdict(answer.usage),
         "timings_ms": dict(answer.timings_ms),
     }

@@ -121,6 +121,7 @@ def retrieved_out(retrieved: Retrieved) -> dict[str, Any]:
         "degraded": list(retrieved.degraded),
         "epoch": retrieved.epoch,
         "sequence": retrieved.sequence,
+        "cached": retrieved.cached,
         "timings_ms": dict(retrieved.timings_ms),
     }
 
