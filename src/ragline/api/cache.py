@@ -28,7 +28,7 @@ async def stats(request: Request, _: Admin) -> CacheOut:
             entries = await tier.cache.size()
         except EngineError:
             entries = None
-    audits: dict[str, int] = {**audit.verdicts} if audit else {}
+    audits: dict[str, int] = dict(audit.verdicts.items()) if audit else {}
     return CacheOut(cache=tier.cache.name, entries=entries, left_out=tier.rests, requests=requests, audits=audits)
 
 
