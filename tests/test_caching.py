@@ -194,6 +194,7 @@ async def _none() -> None: ...
 async def _before_the_write(corpus: Corpus, cache: Gated, change: Callable[[], Awaitable[None]]) -> None:
     """A query that has its passages, and has shown them, but not kept them."""
     cache.hold()
+    corpus.snapshots.forget(NAME)  # else it may be older than the last change, and nothing is kept
     query = asyncio.create_task(_asked(corpus, "a"))
     await cache.reached.wait()
     await change()
