@@ -6,6 +6,7 @@ UV := $(shell command -v uv 2>/dev/null || echo .tools/uv/bin/uv)
 # As pip does: a company's own certificate authority counts.
 export UV_SYSTEM_CERTS ?= true
 RUN := $(UV) run --frozen --no-sync
+TEST_WORKERS ?= 2
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,7 +28,7 @@ demo: setup ## Ingest real documents, ask, show cited answers
 
 test: setup ## All tests; a missing engine is skipped here and fails with CI=true
 	@echo "==> Running the tests"
-	@$(RUN) pytest
+	@$(RUN) pytest -n $(TEST_WORKERS) --dist loadgroup
 
 check: setup ## Format, lint, types, import layers
 	@$(RUN) ruff format --check --quiet .

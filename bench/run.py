@@ -36,6 +36,7 @@ STUDIES = (
     "stores",
     "roles",
     "elasticsearch_refresh",
+    "jobs",
 )
 
 NO_DATA = """No --data, so what needs a collection is skipped. Get SciFact (BEIR) from

@@ -15,6 +15,9 @@ from ragline.embedders.local import LocalEmbedder
 from ragline.settings import IngestSettings, Settings
 from ragline.system import System
 from ragline.types import NamespaceSettings
+from tests.engines.cloudtasks import cloudtasks as cloudtasks
+from tests.engines.cloudtasks import cloudtasks_server as cloudtasks_server
+from tests.engines.elasticmq import elasticmq as elasticmq
 from tests.engines.elasticsearch import elasticsearch as elasticsearch
 from tests.engines.kafka import kafka as kafka
 from tests.engines.milvus import milvus as milvus
@@ -34,6 +37,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # No test asserts on time, so neither does Hypothesis: a busy machine is not a failure.
 settings.register_profile("ragline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ragline")
+
+
+SERVERS = {"elasticsearch", "milvus", "own_milvus", "kafka"}
+"""Fixtures that start a server of a gigabyte, or download one."""
+
+START_SERVERS = {"tests/test_fleet.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two processes share the tests: one has all that need the large servers, so that each is started and downloaded once; of
+    the rest a file stays together."""
+    files = {item.location[0] for item in items if not SERVERS.isdisjoint(getattr(item, "fixturenames", ()))}
+    for item in items:
+        file = item.location[0]
+        item.add_marker(pytest.mark.xdist_group("servers" if file in files | START_SERVERS else file))
 
 
 @pytest.fixture(autouse=True)

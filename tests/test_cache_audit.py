@@ -42,7 +42,7 @@ async def _asked(corpus: Corpus, query: str = "a") -> Retrieved:
 
 
 async def _wrong() -> float:
-    return metrics.cache_wrong_total._value.get()
+    return float(metrics.cache_wrong_total._value.get())
 
 
 async def test_a_hit_that_is_right_is_the_same_when_searched_again(corpus: Corpus) -> None:

@@ -70,6 +70,11 @@ async def _put(tier: HotTier, key: str = KEY, payload: bytes = b"passages") -> N
     await tier.written()
 
 
+async def _back(tier: HotTier) -> None:
+    while tier.rests:
+        await asyncio.sleep(0)
+
+
 async def test_what_is_kept_is_fresh_for_its_time_and_then_kept_for_the_grace(tier: HotTier, clock: HandClock) -> None:
     await _put(tier)
     seen = []
@@ -152,8 +157,7 @@ async def test_a_cache_that_hangs_costs_its_deadline_a_few_times_and_then_nothin
     assert metrics.cache_left_out.labels("hot")._value.get() == 1
     cache.hangs.set()
     cache.hangs = None
-    while tier.rests:
-        await asyncio.sleep(0)
+    await _back(tier)
     assert metrics.cache_left_out.labels("hot")._value.get() == 0
     found = await tier.get("search", "n", KEY)
     assert found is not None
@@ -208,7 +212,7 @@ async def test_a_real_redis_that_stops_and_comes_back(
 
     async def found() -> bytes | None:
         kept = await tier.get("search", "n", KEY)
-        return kept and kept.payload
+        return kept.payload if kept else None
 
     async def back() -> None:
         async with asyncio.timeout(60):

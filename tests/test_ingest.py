@@ -17,7 +17,16 @@ import pytest
 from ragline.api.next_step import next_step
 from ragline.build import build, open_embedder
 from ragline.contents import Kept
-from ragline.errors import DocumentRejected, EngineError, EngineTimeout, EngineUnavailable, NotFound, RaglineError
+from ragline.errors import (
+    DocumentRejected,
+    EngineDenied,
+    EngineError,
+    EngineRejected,
+    EngineTimeout,
+    EngineUnavailable,
+    NotFound,
+    RaglineError,
+)
 from ragline.findings import Kind, judge
 from ragline.ingest import _Superseded
 from ragline.protocols import Embedder, Purpose, Vectors
@@ -44,7 +53,9 @@ async def test_a_replaced_content_leaves_no_rows_and_no_blobs(house: House) -> N
     assert {path.split("/")[2] for path in paths} == {changed.blob}
 
 
-async def test_documents_are_cut_one_at_a_time(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_while_queries_come_documents_are_cut_one_at_a_time(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each cut computes in Python: several at once would keep the event loop waiting for all of them."""
     for n in range(3):
         await house.accept(f"{n}.txt", f"Document {n} tells of badgers.")
@@ -62,7 +73,8 @@ async def test_documents_are_cut_one_at_a_time(house: House, monkeypatch: pytest
         return cut(*given)
 
     monkeypatch.setattr(house.system.ingest, "_cut", noted)
-    await asyncio.gather(*(house.system.ingest.process(document) for document in await house.claim()))
+    with house.system.ingest._background._queries.under_way():
+        await asyncio.gather(*(house.system.ingest.process(document) for document in await house.claim()))
     assert not both.is_set()
     assert len(await house.found("tells of badgers")) == 3
 
@@ -190,11 +202,15 @@ async def test_words_that_change_during_indexing_reach_the_stores(house: House) 
     assert len((await house.system.search.search(request)).passages) == 1
 
 
-async def test_an_engine_that_is_away_costs_no_attempts_however_long(house: House, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("error", [EngineUnavailable, EngineTimeout, EngineDenied])
+async def test_an_engine_that_is_away_costs_no_attempts_however_long(
+    house: House, monkeypatch: Any, error: type[EngineError]
+) -> None:
+    """Nor does one that is silent for everybody, or lets nobody in."""
     document, system = await house.accept("a.txt", "Herons wait for as long as it takes."), house.system
 
     async def down(*_: Any, **__: Any) -> None:
-        raise EngineUnavailable("The store is away.", next_step="Wait.", engine="vectors")
+        raise error("The store is away.", next_step="Wait.", engine="vectors")
 
     monkeypatch.setattr(system.vectors, "upsert", down)
     for attempt in (1, 2, 3, 4, 5, 6, 7, 2000):
@@ -249,9 +265,11 @@ async def test_an_engine_that_fails_for_a_while_costs_attempts_not_documents(hou
 async def test_after_the_last_attempt_the_document_fails_with_what_stood_in_its_way(
     house: House, monkeypatch: Any, error: type[EngineError]
 ) -> None:
+    """A timeout is the document's doing where others got their answers meanwhile."""
     document = await house.accept("a.txt", "Some herons have less patience.")
 
     async def down(*_: Any, **__: Any) -> None:
+        house.system.ingest_worker._came_through += error is EngineTimeout
         raise error("The store chokes.", next_step="Wait.", engine="vectors")
 
     monkeypatch.setattr(house.system.vectors, "upsert", down)
@@ -520,6 +538,31 @@ async def test_a_document_whose_collection_is_dropped_meanwhile_goes_to_the_one_
     system.snapshots.forget("default")
     assert len(await house.held()) == 1
     assert await house.found("herons") == ["Herons outlive their collections."]
+
+
+async def test_new_words_whose_collection_is_dropped_meanwhile_go_to_the_one_that_serves(
+    house: House, monkeypatch: Any
+) -> None:
+    await house.accept("a.txt", "Herons outlive their collections.")
+    await house.work()
+    await house.accept("a.txt", "Herons outlive their collections.", groups=frozenset({"board"}))
+    system, stale = house.system, await house.system.snapshots.get("default")
+    (claimed,) = await house.claim()
+    await system.epochs.begin("default")
+    await system.epochs.fill("default")
+    real = system.stores.update_payload
+
+    async def update(epoch: Any, *given: Any, **words: Any) -> None:
+        if epoch.label == stale.epoch.label:
+            raise EngineRejected("There is no such collection.", next_step="Reindex.", engine="vectors")
+        await real(epoch, *given, **words)
+
+    monkeypatch.setattr(system.stores, "update_payload", update)
+    await system.ingest.index_words(stale, claimed)
+    assert (await house.look(claimed)).state is State.INDEXED
+    assert await house.found("herons") == []
+    request = SearchRequest(query="herons", namespace="default", groups=frozenset({"board"}), legs=("dense",))
+    assert len((await system.search.search(request)).passages) == 1
 
 
 async def test_bytes_for_a_namespace_that_was_made_anew_meanwhile_are_refused(house: House) -> None:

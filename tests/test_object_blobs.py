@@ -15,7 +15,15 @@ import s3fs.errors
 from ragline import object_blobs
 from ragline.blobs import open_blobs
 from ragline.build import build
-from ragline.errors import EngineError, EngineRejected, EngineTimeout, EngineUnavailable, MissingDependency, NotFound
+from ragline.errors import (
+    EngineDenied,
+    EngineError,
+    EngineRejected,
+    EngineTimeout,
+    EngineUnavailable,
+    MissingDependency,
+    NotFound,
+)
 from ragline.object_blobs import FsspecBlobs, failure
 from ragline.settings import Settings
 from ragline.system import System
@@ -241,11 +249,11 @@ def test_every_answer_is_one_of_our_errors(code: str) -> None:
     ("code", "kind", "words"),
     [
         ("NoSuchBucket", EngineRejected, "no such bucket"),
-        ("AccessDenied", EngineRejected, "credentials"),
-        ("InvalidAccessKeyId", EngineRejected, "credentials"),
-        ("SignatureDoesNotMatch", EngineRejected, "credentials"),
-        ("ExpiredToken", EngineRejected, "credentials"),
-        ("RequestTimeTooSkewed", EngineRejected, "clock"),
+        ("AccessDenied", EngineDenied, "credentials"),
+        ("InvalidAccessKeyId", EngineDenied, "credentials"),
+        ("SignatureDoesNotMatch", EngineDenied, "credentials"),
+        ("ExpiredToken", EngineDenied, "credentials"),
+        ("RequestTimeTooSkewed", EngineDenied, "clock"),
         ("PermanentRedirect", EngineRejected, "region"),
         ("InvalidObjectState", EngineRejected, "archived"),
         ("SlowDown", EngineUnavailable, "limits"),

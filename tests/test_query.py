@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from ragline.build import build
-from ragline.errors import EngineUnavailable
+from ragline.errors import EngineTimeout, EngineUnavailable
 from ragline.settings import CacheSettings, QuerySettings, Settings
 from ragline.system import System
-from ragline.types import LegName, Retrieved, SearchRequest, Upload
+from ragline.types import LegName, NamespaceSettings, Retrieved, SearchRequest, Upload
 
 NOBODY: frozenset[str] = frozenset()
 
@@ -106,6 +106,43 @@ async def test_with_the_registry_down_only_what_was_open_and_seen_is_shown(syste
     found = await _search(system)
     assert found.degraded == ("guard",)
     assert _uris(found) == {"open.txt"}
+
+
+async def test_with_the_registry_silent_a_query_waits_for_it_only_so_long(system: System, monkeypatch: Any) -> None:
+    assert _uris(await _search(system)) == {"open.txt", "board.txt"}
+    monkeypatch.setattr(system.database, "read", _stuck)
+    monkeypatch.setattr(system.database, "commits", -1)
+    monkeypatch.setattr("ragline.snapshots.READ_S", 0.001)
+    monkeypatch.setattr("ragline.snapshots.KEEP_S", 0.0)  # else no newer one is wanted
+    monkeypatch.setattr(system.query, "_settings", system.settings.query.model_copy(update={"guard_deadline_ms": 1}))
+    found = await _search(system)
+    assert found.degraded == ("guard",)
+    assert _uris(found) == {"open.txt"}
+
+
+async def test_no_step_may_hang_beyond_the_deadline_of_the_whole(system: System, monkeypatch: Any) -> None:
+    monkeypatch.setattr(system.query, "_fusion", _stuck)
+    monkeypatch.setattr(system.query, "_settings", system.settings.query.model_copy(update={"deadline_ms": 50}))
+    with pytest.raises(EngineTimeout, match="not done within 50 ms"):
+        await _search(system)
+
+
+async def test_a_start_does_not_ask_a_leg_that_is_away_for_each_namespace(system: System, monkeypatch: Any) -> None:
+    asked = 0
+
+    async def down(*_: Any, **__: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        raise EngineUnavailable("It is away.", next_step="Wait.", engine="test")
+
+    for name in ("one", "two"):
+        await system.epochs.create_namespace(name, NamespaceSettings())
+    monkeypatch.setattr(system.keywords, "search", down)
+    await system.warm()
+    assert asked == 1
+    monkeypatch.setattr(system.vectors, "search", _stuck)
+    monkeypatch.setattr("ragline.system.WARM_S", 0.01)
+    await system.warm()
 
 
 async def test_a_hit_of_a_content_that_is_not_live_is_dropped(system: System) -> None:

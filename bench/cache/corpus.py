@@ -73,7 +73,14 @@ class Corpus:
         )  # fmt: skip
         self.tier = HotTier(cache, settings, clock, in_process=cache.name == "memory") if cache else None
         self.audit = CacheAudit(search=self.query, documents=self.documents, share=settings.audit_share, draw=draw)
-        self.hot = HotCache(tier=self.tier, guard=self.guard, queries=Queries(), audit=self.audit, pipeline="p")
+        self.hot = HotCache(
+            tier=self.tier,
+            guard=self.guard,
+            queries=Queries(),
+            audit=self.audit,
+            pipeline="p",
+            guard_deadline_ms=60_000,
+        )
         self.search = CachedSearch(self.query, self.hot, self.snapshots)
         self.ids: dict[str, str] = {}
 

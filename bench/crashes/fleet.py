@@ -46,6 +46,9 @@ CUT = 0.5
 
 BETWEEN_CUTS_S, AWAY_S = (0.1, 1.5), (0.0, 1.5)
 
+SILENT, SILENT_S = 0.2, (0.5, 8.0)
+"""Share of these in which the engine falls silent instead, and for how long: longer than a lease."""
+
 VARIABLES = {
     "RAGLINE_INGEST__LEASE_S": "6",
     "RAGLINE_INGEST__CHUNKED_DEADLINE_S": "60",
@@ -150,6 +153,10 @@ class Fleet:
                 await asyncio.wait_for(until.wait(), self._dice.uniform(*BETWEEN_CUTS_S))
             except TimeoutError:
                 wire = self._dice.choice(self._engines.wires)
+                if self._dice.random() < SILENT:
+                    self.tally[f"{wire.name} silent"] += 1
+                    await wire.silence(self._dice.uniform(*SILENT_S))
+                    continue
                 self.tally[f"connections to {wire.name} cut"] += 1
                 await wire.cut(away_s=max(0.0, self._dice.uniform(-AWAY_S[1], AWAY_S[1])))
             else:

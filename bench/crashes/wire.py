@@ -1,4 +1,4 @@
-"""A TCP proxy between the processes under test and one engine, whose connections can be cut at any byte."""
+"""A TCP proxy between the processes under test and one engine: connections are cut at any byte, or fall silent."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ class Wire:
         self._server: asyncio.Server | None = None
         self._ends: set[asyncio.StreamWriter] = set()
         self._passing: set[asyncio.Task[None]] = set()
+        self._flows = asyncio.Event()
+        self._flows.set()
 
     async def __aenter__(self) -> Wire:
         await self._listen()
@@ -37,6 +39,15 @@ class Wire:
         await self._close()
         await asyncio.sleep(away_s)
         await self._listen()
+
+    async def silence(self, for_s: float) -> None:
+        """Connections stay, and new ones are taken, and nothing passes for `for_s` seconds: as a machine that vanished, or an
+        engine that hangs. Then what was held back goes on."""
+        self._flows.clear()
+        try:
+            await asyncio.sleep(for_s)
+        finally:
+            self._flows.set()
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._take, "127.0.0.1", self.port)
@@ -61,14 +72,15 @@ class Wire:
             writer.transport.abort()
             return
         self._ends.add(far_writer)
-        await asyncio.gather(_pass(reader, far_writer), _pass(far_reader, writer))
+        await asyncio.gather(self._pass(reader, far_writer), self._pass(far_reader, writer))
         self._ends -= {writer, far_writer}
 
-
-async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Until one side is done, or cut."""
-    with contextlib.suppress(OSError):  # cut: that is what this is for
-        while piece := await reader.read(PIECE):
-            writer.write(piece)
-            await writer.drain()
-    writer.close()
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Until one side is done, or cut."""
+        with contextlib.suppress(OSError):  # cut: that is what this is for
+            while piece := await reader.read(PIECE):
+                await self._flows.wait()
+                writer.write(piece)
+                await writer.drain()
+        await self._flows.wait()  # an end is not heard either
+        writer.close()

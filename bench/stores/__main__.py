@@ -5,7 +5,7 @@
 
 FOLDER holds collections as BEIR has them. Vectors are those of their sentences, by the default embedder, up to --real; beyond
 these, perturbed copies. Searches are those of one process with the adapters, as `ragline` makes them. --quality: nDCG@10 on
-SciFact by the embedded engines, and by Milvus with Elasticsearch.
+SciFact by the embedded engines, and by Milvus with Elasticsearch, asked at once and after Milvus has built its index.
 """
 
 from __future__ import annotations
@@ -28,13 +28,24 @@ from bench.stores.rows import Rows, rows
 MOST_REAL = 10_000
 
 
-async def measure(lines: Sequence[Line], held: Rows) -> list[Found]:
-    found = []
+async def measure(lines: Sequence[Line], held: Rows, to: Path | None) -> list[Found]:
+    """`to`: written anew after each line, so that a run which is cut short leaves what it has."""
+    found: list[Found] = []
     for line in lines:
         async with running(line) as server:
             found.append(await measured(line, server, held))
         print(row(found[-1]), flush=True)
+        if to:
+            write(to, found, held)
     return found
+
+
+def write(to: Path, found: Sequence[Found], held: Rows) -> None:
+    document = {"machine": machine(), "command": sys.argv[1:], "rows": len(held.records), "real": held.real,
+                "results": [asdict(one) for one in found]}  # fmt: skip
+    half = to.with_name(f"{to.name}.half")
+    half.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    half.replace(to)
 
 
 def head(held: Rows) -> str:
@@ -73,13 +84,9 @@ def main() -> int:
         held = rows(given.data, work, given.rows, given.real)
         print(head(held), flush=True)
         lines = [one for one in LINES if not given.only or any(part.lower() in one.name.lower() for part in given.only)]
-        found = asyncio.run(measure(lines, held))
+        found = asyncio.run(measure(lines, held, given.json))
     for words in dict.fromkeys(one.words for one in found):
         print(f"- {words}")
-    if given.json:
-        document = {"machine": machine(), "command": sys.argv[1:], "rows": len(held.records), "real": held.real,
-                    "results": [asdict(one) for one in found]}  # fmt: skip
-        given.json.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
     return 0
 
 

@@ -17,7 +17,7 @@ from pymilvus.grpc_gen.common_pb2 import SegmentState
 
 from bench.adapters.elasticsearch import JVM
 from bench.adapters.pgvector import DURABLE
-from ragline.vectors.milvus import PREFIX
+from ragline.vectors.milvus_rows import PREFIX
 from tests.engines import elasticsearch, milvus, postgres
 
 Role = Literal["vectors", "keywords"]

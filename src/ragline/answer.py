@@ -75,13 +75,27 @@ class Answers:
     async def stream(self, request: SearchRequest) -> AsyncGenerator[Event, None]:
         """The answer as it comes about. A consumer that leaves stops the generation."""
         start = time.perf_counter()
+        found = await self.passages(request)
+        yield found
+        async with aclosing(self.from_passages(request.query, found, start=start)) as events:
+            async for event in events:
+                yield event
+
+    async def passages(self, request: SearchRequest) -> Retrieved:
+        """The first half: what an answer is to be made from, packed. Raises as `Search.search` does."""
         found = await self._search.search(request)
         packed = await asyncio.to_thread(
             pack, found.passages, self._count_tokens, budget_tokens=self._settings.context_tokens
         )
-        found = replace(found, passages=packed)
-        yield found
-        prompt = build_prompt(request.query, packed)
+        return replace(found, passages=packed)
+
+    async def from_passages(
+        self, query: str, found: Retrieved, *, start: float | None = None
+    ) -> AsyncGenerator[Piece | Restarted | Answer, None]:
+        """The second half, maybe in another process and much later. `start`: when the question was asked, by this process's
+        `perf_counter`; None: the passages have waited, and the time is counted from now."""
+        start = time.perf_counter() if start is None else start
+        prompt = build_prompt(query, found.passages)
         degraded: list[str] = []
         patience_s = self._settings.generator_patience_ms / 1000
         for position, generator in enumerate(self._generators):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from ragline.cache_audit import CacheAudit
 from ragline.cached_answers import CachedAnswers
 from ragline.caching import CachedSearch, HotCache, pipeline
 from ragline.clock import Clock, SystemClock
+from ragline.cold_tier import ColdTier
 from ragline.connections.database import Database, sqlite_url
 from ragline.contents import Contents
 from ragline.engines import no_adapter
@@ -29,14 +31,33 @@ from ragline.findings import Limits
 from ragline.hot_tier import HotTier
 from ragline.housekeeper import Housekeeper
 from ragline.ingest import Ingest
+from ragline.job_watching import JobWatching
+from ragline.job_workers import JobUpkeep, JobWorker
+from ragline.jobs import Jobs
 from ragline.languages import known_to
 from ragline.log_workers import DeadLetters, EmbedWorker, IndexWorker
 from ragline.members import Members
 from ragline.mending import Mending
-from ragline.protocols import Blobs, Cache, ChunkLog, Embedder, Generator, KeywordIndex, Parser, Reranker, VectorStore
+from ragline.protocols import (
+    Blobs,
+    Cache,
+    ChunkLog,
+    Edge,
+    Embedder,
+    Generator,
+    JobQueue,
+    JobStore,
+    KeywordIndex,
+    Parser,
+    Popularity,
+    Reranker,
+    VectorStore,
+)
+from ragline.purging import PurgeWorker
 from ragline.query import Search
 from ragline.registry.claims import Claims
 from ragline.registry.documents import Documents
+from ragline.registry.edge_purges import EdgePurges
 from ragline.registry.guard import Guard
 from ragline.registry.keys import Keys
 from ragline.registry.members import Members as MemberRows
@@ -46,16 +67,22 @@ from ragline.registry.sources import Sources
 from ragline.registry.upkeep import Upkeep
 from ragline.remembering import RememberingEmbedder
 from ragline.reranking import Reranking
-from ragline.settings import GeneratorSettings, RerankerSettings, Settings
-from ragline.snapshots import Snapshots
+from ragline.settings import GeneratorSettings, QuerySettings, RerankerSettings, Settings
+from ragline.snapshots import KEEP_S, READ_S, Snapshots
 from ragline.stores import Stores
 from ragline.system import System
-from ragline.types import NamespaceSettings, Space
+from ragline.types import QUEUES, NamespaceSettings, Space
 from ragline.workers import IngestWorker
 
 log = structlog.get_logger()
 
 DEFAULT_NAMESPACE = "default"
+KEPT_S = KEEP_S + READ_S
+"""The oldest snapshot that a query begins with while the registry answers."""
+
+ASK_S = 5.0
+"""How long a start waits for the first word of a store."""
+
 ONE_DOMAIN = "while it is away no leg is left: no answer falls back to the other"
 
 
@@ -113,7 +140,7 @@ async def build(settings: Settings) -> System:
         epochs = Epochs(
             namespaces=namespaces, documents=documents, contents=contents, ingest=ingest, stores=stores,
             vectors=vectors, keywords=keywords, snapshots=snapshots, space=embedder.space,
-            drop_after_s=2 * settings.query.deadline_ms / 1000,
+            drop_after_s=longest_query_s(settings.query),
         )  # fmt: skip
         upkeep = Upkeep(database, clock)
         may_stand = Limits(
@@ -140,9 +167,18 @@ async def build(settings: Settings) -> System:
             closers.append(tier.aclose)
             cache_audit = CacheAudit(search=query, documents=documents, share=settings.cache.audit_share)
             closers.append(cache_audit.aclose)
-        hot = HotCache(tier=tier, guard=guard, queries=queries, audit=cache_audit, pipeline=pipeline(settings))
+        hot = HotCache(
+            tier=tier,
+            guard=guard,
+            queries=queries,
+            audit=cache_audit,
+            pipeline=pipeline(settings),
+            guard_deadline_ms=settings.query.guard_deadline_ms,
+        )
         search = CachedSearch(query, hot, snapshots)
-        answers = Answers(search=search, generators=generators, embedder=embedder, settings=settings.query)
+        edge, popularity = open_edge(settings), open_popularity(settings, clock)
+        closers.extend(one.aclose for one in (edge, popularity) if one is not None)
+        purges = EdgePurges(database, clock)
         embed_worker, index_worker = None, None
         if chunk_log:
             dead_letters, attempts = DeadLetters(documents=documents, claims=claims), settings.ingest.max_attempts
@@ -150,6 +186,20 @@ async def build(settings: Settings) -> System:
             index_worker = IndexWorker(
                 ingest=ingest, chunk_log=chunk_log, dead_letters=dead_letters, clock=clock, attempts=attempts
             )
+        answers = Answers(search=search, generators=generators, embedder=embedder, settings=settings.query)
+        job_store = await open_job_store(settings, clock, queries)
+        closers.append(job_store.aclose)
+        job_queue = open_job_queue(settings, clock)
+        closers.append(job_queue.aclose)
+        await check_queue(job_queue)
+        jobs = Jobs(
+            store=job_store, queue=job_queue, search=search, answers=answers, clock=clock, settings=settings.jobs
+        )
+        job_workers = {
+            name: JobWorker(name, jobs=jobs, queue=job_queue, clock=clock, settings=settings.jobs) for name in QUEUES
+        }
+        job_watching = JobWatching(job_store)
+        closers.append(job_watching.aclose)
         system = System(
             settings=settings, clock=clock, database=database, namespaces=namespaces, documents=documents,
             claims=claims, members=member_rows, sources=Sources(database, clock), keys=Keys(database, clock), blobs=blobs,
@@ -166,6 +216,14 @@ async def build(settings: Settings) -> System:
             housekeeper=Housekeeper(
                 epochs=epochs, namespaces=namespaces, mending=mending, upkeep=upkeep, clock=clock,
                 settings=settings.ingest,
+            ),
+            jobs=jobs, job_queue=job_queue, job_watching=job_watching, job_workers=job_workers,
+            job_upkeep=JobUpkeep(jobs=jobs, workers=job_workers, clock=clock, settings=settings.jobs),
+            cold_tier=ColdTier(
+                search=search, purges=purges, edge=edge, popularity=popularity, settings=settings.edge, clock=clock
+            ),
+            purge_worker=PurgeWorker(
+                purges=purges, edge=edge, database=database, clock=clock, settings=settings.edge
             ),
             closers=tuple(reversed(closers)),
         )  # fmt: skip
@@ -220,12 +278,7 @@ async def check_stores(settings: Settings, vectors: VectorStore, keywords: Keywo
     """
     for setting, store in (("vectors", vectors), ("keywords", keywords)):
         if _is_elasticsearch(getattr(settings, setting)):
-            try:
-                await store.collections()
-            except EngineRejected:
-                raise
-            except EngineError as error:
-                log.warning("store does not answer yet", setting=setting, error=error.message)
+            await _asked(setting, store.collections)
     if shared_hosts(settings):
         log.warning("one failure domain", vectors_and_keywords=shared_hosts(settings), consequence=ONE_DOMAIN)
 
@@ -233,12 +286,19 @@ async def check_stores(settings: Settings, vectors: VectorStore, keywords: Keywo
 async def check_blobs(settings: Settings, blobs: Blobs) -> None:
     """The same of the blob store. Raises EngineRejected: no such bucket, wrong credentials."""
     if "://" in settings.blobs:
-        try:
-            await blobs.folders()
-        except EngineRejected:
-            raise
-        except EngineError as error:
-            log.warning("store does not answer yet", setting="blobs", error=error.message)
+        await _asked("blobs", blobs.folders)
+
+
+async def _asked(setting: str, ask: Callable[[], Awaitable[object]]) -> None:
+    try:
+        async with asyncio.timeout(ASK_S):
+            await ask()
+    except EngineRejected:
+        raise
+    except EngineError as error:
+        log.warning("store does not answer yet", setting=setting, error=error.message)
+    except TimeoutError:
+        log.warning("store does not answer yet", setting=setting, waited_s=ASK_S)
 
 
 def _is_elasticsearch(url: str) -> bool:
@@ -295,6 +355,61 @@ def open_log(settings: Settings) -> ChunkLog | None:
         return None
     opens = engines.opener("log", engines.LOGS, settings.log, else_="none")
     return cast(ChunkLog, opens(settings.log, tombstones_s=settings.ingest.tombstone_retention_s))
+
+
+async def open_job_store(settings: Settings, clock: Clock, queries: Queries | None = None) -> JobStore:
+    from ragline.jobstores.sql import SqlJobStore
+
+    url = settings.jobs_url or sqlite_url(settings.data_dir.absolute() / "jobs.sqlite")
+    return await SqlJobStore.open(url, clock, queries)
+
+
+def open_job_queue(settings: Settings, clock: Clock) -> JobQueue:
+    """Without a setting: Redis, where the jobs are in one; else in this process. There a word reaches the workers of this process
+    alone, and those of others find a job when they look, once a second: enough for PostgreSQL, which needs no second server then.
+    """
+    url = settings.jobs.queue or (settings.jobs_url if settings.jobs_url.startswith(("redis://", "rediss://")) else "")
+    if not url:
+        from ragline.queues.memory import InProcessJobQueue
+
+        return InProcessJobQueue(clock)
+    opens = engines.opener("jobs.queue", engines.QUEUES, url, else_="the one in this process")
+    return cast(JobQueue, opens(url))
+
+
+async def check_queue(queue: JobQueue) -> None:
+    """The same of the job queue. Raises EngineRejected, ConfigurationError: no such queue, wrong credentials."""
+    try:
+        await queue.check()
+    except EngineRejected:
+        raise
+    except EngineError as error:
+        log.warning("queue does not answer yet", setting="jobs.queue", error=error.message)
+
+
+def open_edge(settings: Settings) -> Edge | None:
+    given = settings.edge
+    if not given.url:
+        return None
+    opens = engines.opener("edge.url", engines.EDGES, given.url, else_="none")
+    return cast(Edge, opens(given.url, token=given.token, timeout_s=given.timeout_s))
+
+
+def open_popularity(settings: Settings, clock: Clock) -> Popularity:
+    url = settings.edge.popularity
+    if not url:
+        from ragline.popularity.memory import MemoryPopularity
+
+        return MemoryPopularity(clock)
+    opens = engines.opener("edge.popularity", engines.POPULARITIES, url, else_="counts of this process")
+    return cast(Popularity, opens(url, clock=clock))
+
+
+def longest_query_s(query: QuerySettings) -> float:
+    """How long after a cut-over somebody may still read the old collections: whoever took the old snapshot at the last moment
+    that it is kept, and then takes all the time that a search has."""
+    waiting = max(query.deadline_ms, query.keyword_deadline_ms, query.dense_deadline_ms)
+    return KEPT_S + (query.deadline_ms + waiting) / 1000
 
 
 async def open_embedder(settings: Settings, queries: Queries | None = None, known: Collection[Space] = ()) -> Embedder:

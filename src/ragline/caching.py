@@ -11,6 +11,7 @@ place, and never by a query with `min_sequence` (docs/caching.md).
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import unicodedata
@@ -21,7 +22,7 @@ from typing import TypeVar
 from ragline import __version__, metrics
 from ragline.background import Queries
 from ragline.cache_audit import CacheAudit
-from ragline.errors import EngineError
+from ragline.errors import EngineError, EngineTimeout
 from ragline.hot_tier import HotTier, Kind, Outcome
 from ragline.prompting import SYSTEM
 from ragline.protocols import Searcher
@@ -98,8 +99,10 @@ class HotCache:
     """What the wrappers around the two paths share: find an entry that holds, or keep one. Without a `tier` neither happens."""
 
     def __init__(
-        self, *, tier: HotTier | None, guard: Guard, queries: Queries, audit: CacheAudit | None, pipeline: str
-    ) -> None:
+        self, *, tier: HotTier | None, guard: Guard, queries: Queries, audit: CacheAudit | None, pipeline: str,
+        guard_deadline_ms: int,
+    ) -> None:  # fmt: skip
+        self._guard_deadline_s = guard_deadline_ms / 1000
         self.tier = tier
         self._guard = guard
         self._queries = queries
@@ -208,7 +211,16 @@ class HotCache:
         return "hit" if view and holds(found.seen, found.passages, view, request.groups) else "stale"
 
     async def _look(self, namespace: Namespace, found: Retrieved) -> GuardView | None:
-        return await self._guard.look(namespace.name, list(found.seen.documents)) if found.seen else None
+        """Raises EngineError, NotFound: the namespace."""
+        if found.seen is None:
+            return None
+        try:
+            async with asyncio.timeout(self._guard_deadline_s):
+                return await self._guard.look(namespace.name, list(found.seen.documents))
+        except TimeoutError as error:
+            raise EngineTimeout(
+                "The registry did not answer in time.", next_step="Look at its load.", engine="registry"
+            ) from error
 
 
 def _can_be_kept(namespace: Namespace, found: Retrieved) -> bool:
@@ -243,6 +255,12 @@ class CachedSearch:
             found = await self._flights.run((key, request.min_sequence), work)
             if own or await self._hot.holds_now(namespace, found, request.groups):
                 return found
+
+    async def check(self, request: SearchRequest) -> None:
+        await self._search.check(request)
+
+    async def still_serves(self, request: SearchRequest, found: Retrieved) -> bool:
+        return await self._search.still_serves(request, found)
 
     async def expired(self, request: SearchRequest) -> Retrieved | None:
         """What was found for this query before, though its time is over, if it still holds; `degraded` says so."""

@@ -8,11 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
 from ragline.errors import ConfigurationError, MissingDependency
+
+GROUP = "ragline.engines"
+"""Entry points of other packages: ``"vectors.mine" = "mine:MyVectorStore"`` opens ``vectors = "mine://…"``.
+A scheme of the tables below is not theirs to take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,22 @@ KEYWORDS = (Engine("Elasticsearch", "ragline.keywords.elasticsearch:opened", *_C
 LOGS = (Engine("Kafka", "ragline.chunklogs.kafka:KafkaChunkLog", ("kafka",), "kafka", ("aiokafka",)),)
 
 CACHES = (Engine("Redis", "ragline.caches.redis:RedisCache", ("redis", "rediss"), "redis", ("redis",)),)
+QUEUES = (
+    Engine("Redis Streams", "ragline.queues.redis:RedisJobQueue", ("redis", "rediss"), "redis", ("redis",)),
+    Engine("Amazon SQS", "ragline.queues.sqs:SqsJobQueue", ("sqs",), "sqs", ("aiobotocore",)),
+    Engine(
+        "Google Cloud Tasks", "ragline.queues.cloudtasks:CloudTasksJobQueue", ("cloudtasks",), "cloudtasks",
+        ("google.cloud.tasks_v2",),
+    ),
+)  # fmt: skip
+
+EDGES = (
+    Engine("Varnish", "ragline.edges.varnish:VarnishEdge", ("varnish",), "", ()),
+    Engine("Fastly", "ragline.edges.fastly:FastlyEdge", ("fastly",), "", ()),
+    Engine("Cloudflare", "ragline.edges.cloudflare:CloudflareEdge", ("cloudflare",), "", ()),
+)
+
+POPULARITIES = (Engine("Redis", "ragline.popularity.redis:RedisPopularity", ("redis", "rediss"), "redis", ("redis",)),)
 
 
 def opener(setting: str, engines: Sequence[Engine], url: str, *, else_: str) -> Callable[..., Any]:
@@ -56,11 +77,15 @@ def opener(setting: str, engines: Sequence[Engine], url: str, *, else_: str) -> 
     """
     scheme = urlsplit(url).scheme
     found = next((engine for engine in engines if scheme in engine.schemes), None)
+    others = [one for one in entry_points(group=GROUP) if one.name.startswith(f"{setting}.")]
+    if found is None and (theirs := [one for one in others if one.name == f"{setting}.{scheme}"]):
+        return _theirs(theirs, scheme)
     if found is None:
         known = [engine.url for engine in engines]
+        known += sorted({f"{one.name.removeprefix(f'{setting}.')}://…" for one in others})
         words = " or ".join(filter(None, [", ".join(known[:-1]), known[-1]]))
         raise no_adapter(setting, scheme, f"use {words}, or leave it empty for {else_}")
-    if any(find_spec(package) is None for package in found.needs):
+    if not all(map(_is_here, found.needs)):
         packages = " and ".join(found.needs)
         raise MissingDependency(
             f"{setting}: {found.name} needs the package{'s' * (len(found.needs) > 1)} {packages}.",
@@ -68,6 +93,30 @@ def opener(setting: str, engines: Sequence[Engine], url: str, *, else_: str) -> 
         )
     module, _, name = found.opens.partition(":")
     opens: Callable[..., Any] = getattr(import_module(module), name)
+    return opens
+
+
+def _is_here(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # not even the package that it stands in
+        return False
+
+
+def _theirs(found: Sequence[EntryPoint], scheme: str) -> Callable[..., Any]:
+    """What another package opens. Raises ConfigurationError: it does not open, or two packages say that they do."""
+    packages = sorted({one.dist.name for one in found if one.dist})
+    if len({one.value for one in found}) > 1:
+        raise ConfigurationError(
+            f"Two packages open {scheme}://…: {' and '.join(packages)}.", next_step="Uninstall one of them."
+        )
+    try:
+        opens: Callable[..., Any] = found[0].load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(
+            f"{' and '.join(packages)} says that {found[0].value} opens {scheme}://…, but it does not load ({error}).",
+            next_step="Install what it needs, or ask its makers.",
+        ) from error
     return opens
 
 

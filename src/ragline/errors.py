@@ -6,15 +6,17 @@
     │   └── UnsupportedMedia           415  no
     ├── Unauthenticated                401  no
     ├── Forbidden                      403  no
-    ├── NotFound                       404  no   namespace, document, key, blob
+    ├── NotFound                       404  no   namespace, document, key, blob, job
     ├── Conflict                       409  no   somebody else changed it first
+    ├── Gone                           410  no   it was there, and is kept no longer
     ├── Overloaded                     429  yes  carries retry_after_s
     ├── DocumentRejected               422  no   the document cannot be processed; ends `failed(reason)`
     ├── EngineError                    503  yes  a store, a model, a broker; the adapter's table translates to these.
     │   │                                        By itself: it failed at this call, which may be the call's doing
     │   ├── EngineUnavailable          503  yes  refused, reset, gone: whatever is asked of it
     │   ├── EngineTimeout              504  yes  no answer within the deadline
-    │   └── EngineRejected             502  no   it answered, and said no (wrong dimension, bad credentials)
+    │   └── EngineRejected             502  no   it answered, and said no (wrong dimension, over a limit)
+    │       └── EngineDenied           502  no   it lets nobody of ours in: credentials, rights, quota, a bill
     └── ConfigurationError             500  no   a setting is wrong or something is missing; the process does not start
         ├── MissingDependency          500  no   a package, a model, a program; names the command that provides it
         └── DataFolderInUse            500  no   another process holds the data folder
@@ -76,6 +78,10 @@ class Conflict(RaglineError):
     status = 409
 
 
+class Gone(RaglineError):
+    status = 410
+
+
 class Overloaded(RaglineError):
     status = 429
     retryable = True
@@ -132,6 +138,10 @@ class EngineTimeout(EngineError):
 class EngineRejected(EngineError):
     status = 502
     retryable = False
+
+
+class EngineDenied(EngineRejected):
+    """Whatever is asked of it, until somebody mends the account: no document is to blame, and none fails for it."""
 
 
 class ConfigurationError(RaglineError):

@@ -376,11 +376,18 @@ class Ingest:
         start = time.perf_counter()
         content = await self._contents.get(namespace, document, document.live_blob, document.content)
         title = _title(document, content) if content else document.given_title or document.title
-        epochs = [epoch for epoch in (namespace.epoch, namespace.building) if epoch]
-        for epoch in epochs:
-            fields = _fields(document, epoch)
-            await self._stores.update_payload(epoch, document.id, title=title, groups=document.groups, fields=fields)
-        labels = frozenset(epoch.label for epoch in epochs)
+        while True:
+            epochs = [epoch for epoch in (namespace.epoch, namespace.building) if epoch]
+            labels = frozenset(epoch.label for epoch in epochs)
+            try:
+                for epoch in epochs:
+                    fields, groups = _fields(document, epoch), document.groups
+                    await self._stores.update_payload(epoch, document.id, title=title, groups=groups, fields=fields)
+                break
+            except EngineRejected:
+                if await self._epochs_of(document.namespace) == labels:
+                    raise
+                namespace = await self._snapshots.get(document.namespace)  # its collection was dropped meanwhile
         took_s = time.perf_counter() - start
         if not await self._claims.mark_live(
             document, title=title, epochs=labels, event="updated words", detail="payload replaced", took_s=took_s

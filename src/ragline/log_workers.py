@@ -19,7 +19,7 @@ import structlog
 
 from ragline import metrics
 from ragline.clock import Clock
-from ragline.errors import EngineUnavailable, RaglineError, Reason
+from ragline.errors import EngineDenied, EngineTimeout, EngineUnavailable, RaglineError, Reason
 from ragline.ingest import Ingest
 from ragline.protocols import ChunkLog, ChunkReader
 from ragline.registry.claims import Claims
@@ -58,7 +58,7 @@ class EmbedWorker:
         self._ingest = ingest
         self._log = chunk_log
         self._dead_letters = dead_letters
-        self._attempts = attempts
+        self._tried = _Trying(attempts)
 
     async def run(self) -> None:
         """Until cancelled; then what is in work is finished."""
@@ -66,7 +66,7 @@ class EmbedWorker:
 
     async def _take(self, reader: ChunkReader, batch: list[Delivery]) -> None:
         """A batch that fails is taken document by document, so that only the bad one is buried."""
-        failed = await _tried(partial(self._embed, reader, batch), attempts=self._attempts) if batch else None
+        failed = await self._tried(partial(self._embed, reader, batch)) if batch else None
         documents = {_content(one) for one in batch} if failed is not None else set()
         if failed is not None and len(documents) == 1:
             await self._dead_letters.bury(reader, batch, failed)
@@ -117,7 +117,7 @@ class IndexWorker:
         self._log = chunk_log
         self._dead_letters = dead_letters
         self._clock = clock
-        self._attempts = attempts
+        self._sorting, self._finishing = _Trying(attempts), _Trying(attempts)
         self._sets: dict[Key, _Set] = {}
         self._looked = clock.monotonic()
 
@@ -128,15 +128,19 @@ class IndexWorker:
 
     async def _take(self, reader: ChunkReader, batch: list[Delivery]) -> None:
         self._sets = {key: one for key, one in self._sets.items() if one.hold in reader.holds}
-        whole: list[Key] = []
-        failed = await _tried(partial(self._sort_in, reader, batch, whole), attempts=self._attempts)
-        if failed is not None:  # the registry's doing, not the messages': they stay undone, and so the lag shows it
+        while True:
+            whole: list[Key] = []
+            failed = await self._sorting(partial(self._sort_in, reader, batch, whole), patient=False)
+            # What is whole goes on all the same: nobody would come back to it.
+            await asyncio.gather(*(self._finish(reader, key) for key in whole))
+            if failed is None or reader.holds.isdisjoint(one.hold for one in batch):
+                break
+            # The registry's doing, not the messages': they are not done, and held by nobody else. The lag shows it.
             log.error("messages not sorted in", messages=len(batch), why=str(failed))
-        # What is whole goes on all the same: nobody would come back to it.
-        await asyncio.gather(*(self._finish(reader, key) for key in whole))
+            await asyncio.sleep(MOST_BACKOFF_S)
         if self._clock.monotonic() - self._looked > LOOK_AGAIN_S:
             self._looked = self._clock.monotonic()
-            await _tried(partial(self._look_again, reader), attempts=1)
+            await _Trying(1)(partial(self._look_again, reader))
 
     async def _sort_in(self, reader: ChunkReader, batch: list[Delivery], whole: list[Key]) -> None:
         """Each to its set; `whole`: the sets that this has made complete."""
@@ -186,7 +190,7 @@ class IndexWorker:
             nonlocal live
             live = await self._ingest.finish(id, number, vectors)
 
-        failed = await _tried(finish, attempts=self._attempts)
+        failed = await self._finishing(finish)
         if self._sets.get(key) is found:
             del self._sets[key]
         if failed is not None:
@@ -215,9 +219,9 @@ class DeadLetters:
         """The letters first: killed in between, the document is driven again, and comes here again."""
         words = str(why) if isinstance(why, RaglineError) else f"{type(why).__name__}: {why}"
         log.warning("to the dead letters", messages=len(deliveries), why=words)
-        await _tried(partial(reader.bury, deliveries, words), attempts=1)
+        await _Trying(1)(partial(reader.bury, deliveries, words))
         for id, number in {_content(one) for one in deliveries}:
-            await _tried(partial(self._fail, id, number, words), attempts=1)
+            await _Trying(1)(partial(self._fail, id, number, words))
 
     async def _fail(self, id: str, number: int, words: str) -> None:
         now = await self._documents.look(id)
@@ -269,28 +273,41 @@ async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
     await asyncio.gather(*waited, return_exceptions=True)
 
 
-async def _tried(work: Callable[[], Awaitable[object]], *, attempts: int) -> Exception | None:
-    """Do `work`: again and again while an engine is away, `attempts` times when it fails otherwise. Returns what it failed
-    with, or None."""
-    failures, wait_s = 0, FIRST_BACKOFF_S
-    while True:
-        try:
-            await work()
-            return None
-        except EngineUnavailable as error:
-            why: Exception = error
-        except RaglineError as error:
-            why, failures = error, failures + 1
-            if not error.retryable or failures >= attempts:
-                return error
-        except Exception as error:
-            log.exception("defect while working on the chunk log")
-            why, failures = error, failures + 1
-            if failures >= attempts:
-                return error
-        log.warning("tried again", why=str(why), wait_s=wait_s)
-        await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
-        wait_s = min(MOST_BACKOFF_S, 2 * wait_s)
+class _Trying:
+    """Does work, of one kind: again and again while an engine is away, `attempts` times when it fails otherwise.
+
+    One that gives no answer in time is away, unless others of the kind came through meanwhile: then it is this work's doing.
+    """
+
+    def __init__(self, attempts: int) -> None:
+        self._attempts = attempts
+        self._came_through = 0
+
+    async def __call__(self, work: Callable[[], Awaitable[object]], *, patient: bool = True) -> Exception | None:
+        """What `work` failed with, or None. Not `patient`: no answer counts as a failure in any case."""
+        failures, wait_s = 0, FIRST_BACKOFF_S
+        while True:
+            before = self._came_through
+            try:
+                await work()
+                self._came_through += 1
+                return None
+            except (EngineUnavailable, EngineDenied) as error:
+                why: Exception = error
+            except EngineTimeout as error:
+                why, failures = error, failures + (self._came_through > before or not patient)
+            except RaglineError as error:
+                why, failures = error, failures + 1
+                if not error.retryable:
+                    return error
+            except Exception as error:
+                log.exception("defect while working on the chunk log")
+                why, failures = error, failures + 1
+            if failures >= self._attempts:
+                return why
+            log.warning("tried again", why=str(why), wait_s=wait_s)
+            await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
+            wait_s = min(MOST_BACKOFF_S, 2 * wait_s)
 
 
 def _content(one: Delivery) -> tuple[str, int]:

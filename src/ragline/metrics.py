@@ -80,8 +80,37 @@ cache_audits_total = Counter(
 cache_wrong_total = Counter(
     "cache_wrong", "Passages served from a cache that were not live, or not the caller's to read.", registry=REGISTRY
 )
+queue_length = Gauge(
+    "queue_length", "Jobs in a queue, waiting or leased: one truth, exported by the one process that holds the duty.",
+    ["queue"], registry=REGISTRY,
+)  # fmt: skip
+jobs_total = Counter(
+    "jobs", "Jobs by what became of them here: accepted, known (same Idempotency-Key), refused, done, or a failure's reason.",
+    ["outcome"], registry=REGISTRY,
+)  # fmt: skip
+job_latency_ms = Histogram(
+    "job_latency_ms", "A job: retrieval and generation, from its claim; total, from its acceptance.", ["stage"],
+    buckets=(*LATENCY_MS, 60_000, 120_000, 300_000, 600_000), registry=REGISTRY,
+)  # fmt: skip
+job_attempts_total = Counter(
+    "job_attempts", "Claims of jobs by how they ended: finished, put_off, stopped, lost.", ["queue", "how"],
+    registry=REGISTRY,
+)  # fmt: skip
+job_watchers = Gauge("job_watchers", "Clients that follow the events of a job in this process.", registry=REGISTRY)
 citations_removed_total = Counter("citations_removed", "Citations that pointed nowhere.", registry=REGISTRY)
 tokens_total = Counter("generation_tokens", "Tokens of generators.", ["generator", "kind"], registry=REGISTRY)
+edge_answers_total = Counter(
+    "edge_answers", "Answers for popular queries of public namespaces, by whether the edge may store them.", ["outcome"],
+    registry=REGISTRY,
+)  # fmt: skip
+edge_purges_total = Counter(
+    "edge_purges", "Purges by how they ended: done (the first time), again (the second), failed.", ["outcome"],
+    registry=REGISTRY,
+)  # fmt: skip
+edge_purge_lag = Gauge(
+    "edge_purge_lag", "Age in seconds of the oldest purge that the edge has not acknowledged.", registry=REGISTRY
+)
+edge_purges_waiting = Gauge("edge_purges_waiting", "Purges that the edge has not acknowledged once.", registry=REGISTRY)
 http_requests_total = Counter("http_requests", "Requests by route and status.", ["route", "status"], registry=REGISTRY)
 
 

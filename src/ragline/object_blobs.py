@@ -15,6 +15,7 @@ import fsspec
 from fsspec.dircache import DirCache
 
 from ragline.errors import (
+    EngineDenied,
     EngineError,
     EngineRejected,
     EngineTimeout,
@@ -134,7 +135,7 @@ TABLE = (
     ),
     _row(
         "RequestTimeTooSkewed",
-        EngineRejected, "This machine's clock is wrong", "Set it by NTP: signed requests hold for 15 minutes.",
+        EngineDenied, "This machine's clock is wrong", "Set it by NTP: signed requests hold for 15 minutes.",
     ),
     _row(
         "PermanentRedirect TemporaryRedirect Redirect AuthorizationHeaderMalformed IllegalLocationConstraintException 301 "
@@ -154,7 +155,7 @@ TABLE = (
         "InvalidSecurity NotSignedUp 401 403 "
         "NoCredentialsError PartialCredentialsError CredentialRetrievalError InvalidConfigError ProfileNotFound "
         "UnauthorizedSSOTokenError SSOTokenLoadError TokenRetrievalError NoAuthTokenError PermissionError",
-        EngineRejected, "The credentials are not good for it",
+        EngineDenied, "The credentials are not good for it",
         f"Correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the role), or give them the rights: {RIGHTS}.",
     ),
     _row(

@@ -8,7 +8,7 @@ call leaves nothing behind; `aclose` may be called twice.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,18 @@ from ragline.types import (
     ChunkMessage,
     DeadLetter,
     Delivery,
+    Ending,
     FieldType,
     Groups,
     Hit,
+    Job,
+    JobEvent,
+    JobLimits,
+    JobOrder,
+    JobState,
     Kept,
     Metadata,
+    NewEvent,
     Parsed,
     Prompt,
     QueueName,
@@ -286,6 +293,14 @@ class Searcher(Protocol):
 
     async def search(self, request: SearchRequest) -> Retrieved: ...
 
+    async def check(self, request: SearchRequest) -> None:
+        """Raises as `search` does of a request that cannot be served as it is."""
+        ...
+
+    async def still_serves(self, request: SearchRequest, found: Retrieved) -> bool:
+        """Whether all that was found is served now, and the caller may still read it."""
+        ...
+
 
 class Cache(Protocol):
     """Bytes by key, for a while. It may lose anything at any time; what it has, it gives as it was put.
@@ -326,11 +341,54 @@ class Cache(Protocol):
     async def aclose(self) -> None: ...
 
 
+class Edge(Protocol):
+    """A shared cache in front of the API, a CDN, that drops answers by the keys that they carry."""
+
+    @property
+    def name(self) -> str:
+        """Such as ``varnish``."""
+        ...
+
+    def labels(self, keys: Sequence[str], *, namespace: str, visible: int) -> Mapping[str, str] | None:
+        """Headers by which the edge knows an answer's keys again. None: it takes not as many, so it must not store the answer.
+
+        `visible`: the count of `namespace` (a uid) from before the answer was looked for.
+        """
+        ...
+
+    async def purge(self, keys: Sequence[str], *, namespace: str, visible: int) -> None:
+        """When this returns, the edge has said of all its parts that no answer which it had stored under any of `keys` is
+        served any more. Any number of keys; repeating it changes nothing.
+
+        Late answers:  one that is on its way meanwhile may be stored afterwards, unless the edge looks at `visible`: what
+                       carries a smaller one of the same namespace is too old. Whoever calls purges again therefore.
+        Raises:  EngineError; some may be gone then, and some not. `Busy` says when to come again.
+        """
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class Popularity(Protocol):
+    """How often something was asked for within about a day; for longer than any cache keeps the answer."""
+
+    async def seen(self, key: str) -> int:
+        """Count one more, and say how many that makes in the last 24 hours, about. Raises EngineError."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
 class JobQueue(Protocol):
     """Wakes workers up, and no more: a job store holds the jobs, and its claim decides who does which.
 
     Delivery: at least once, in any order, late, twice, and now and then not at all: workers also look by the clock.
     """
+
+    async def check(self) -> None:
+        """Whether it can be worked with, for the start. Raises EngineRejected, ConfigurationError: never, as it stands.
+        EngineError: not now."""
+        ...
 
     async def notify(self, queue: QueueName, job: str) -> None:
         """Work on `job` is due. Raises EngineError: nobody was told; the job is found by the clock all the same."""
@@ -346,6 +404,18 @@ class JobQueue(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class PushedJobQueue(JobQueue, Protocol):
+    """A queue that nobody asks: its server calls this process, whose route hands over what it says."""
+
+    async def deliver(self, queue: QueueName, text: str, *, token: str) -> bool:
+        """Give what the server says to whoever waits, and wait until it is settled. False: nobody did; let it come again.
+
+        Raises:  Unauthenticated, Forbidden: `token` does not prove that the server calls.  EngineUnavailable: nobody can tell.
+        """
+        ...
 
 
 class WebhookOutbox(Protocol):
@@ -375,3 +445,117 @@ class WebhookOutbox(Protocol):
     async def replay_delivery(self, id: str, *, principal: str | None) -> WebhookDelivery:
         """Due at once, with the same id and body. Raises NotFound."""
         ...
+
+
+class JobStore(WebhookOutbox, Protocol):
+    """The one state machine of jobs; queues only wake workers up.
+
+        accept ─▶ queued ─claim─▶ retrieving ─retrieved─▶ generating ─finish─▶ done | failed ─retry─▶ queued …
+                  queue "retrieval"                       queue "generation"    no queue
+
+    Durability: what a call has returned from survives SIGKILL and power loss.
+    Atomicity:  each call is one commit, whole or not at all.
+    Fence:      every claim raises the job's `attempt`, whoever had it before. `renew`, `release`, `append`, `retrieved` and
+                `finish` name the attempt that they belong to; where that is not the newest any more, or the job has ended,
+                nothing changes and False comes back.
+    Time:       leases, deadlines and retention are judged by one clock where the store has one (its server's), not by those of
+                the processes around it.
+    Events:     of one job, ids count from 1 without gaps, in the order of the commits; what was told never changes.
+    """
+
+    async def accept(self, order: JobOrder, limits: JobLimits) -> tuple[Job, bool]:
+        """The job, with its event `queued`; and whether this call made it.
+
+        A job of the same principal and `idempotency_key` that was accepted less than `IDEMPOTENCY_S` ago, and of the same
+        `fingerprint`, is returned instead, in whatever state it is: before any limit is looked at.
+        Of any number of concurrent calls with one key, one makes the job.
+        Raises:  InvalidRequest, field ``Idempotency-Key``: of another fingerprint.
+                 Overloaded: a queue, either of them, is at `limits`, or the namespace's part of it; `retry_after_s` says when a
+                 place will be free at the rate of the last minute. Counted in the same commit: never one job too many.
+        """
+        ...
+
+    async def get(self, id: str) -> Job:
+        """Raises NotFound."""
+        ...
+
+    async def page(self, *, principal: str | None, state: JobState | None, most: int, before: str | None) -> list[Job]:
+        """Newest first, below the id `before`, without their answers. `principal` None: of everybody."""
+        ...
+
+    async def claim(self, queue: QueueName, *, most: int, lease_s: float) -> list[Job]:
+        """Own up to `most` of its jobs that nobody has a lease on, those first that came into the queue first, until the
+        lease ends; each is on its next `attempt`. A job past its deadline is not claimed.
+
+        Events, in the same commit: the first claim in a queue appends `retrieving` or `generating`. A claim in `generation`
+        of a job whose tokens were shown, by an attempt that has not taken them back, appends `restarted` (`WORKER_LOST`).
+        """
+        ...
+
+    async def claim_overdue(self, *, most: int, lease_s: float) -> list[Job]:
+        """The same for jobs past their deadline, of both queues, leased ones included; without events. For whoever ends them."""
+        ...
+
+    async def renew(self, id: str, attempt: int, *, lease_s: float) -> bool: ...
+
+    async def release(self, id: str, attempt: int, *, after_s: float) -> bool:
+        """Give it back: it can be claimed in `after_s` seconds."""
+        ...
+
+    async def append(self, id: str, attempt: int, events: Sequence[NewEvent]) -> bool:
+        """Tell events that end nothing."""
+        ...
+
+    async def retrieved(
+        self, id: str, attempt: int, passages: bytes, *, ttl_s: float, events: Sequence[NewEvent]
+    ) -> bool:
+        """Keep `passages` for `ttl_s`, and move the job to `generation`, where it is due at once."""
+        ...
+
+    async def passages(self, id: str) -> bytes | None:
+        """What `retrieved` has kept. None: it is gone, or there never was any."""
+        ...
+
+    async def finish(self, id: str, attempt: int, ending: Ending) -> bool:
+        """End it: state, answer, events, and the delivery of its webhook, due at once, with the id `delivery_id`."""
+        ...
+
+    async def cancel(self, id: str, ending: Ending) -> Job:
+        """End it whoever has it, as a newer attempt would. One that has ended stays as it is. Raises NotFound."""
+        ...
+
+    async def retry(self, id: str, *, deadline_s: float, limits: JobLimits) -> Job:
+        """Begin a failed job again, from `queued`, as a newer attempt.
+
+        Raises:  NotFound; Conflict: it has not failed; Overloaded.
+        """
+        ...
+
+    async def events(self, id: str, *, after: int, most: int) -> list[JobEvent]:
+        """Its events with ids above `after`, in order. Raises NotFound; Gone: they are kept no longer."""
+        ...
+
+    async def latest(self, ids: Sequence[str]) -> dict[str, int]:
+        """Id of the newest event of each of these; unknown jobs are left out. For a look at all that are watched."""
+        ...
+
+    def watch(self, told: Callable[[str | None], None]) -> None:
+        """From now on call `told` soon after any process has told events of a job, with the job's id, on this event loop. Now
+        and then more often than needed. None: some may have been missed, look at all. One watcher a process."""
+        ...
+
+    async def lengths(self) -> dict[QueueName, int]:
+        """Jobs in each queue, waiting or leased. One truth: every process says the same."""
+        ...
+
+    async def hold(self, duty: str, *, holder: str, lease_s: float) -> bool:
+        """Whether `duty` is `holder`'s for the next `lease_s`: of all processes one has it, until its lease ends. The holder
+        asks again in time, and goes on holding it."""
+        ...
+
+    async def upkeep(self, *, events_s: float, jobs_s: float) -> int:
+        """Forget: the events of jobs that ended `events_s` ago; jobs that ended `jobs_s` ago, with deliveries that do not wait;
+        passages past their time. Returns how many jobs are forgotten."""
+        ...
+
+    async def aclose(self) -> None: ...

@@ -16,7 +16,7 @@ from functools import partial
 from ragline import metrics
 from ragline.background import Queries
 from ragline.clock import Clock
-from ragline.errors import EngineError, EngineUnavailable, InvalidRequest
+from ragline.errors import EngineError, EngineTimeout, EngineUnavailable, InvalidRequest
 from ragline.filters import parse_filters
 from ragline.fusion import fuse
 from ragline.languages import of_query, weighed
@@ -66,10 +66,45 @@ class Search:
                  the namespace was never read.
         """
         _check(request, self._settings)
-        found = await self._flights.run(_key(request), lambda: self._search(request))
+        found = await self._flights.run(_key(request), lambda: self._in_time(request))
         for step in found.degraded:
             metrics.degraded_total.labels(step).inc()
         return found
+
+    async def check(self, request: SearchRequest) -> None:
+        """Raises as `search` does of a request that cannot be served as it is: for one that is searched for later."""
+        _check(request, self._settings)
+        namespace = await self._snapshots.get(request.namespace)
+        parse_filters(request.filters, namespace.epoch.fields)
+
+    async def still_serves(self, request: SearchRequest, found: Retrieved) -> bool:
+        """Whether all that was found is what is served now, and the caller may still read it: passages may wait long. With the
+        registry away, as in a search: what is open to everyone, as it was seen last.
+
+        Raises:  NotFound: the namespace.  EngineError.
+        """
+        namespace = await self._snapshots.get(request.namespace)
+        hits = [passage.hit for passage in found.passages]
+        view = await self._look(namespace, [hit.chunk.document for hit in hits], [])
+        return all(_serves(view.rows.get(hit.chunk.document), hit, request.groups) for hit in hits)
+
+    async def _in_time(self, request: SearchRequest) -> Retrieved:
+        """Whatever step hangs: nobody waits beyond the deadline of the whole. What `min_sequence` waited for comes on top,
+        so that its end is an answer, not an error."""
+        limit_ms = self._settings.deadline_ms
+        if request.min_sequence is not None:
+            limit_ms += max(
+                self._settings.deadline_ms, self._settings.keyword_deadline_ms, self._settings.dense_deadline_ms
+            )
+        try:
+            async with asyncio.timeout(limit_ms / 1000):
+                return await self._search(request)
+        except TimeoutError:
+            raise EngineTimeout(
+                f"The search was not done within {limit_ms} ms.",
+                next_step="Look at the engines by `ragline doctor`, or raise query.deadline_ms.",
+                engine="search",
+            ) from None
 
     async def _search(self, request: SearchRequest) -> Retrieved:
         timings: dict[str, float] = {}
@@ -202,8 +237,9 @@ class Search:
         """With the registry away: the last-seen rows of documents that are open to everyone, and nothing else."""
         ids = list(dict.fromkeys(documents))
         try:
-            return await self._guard.look(namespace.name, ids)
-        except EngineError:
+            async with asyncio.timeout(self._settings.guard_deadline_ms / 1000):
+                return await self._guard.look(namespace.name, ids)
+        except (EngineError, TimeoutError):
             if "guard" not in degraded:
                 degraded.append("guard")
             return GuardView(self._guard.last_seen(ids), namespace.uid, namespace.visible, 0)

@@ -56,6 +56,36 @@ class CacheSettings(_Section):
     )
 
 
+class EdgeSettings(_Section):
+    """The cold tier: a CDN in front of `GET /v1/search` of public namespaces (docs/edge.md). Off while `url` is empty."""
+
+    url: str = Field(
+        "",
+        description="varnish://HOST:PORT,HOST:PORT…, fastly://SERVICE_ID or cloudflare://ZONE_ID; empty: nothing may be stored.",
+    )
+    token: SecretStr | None = Field(None, description="API token of Fastly or Cloudflare that may purge.")
+    timeout_s: float = Field(10.0, gt=0, description="Limit for one call to the edge.")
+    s_maxage_s: int = Field(
+        300, gt=0, le=86_400,
+        description="How long an answer may be stored: as long a new document may be missed in it. At most your freshness limit.",
+    )  # fmt: skip
+    popular_after: int = Field(
+        10, gt=0, description="How often a query must be asked in a day before its answers may be stored; 1: at once."
+    )
+    popularity: str = Field(
+        "",
+        description="Where that is counted: redis://…, for all processes together; empty: in each process by itself.",
+    )
+    purge_again_s: float = Field(
+        30.0, ge=0,
+        description="When a purge is repeated: longer than an answer can be on its way from the search to the edge's store.",
+    )  # fmt: skip
+    purge_namespaces: bool = Field(
+        False, description="Purge the whole namespace with each change, so that new documents are not missed either."
+    )
+    stuck_after_s: float = Field(60.0, gt=0, description="How old a purge is when the log calls it stuck.")
+
+
 class EmbedderSettings(_Section):
     """The default embedder. A change of the model, its revision or what stands before documents is a new space: run
     `ragline reindex` for each namespace. What is marked (server) is for http(s) URLs only."""
@@ -156,6 +186,10 @@ class QuerySettings(_Section):
     keyword_deadline_ms: int = Field(1_000, gt=0, description="Limit for the keyword leg.")
     dense_deadline_ms: int = Field(1_000, gt=0, description="Limit for the dense leg, embedding included.")
     grace_ms: int = Field(500, gt=0, description="What the other leg still gets once one is in.")
+    guard_deadline_ms: int = Field(
+        1_000, gt=0,
+        description="Limit for the look at the registry; over it the last-seen rows decide, and `degraded` has `guard`.",
+    )  # fmt: skip
     leg_concurrency: int = Field(128, gt=0, description="Searches of one leg in flight; more wait inside its deadline.")
     candidates: int = Field(50, gt=0, le=1000, description="Hits fetched per leg before fusion (at least 2 × top_k).")
     max_top_k: int = Field(200, gt=0, description="Largest top_k a request may ask for.")
@@ -192,7 +226,8 @@ class IngestSettings(_Section):
     max_attempts: int = Field(
         5,
         gt=0,
-        description="Tries before a document ends `failed`; one that meets an engine which is away does not count.",
+        description="Tries before a document ends `failed`; one that meets an engine which is away, silent to all or "
+        "refuses our key does not count.",
     )
     received_deadline_s: float = Field(
         4 * 3600.0, gt=0,
@@ -221,6 +256,55 @@ class IngestSettings(_Section):
             raise ValueError(
                 f"tombstone_retention_s ({self.tombstone_retention_s:.0f}) must be at least lease_s ({self.lease_s:.0f}): "
                 "a worker may deliver late for as long"
+            )
+        return self
+
+
+class JobsSettings(_Section):
+    """The job path: questions that are answered later."""
+
+    url: str = Field(
+        "",
+        description="Job store URL, postgresql://… (docs/jobs.md); empty: beside a registry in PostgreSQL, else a SQLite file of "
+        "its own in the data folder.",
+    )
+    queue: str = Field(
+        "",
+        description="Job queue URL, redis[s]://…, sqs://… or cloudtasks://… (docs/engines); empty: Redis where the jobs are in "
+        "one, else in this process, and workers in others look once a second.",
+    )
+    deadline_s: float = Field(600.0, gt=0, description="From acceptance to answer, where a request does not say.")
+    max_deadline_s: float = Field(3600.0, gt=0, description="Longest that a request may ask for.")
+    max_waiting: int = Field(
+        4_000, gt=0, description="Most jobs in each of the two queues, those in work included; then a 429."
+    )
+    namespace_share: float = Field(
+        0.5, gt=0, le=1, description="Part of each queue that the jobs of one namespace may take."
+    )
+    retrievals: int = Field(8, gt=0, description="Jobs that one process retrieves for at a time.")
+    generations: int = Field(4, gt=0, description="Jobs that one process generates answers for at a time.")
+    lease_s: float = Field(
+        30.0, gt=0, le=600, description="How long a worker owns a job before another may take it; it renews in time."
+    )
+    drain_s: float = Field(
+        8.0, ge=0, description="What jobs in work still get when a worker stops; then they are given back."
+    )
+    events_retention_s: float = Field(
+        86_400.0, gt=0, description="How long the events of an ended job can be read; then a 410."
+    )
+    retention_s: float = Field(
+        7 * 86_400.0, ge=86_400.0, description="How long an ended job and its answer are kept: a day at least, as long as its "
+        "Idempotency-Key holds.",
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _bounds_agree(self) -> JobsSettings:
+        if self.deadline_s > self.max_deadline_s:
+            raise ValueError(f"deadline_s ({self.deadline_s:.0f}) is over max_deadline_s ({self.max_deadline_s:.0f})")
+        if self.events_retention_s > self.retention_s:
+            raise ValueError(
+                f"events_retention_s ({self.events_retention_s:.0f}) is over retention_s ({self.retention_s:.0f}): events go "
+                "with their job"
             )
         return self
 
@@ -263,11 +347,19 @@ class Settings(BaseSettings):
     )
     http: HttpSettings = HttpSettings()
     cache: CacheSettings = CacheSettings()
+    edge: EdgeSettings = EdgeSettings()
     embedder: EmbedderSettings = EmbedderSettings()
     reranker: RerankerSettings = RerankerSettings()
     generators: tuple[GeneratorSettings, ...] = (GeneratorSettings(),)
     query: QuerySettings = QuerySettings()
     ingest: IngestSettings = IngestSettings()
+    jobs: JobsSettings = JobsSettings()
+
+    @property
+    def jobs_url(self) -> str:
+        """Of the job store. Empty: the file in the data folder."""
+        beside = self.registry if self.registry.startswith(("postgresql://", "postgres://")) else ""
+        return self.jobs.url or beside
 
     @property
     def embedded(self) -> tuple[str, ...]:
@@ -276,7 +368,7 @@ class Settings(BaseSettings):
         shared = {
             "registry": self.registry.startswith(("postgresql://", "postgres://")),
             "vectors": bool(self.vectors) and not self.vectors.startswith("lancedb:"),
-            "keywords": bool(self.keywords), "blobs": bool(self.blobs),
+            "keywords": bool(self.keywords), "blobs": bool(self.blobs), "jobs": bool(self.jobs_url),
         }  # fmt: skip
         return tuple(name for name, is_shared in shared.items() if not is_shared)
 

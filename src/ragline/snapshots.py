@@ -6,6 +6,7 @@ An old epoch's collections outlive this by far (`cut_over`), so a kept snapshot 
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 
 from ragline.clock import Clock
@@ -16,6 +17,9 @@ from ragline.types import Namespace
 
 KEEP_S = 1.0
 """How old a snapshot may be while the registry answers, in seconds."""
+
+READ_S = 1.0
+"""Longest wait for a newer one, where there is one."""
 
 
 class Snapshots:
@@ -37,10 +41,13 @@ class Snapshots:
     async def _read(self, name: str, kept: Namespace | None) -> Namespace:
         forgotten = self._forgotten
         try:
-            fresh = await self._namespaces.get(name)
-        except EngineError:
+            async with asyncio.timeout(None if kept is None else READ_S):
+                fresh = await self._namespaces.get(name)
+        except (EngineError, TimeoutError):
             if kept is None:
                 raise
+            if forgotten == self._forgotten:  # a silent registry is asked again in a while, not by every query
+                self._kept[name] = (self._clock.monotonic(), kept)
             return kept
         except Exception:
             self._kept.pop(name, None)

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from ragline.coalescing import Coalescer
-from ragline.errors import EngineUnavailable
+from ragline.errors import EngineDenied, EngineTimeout, EngineUnavailable
 from ragline.protocols import KeywordIndex, Vectors, VectorStore
 from ragline.types import Epoch, Groups, Metadata, Record, Space
 
@@ -111,7 +111,11 @@ async def _by_collection(batch: Sequence[_Write], upsert: _Upsert) -> list[Excep
         mine = [write for write in batch if write.collection == collection]
         try:
             await upsert(collection, mine)
-        except EngineUnavailable as error:
+        except (
+            EngineUnavailable,
+            EngineTimeout,
+            EngineDenied,
+        ) as error:  # no document's doing, or not to be told whose
             results.update({id(write): error for write in mine})
         except Exception as error:  # noqa: BLE001 (it reaches the document that caused it)
             for write in mine:

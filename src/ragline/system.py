@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -15,6 +15,7 @@ from ragline.cache_audit import CacheAudit
 from ragline.cached_answers import CachedAnswers
 from ragline.caching import CachedSearch
 from ragline.clock import Clock
+from ragline.cold_tier import ColdTier
 from ragline.connections.database import Database
 from ragline.contents import Contents
 from ragline.epochs import Epochs
@@ -22,9 +23,13 @@ from ragline.errors import EngineError
 from ragline.hot_tier import HotTier
 from ragline.housekeeper import Housekeeper
 from ragline.ingest import Ingest
+from ragline.job_watching import JobWatching
+from ragline.job_workers import JobUpkeep, JobWorker
+from ragline.jobs import Jobs
 from ragline.log_workers import EmbedWorker, IndexWorker
 from ragline.mending import Mending
-from ragline.protocols import ChunkLog, Embedder, KeywordIndex, VectorStore
+from ragline.protocols import ChunkLog, Embedder, JobQueue, KeywordIndex, VectorStore
+from ragline.purging import PurgeWorker
 from ragline.query import Search
 from ragline.registry.claims import Claims
 from ragline.registry.documents import Documents
@@ -36,16 +41,21 @@ from ragline.registry.upkeep import Upkeep
 from ragline.settings import Settings
 from ragline.snapshots import Snapshots
 from ragline.stores import Stores
-from ragline.types import Epoch, Scope
+from ragline.types import Epoch, QueueName, Scope
 from ragline.workers import IngestWorker
 
 log = structlog.get_logger()
 
-WorkerRole: TypeAlias = Literal["parse", "embed", "index"]
+WorkerRole: TypeAlias = Literal["parse", "embed", "index", "retrieve", "generate"]
 """What a worker does. `parse` is whatever is due in the registry: parsing, new words, sweeping, housekeeping; and without a
-chunk log all of it."""
+chunk log all of ingest. `retrieve` and `generate` work on one queue of jobs each."""
 
-WORKER_ROLES: tuple[WorkerRole, ...] = ("parse", "embed", "index")
+WARM_S = 30.0
+"""Longest that a start waits for its engines before it answers: opening a million vectors takes 8 s."""
+
+WORKER_ROLES: tuple[WorkerRole, ...] = ("parse", "embed", "index", "retrieve", "generate")
+
+JOB_ROLES: Mapping[WorkerRole, QueueName] = {"retrieve": "retrieval", "generate": "generation"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +96,27 @@ class System:
     embed_worker: EmbedWorker | None
     index_worker: IndexWorker | None
     housekeeper: Housekeeper
+    jobs: Jobs
+    job_queue: JobQueue
+    job_watching: JobWatching
+    job_workers: Mapping[QueueName, JobWorker]
+    job_upkeep: JobUpkeep
+    cold_tier: ColdTier
+    purge_worker: PurgeWorker
     closers: tuple[Callable[[], Awaitable[None]], ...]
     """What to close, in order, each once."""
 
     async def warm(self) -> None:
         """Open what the first search would else wait for, beyond its deadline: the model, the serving collections. What
-        is away is left to the searches, which go on without its leg."""
+        is away is left to the searches, which go on without its leg; and so is what takes too long."""
+        try:
+            async with asyncio.timeout(WARM_S):
+                await self._warm()
+        except TimeoutError:
+            log.warning("not every collection is open yet", waited_s=WARM_S)
+
+    async def _warm(self) -> None:
+        away: set[str] = set()
         for namespace in await self.namespaces.all():
             epoch = namespace.epoch
 
@@ -105,8 +130,10 @@ class System:
 
             for leg, ask in (("keyword", keyword), ("dense", dense)):
                 try:
-                    await ask()
+                    if leg not in away:
+                        await ask()
                 except EngineError as error:
+                    away.add(leg)
                     log.warning("a leg does not answer yet", leg=leg, namespace=namespace.name, error=error.message)
 
     async def work(self, roles: Collection[WorkerRole] = WORKER_ROLES) -> None:
@@ -115,10 +142,16 @@ class System:
             if "parse" in roles:
                 group.create_task(self.ingest_worker.run())
                 group.create_task(self.housekeeper.run())
+                group.create_task(self.purge_worker.run())
             if self.embed_worker and "embed" in roles:
                 group.create_task(self.embed_worker.run())
             if self.index_worker and "index" in roles:
                 group.create_task(self.index_worker.run())
+            for role, queue in JOB_ROLES.items():
+                if role in roles:
+                    group.create_task(self.job_workers[queue].run())
+            if not JOB_ROLES.keys().isdisjoint(roles):
+                group.create_task(self.job_upkeep.run())
 
     async def aclose(self) -> None:
         for close in self.closers:

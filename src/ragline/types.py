@@ -531,6 +531,28 @@ class Kept:
     left_s: float
 
 
+# ── the edge ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Purge:
+    """That the edge has to drop what it holds of a document, or of a whole namespace.
+
+    namespace: a uid.   document: its id; empty: whatever there is of the namespace.
+    visible:   the namespace's count with the change; what was found before has a smaller one.
+    passes:    how often the edge has acknowledged it.   attempt: number of this try, from 1.
+    Units:     `created_at` in seconds since 1970.
+    """
+
+    id: int
+    namespace: str
+    document: str
+    visible: int
+    created_at: float
+    passes: int
+    attempt: int
+
+
 # ── jobs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -547,6 +569,118 @@ class JobState(StrEnum):
 QueueName: TypeAlias = Literal["retrieval", "generation"]
 """Two, so that a saturated LLM never slows retrieval."""
 
+QUEUES: tuple[QueueName, ...] = ("retrieval", "generation")
+
+EventName: TypeAlias = Literal[
+    "queued", "retrieving", "passages", "generating", "token", "restarted", "done", "failed"
+]  # fmt: skip
+"""What a job tells whoever watches it; `token` many times, `restarted` when the tokens so far do not count, one of the last
+two at its end."""
+
+WORKER_LOST = '{"reason": "worker lost"}'
+"""Data of the `restarted` that a claim appends, when the attempt before it had shown tokens and ended without a word."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobLimits:
+    """Of both queues alike: `most` jobs in each, leased ones included; `of_namespace` of them of one namespace."""
+
+    most: int
+    of_namespace: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobOrder:
+    """A question on its way to be accepted.
+
+    id:          32 hexadecimal digits, the first 12 the time in milliseconds: ids of later jobs are greater.
+    principal:   whose job it will be.   request: as a search takes it, with the groups that the caller has now.
+    webhook:     URL that is told of the end.
+    idempotency_key: with it, the same order made again within `IDEMPOTENCY_S` is the same job.
+    fingerprint: of all that makes it the same order: the body, and the caller's groups.
+    Units:       `deadline_s` from acceptance to answer.
+    """
+
+    id: str
+    principal: str
+    request: SearchRequest
+    deadline_s: float
+    fingerprint: str
+    webhook: str | None = None
+    idempotency_key: str | None = None
+
+
+IDEMPOTENCY_S = 86_400.0
+"""How long an Idempotency-Key holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An accepted question. Where it stands, whose it is, and how it ended.
+
+    queue:    where it waits or is leased; None: it has ended.
+    attempt:  number of its newest claim, from 1; 0: never claimed. Every write names it, and an older one's is refused.
+    retries:  how often it was begun again after it had failed.
+    events:   id of its newest event; ids count from 1 without gaps.
+    reason:   of a failed one, in one word (``deadline``, ``cancelled`` …), `detail` and `next_step` in sentences.
+    answer:   of a done one, as `serialisation.dump_answer` writes it.
+    Units:    times in seconds since 1970, by the store's clock.
+    """
+
+    id: str
+    principal: str
+    request: SearchRequest
+    webhook: str | None
+    state: JobState
+    queue: QueueName | None
+    attempt: int
+    retries: int
+    events: int
+    created_at: float
+    deadline_at: float
+    finished_at: float | None = None
+    reason: str | None = None
+    detail: str = ""
+    next_step: str = ""
+    answer: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """`data`: a JSON object, the very text that watchers get."""
+
+    name: EventName
+    data: str = "{}"
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """An event as it stands in the store: it never changes. `attempt`: that told it, 0: none, the store did."""
+
+    id: int
+    name: EventName
+    data: str
+    attempt: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a job ends, all of it in one commit.
+
+    events:  the last tokens, if any, then `done` or `failed`.   answer: of a done one.
+    reason, detail, next_step: of a failed one; see `Job`.
+    webhook: body of the delivery, for a job that has a webhook.
+    """
+
+    state: Literal[JobState.DONE, JobState.FAILED]
+    events: tuple[NewEvent, ...]
+    answer: bytes | None = None
+    reason: str | None = None
+    detail: str = ""
+    next_step: str = ""
+    webhook: bytes | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class Wake:
@@ -554,6 +688,11 @@ class Wake:
 
     job: str
     token: object = None
+
+
+def delivery_id(job: str, retries: int) -> str:
+    """The `webhook-id` of a job's end: constant over the tries to deliver it, and another one after a retry of the job."""
+    return f"msg_{job}" if not retries else f"msg_{job}_{retries}"
 
 
 @dataclass(frozen=True, slots=True)

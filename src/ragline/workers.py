@@ -17,7 +17,15 @@ import structlog
 from ragline import metrics
 from ragline.clock import Clock
 from ragline.connections.database import Database
-from ragline.errors import DocumentRejected, EngineError, EngineUnavailable, RaglineError, Reason
+from ragline.errors import (
+    DocumentRejected,
+    EngineDenied,
+    EngineError,
+    EngineTimeout,
+    EngineUnavailable,
+    RaglineError,
+    Reason,
+)
 from ragline.findings import Limits
 from ragline.ingest import Ingest
 from ragline.registry.claims import Claims
@@ -63,6 +71,8 @@ class IngestWorker:
         self._working: dict[asyncio.Task[None], Document] = {}
         self._suspect: asyncio.Task[None] | None = None
         self._claiming: asyncio.Future[list[Document]] | None = None
+        self._came_through = 0
+        """Attempts that ended well: the engines answer."""
 
     async def run(self) -> None:
         """Until cancelled. What is in work then is given back, and done again by the next worker."""
@@ -151,17 +161,23 @@ class IngestWorker:
         start = time.perf_counter()
         if document.attempt > 1:
             metrics.redriven_total.inc()
-        me = asyncio.current_task()
+        me, before = asyncio.current_task(), self._came_through
         try:
             await self._ingest.process(document)
+            self._came_through += 1
         except asyncio.CancelledError:
             if me is None or me not in self._stalled:
                 raise
             await self._again(document, self._stalled.pop(me), start, retryable=True)
         except DocumentRejected as error:
             await self._fail(document, error.reason, f"{error.message} {error.next_step}", start)
-        except EngineUnavailable as error:
+        except (EngineUnavailable, EngineDenied) as error:
             await self._put_off(document, str(error), start, event=AWAY)
+        except EngineTimeout as error:
+            if self._came_through == before:  # nobody got an answer meanwhile: it is the engine, not this document
+                await self._put_off(document, str(error), start, event=AWAY)
+            else:
+                await self._again(document, str(error), start, retryable=True)
         except RaglineError as error:
             await self._again(document, str(error), start, retryable=error.retryable)
         except Exception as error:  # a defect must cost its own document only, and must be seen

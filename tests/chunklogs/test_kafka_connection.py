@@ -11,7 +11,14 @@ from aiokafka import errors as kafka_errors
 from ragline.build import open_log
 from ragline.chunklogs.kafka import KafkaChunkLog
 from ragline.chunklogs.kafka_connection import options_of, translated, translating
-from ragline.errors import ConfigurationError, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from ragline.errors import (
+    ConfigurationError,
+    EngineDenied,
+    EngineError,
+    EngineRejected,
+    EngineTimeout,
+    EngineUnavailable,
+)
 from ragline.settings import Settings
 from tests.engines.kafka import Kafka
 from tests.engines.server import free_port
@@ -37,8 +44,8 @@ def test_every_error_of_kafka_is_one_of_our_tree(kind: type[kafka_errors.KafkaEr
         (kafka_errors.NotEnoughReplicasError(), EngineUnavailable),
         (kafka_errors.OutOfOrderSequenceNumber(), EngineUnavailable),
         (kafka_errors.RequestTimedOutError(), EngineTimeout),
-        (kafka_errors.SaslAuthenticationFailed(), EngineRejected),
-        (kafka_errors.TopicAuthorizationFailedError(), EngineRejected),
+        (kafka_errors.SaslAuthenticationFailed(), EngineDenied),
+        (kafka_errors.TopicAuthorizationFailedError(), EngineDenied),
         (kafka_errors.InvalidReplicationFactorError(), EngineRejected),
         (kafka_errors.UnsupportedVersionError(), EngineRejected),
         (kafka_errors.MessageSizeTooLargeError(), EngineRejected),

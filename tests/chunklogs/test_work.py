@@ -125,5 +125,5 @@ def test_work_needs_a_log_and_shared_engines(tmp_path: Path) -> None:
     _configured(tmp_path, "kafka://127.0.0.1:9")
     alone = ragline("work", "embed", cwd=tmp_path)
     assert alone.code == 2
-    assert "shares registry, vectors, keywords, blobs with processes of other roles" in alone.err
+    assert "shares registry, vectors, keywords, blobs, jobs with processes of other roles" in alone.err
     assert "run all roles in one process: `ragline work`" in alone.err

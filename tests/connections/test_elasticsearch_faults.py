@@ -15,7 +15,7 @@ import pytest
 from ragline.connections.elasticsearch import ElasticsearchServer
 from ragline.connections.elasticsearch_errors import OLDEST
 from ragline.connections.elasticsearch_url import options_of
-from ragline.errors import EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from ragline.errors import EngineDenied, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
 from ragline.keywords.elasticsearch import ElasticsearchKeywordIndex
 from ragline.testing.corpus import DIM, FIELDS, embedding, embeddings, record, texts
 from ragline.types import AnyOf, FieldType, Record, Scope
@@ -104,7 +104,7 @@ async def test_with_an_api_key(elasticsearch: Elasticsearch) -> None:
         async with vectors(elasticsearch.url(host=f":the-key@{ours.host}")) as store:
             assert await store.collections() == []
         async with vectors(elasticsearch.url(host=f":secret@{ours.host}")) as store:
-            await refused(store.collections(), EngineRejected, "security_exception")
+            await refused(store.collections(), EngineDenied, "security_exception")
 
 
 @pytest.mark.parametrize("login", ["ragline:secret@", "other:right@", ""])
@@ -113,7 +113,7 @@ async def test_a_wrong_password(elasticsearch: Elasticsearch, login: str) -> Non
         door(elasticsearch.host, user="ragline", password="right") as ours,
         keywords(elasticsearch.url(host=f"{login}{ours.host}")) as index,
     ):
-        await refused(index.collections(), EngineRejected, "security_exception", "user and password in the URL")
+        await refused(index.collections(), EngineDenied, "security_exception", "user and password in the URL")
 
 
 async def test_an_authority_that_is_not_known(elasticsearch: Elasticsearch, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from ragline.connections.elasticsearch_errors import BY_STATUS, BY_TYPE, transla
 from ragline.connections.elasticsearch_url import LANGUAGES, options_of
 from ragline.errors import (
     ConfigurationError,
+    EngineDenied,
     EngineError,
     EngineRejected,
     EngineTimeout,
@@ -66,8 +67,8 @@ def test_the_type_counts_more_than_the_status(kind: str) -> None:
 @pytest.mark.parametrize(
     ("error", "ours", "word"),
     [
-        (answer(401, "security_exception"), EngineRejected, "user and password"),
-        (answer(401), EngineRejected, "Correct them in the URL"),
+        (answer(401, "security_exception"), EngineDenied, "user and password"),
+        (answer(401), EngineDenied, "Correct them in the URL"),
         (answer(403, "cluster_block_exception"), EngineUnavailable, "watermark"),
         (answer(429, "cluster_block_exception"), EngineUnavailable, "watermark"),
         (answer(429, "es_rejected_execution_exception"), EngineUnavailable, "queues"),

@@ -26,6 +26,7 @@ from ragline.embedders.openai import PRECISION, OpenAIEmbedder
 from ragline.embedders.token_spans import NamedTokenizer, approximate_spans
 from ragline.errors import (
     ConfigurationError,
+    EngineDenied,
     EngineError,
     EngineRejected,
     EngineTimeout,
@@ -295,10 +296,10 @@ TOO_LONG = (
 DOCUMENTED: list[tuple[int, object, type[EngineError], str]] = [
     (400, openai_error(TOO_LONG), EngineRejected, "embedder.max_tokens"),
     (400, openai_error("This model does not support specifying dimensions."), EngineRejected, "dimensions"),
-    (401, openai_error(f"Incorrect API key provided: {KEY}", code="invalid_api_key"), EngineRejected, "embedder.api_key"),
-    (403, openai_error("Country, region, or territory not supported"), EngineRejected, "embedder.api_key"),
+    (401, openai_error(f"Incorrect API key provided: {KEY}", code="invalid_api_key"), EngineDenied, "embedder.api_key"),
+    (403, openai_error("Country, region, or territory not supported"), EngineDenied, "embedder.api_key"),
     (404, openai_error("The model `large` does not exist", code="model_not_found"), EngineRejected, "embedder.model"),
-    (429, openai_error("You exceeded your current quota", "insufficient_quota", "insufficient_quota"), EngineRejected, "quota"),
+    (429, openai_error("You exceeded your current quota", "insufficient_quota", "insufficient_quota"), EngineDenied, "quota"),
     (429, openai_error("Rate limit reached", "requests", "rate_limit_exceeded"), Busy, "embedder.concurrency"),
     (500, openai_error("The server had an error", "server_error"), EngineError, "log"),
     (503, openai_error("The engine is currently overloaded", "overloaded"), Busy, "limit"),

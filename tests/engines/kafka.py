@@ -6,10 +6,7 @@ instead when it is set; tests that kill the broker are skipped then, because it 
 
 from __future__ import annotations
 
-import os
-import re
 import secrets
-import shutil
 import signal
 import socket
 import struct
@@ -21,7 +18,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.engines.server import free_port, given, missing, running
+from tests.engines import maven
+from tests.engines.server import free_port, given, running
 
 VERSION = "4.1.0"
 OLDEST_JAVA = 17
@@ -120,7 +118,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
 @contextmanager
 def broker(folder: Path, *, advertised: int = 0) -> Iterator[Kafka]:
     """One of its own, with its data in `folder`. `advertised`: the port that it tells its clients, of a proxy before it."""
-    jars = _jars()
+    jars = maven.jars("Kafka", VERSION, _POM, oldest_java=OLDEST_JAVA)
     port, controller = free_port(), free_port()
     properties = folder / "server.properties"
     properties.write_text(
@@ -139,38 +137,3 @@ def broker(folder: Path, *, advertised: int = 0) -> Iterator[Kafka]:
         yield server
     finally:
         server.stop()
-
-
-def _jars() -> Path:
-    """The folder of the broker's jars: from the cache, else by Maven."""
-    if _java() < OLDEST_JAVA:
-        missing(f"Java {OLDEST_JAVA} or newer, for Kafka", "apt-get install default-jre-headless")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ragline-tests"
-    jars = cache / f"kafka-{VERSION}"
-    if jars.exists():
-        return jars
-    if not shutil.which("mvn"):
-        missing(f"Kafka {VERSION} and Maven, which would bring it", "apt-get install maven")
-    half = cache / f"kafka-{VERSION}-{secrets.token_hex(4)}"
-    half.mkdir(parents=True)
-    pom = half / "pom.xml"
-    pom.write_text(_POM)
-    copy = ["mvn", "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", "-DincludeScope=runtime"]
-    done = subprocess.run([*copy, f"-DoutputDirectory={half}"], capture_output=True, text=True)
-    if done.returncode:
-        shutil.rmtree(half)
-        missing(f"Kafka {VERSION} ({done.stdout[-500:]})", f"mvn must reach a repository: {' '.join(copy)}")
-    try:
-        half.rename(jars)
-    except OSError:  # another session was quicker
-        shutil.rmtree(half)
-    return jars
-
-
-def _java() -> int:
-    """Its major version; 0: there is none."""
-    if not shutil.which("java"):
-        return 0
-    said = subprocess.run(["java", "-version"], capture_output=True, text=True).stderr
-    found = re.search(r'version "(\d+)', said)
-    return int(found.group(1)) if found else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -12,6 +13,7 @@ import asyncpg
 import pytest
 from sqlalchemy import Connection, select, text
 
+from ragline.clock import SystemClock
 from ragline.connections.database import Database
 from ragline.connections.database_postgresql import READERS
 from ragline.connections.postgresql import AWAY, COMMAND_S, OLDEST, REFUSED, check_version, failure, settings_of
@@ -276,12 +278,55 @@ def test_the_error_table_is_complete() -> None:
 async def _until_it_listens(database: Database) -> None:
     def heard(connection: Connection) -> int:
         asked = text(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+            "AND state = 'idle' AND query LIKE '%clock_timestamp()%' AND query NOT LIKE '%pg_stat_activity%' "
+            "AND query NOT LIKE '%server_version%'"
         )
         return int(connection.execute(asked).scalar_one())
 
     while not await database.read(heard):
         await asyncio.sleep(0.01)
+
+
+async def test_leases_go_by_the_servers_clock(url: str) -> None:
+    """A machine whose clock is ten minutes ahead steals no work, and one that is behind does not wait for its own."""
+    async with AsyncExitStack() as open_ones:
+        databases = [await Database.open(url, SCHEMA) for _ in range(2)]
+        for database in databases:
+            open_ones.push_async_callback(database.aclose)
+        right, ahead = Process(databases[0]), Process(databases[1])
+        epoch = await right.namespaces.plan_epoch("n", SPACE, {})
+        await right.namespaces.create(NamespaceSettings(), epoch)
+        await right.accept("a.txt")
+        here, later = SystemClock(), _Ahead(600.0)
+        databases[1]._driver.ahead_s -= later.by_s  # type: ignore[misc]  # as it is compared on that machine
+        assert len(await Claims(databases[0], here).claim(most=1, lease_s=30.0)) == 1
+        assert await Claims(databases[1], later).claim(most=1, lease_s=30.0) == []
+        (held,) = await ahead.documents.page("n", after="", most=1, state=None, uri="a.txt")
+        await Claims(databases[0], here).drive_again(held.id, why="by hand")
+        assert len(await Claims(databases[1], later).claim(most=1, lease_s=30.0)) == 1
+        until = (
+            await databases[0].read(lambda c: c.exec_driver_sql("SELECT lease_until FROM documents").scalar())
+        ) or 0
+        assert until < here.now() + 60.0, "its lease ends by the server's clock"
+
+
+class _Ahead(SystemClock):
+    def __init__(self, by_s: float) -> None:
+        self.by_s = by_s
+
+    def now(self) -> float:
+        return super().now() + self.by_s
+
+
+async def test_the_clocks_are_compared_at_the_start(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = time.time
+    monkeypatch.setattr("ragline.connections.database_postgresql.time.time", lambda: real() + 600.0)
+    database = await Database.open(url, SCHEMA)
+    try:
+        assert -601.0 < database.ahead_s < -599.0
+    finally:
+        await database.aclose()
 
 
 async def test_a_url_that_names_a_driver_is_told_so() -> None:

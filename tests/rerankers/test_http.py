@@ -13,7 +13,14 @@ from cohere.v2 import V2RerankResponse
 from cohere.v2.types.v2rerank_response_results_item import V2RerankResponseResultsItem
 
 from ragline.connections.model_server import Busy
-from ragline.errors import ConfigurationError, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from ragline.errors import (
+    ConfigurationError,
+    EngineDenied,
+    EngineError,
+    EngineRejected,
+    EngineTimeout,
+    EngineUnavailable,
+)
 from ragline.rerankers.http import HttpReranker
 from ragline.settings import RerankerSettings
 from ragline.testing.rerankers import RerankerContract
@@ -108,8 +115,8 @@ async def test_the_vendors_own_client_gets_the_same(server: Played, make: Make) 
     [
         (400, {"message": "invalid request: the secret apple"}, EngineRejected, "log"),
         (400, {"message": "too many tokens: total context length"}, EngineRejected, "reranker.candidates"),
-        (401, {"message": f"invalid api token {KEY}"}, EngineRejected, "reranker.api_key"),
-        (403, {"detail": "the secret apple"}, EngineRejected, "reranker.api_key"),
+        (401, {"message": f"invalid api token {KEY}"}, EngineDenied, "reranker.api_key"),
+        (403, {"detail": "the secret apple"}, EngineDenied, "reranker.api_key"),
         (404, {"message": "model 'small' not found"}, EngineRejected, "reranker.model"),
         (
             413,

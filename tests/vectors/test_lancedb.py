@@ -248,6 +248,18 @@ async def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
     await store.aclose()
 
 
+async def test_a_collection_that_was_left_half_made_is_made(tmp_path: Path) -> None:
+    """Its folder alone: another process was killed there, or is about to fill it."""
+    (tmp_path / "c.lance").mkdir()
+    store = LanceDBVectorStore(f"lancedb:{tmp_path}")
+    assert await store.collections() == ["c"]
+    await store.create("c", dim=DIM, fields=FIELDS)
+    rows = [record("a", "x")]
+    await store.upsert("c", rows, embeddings(rows))
+    assert await store.contents("c") == {("a", 1): 1}
+    await store.aclose()
+
+
 async def test_two_processes_write_to_one_collection(tmp_path: Path) -> None:
     """Each write of each is there, or was refused as one that may be tried again."""
     stores = [LanceDBVectorStore(f"lancedb:{tmp_path}") for _ in range(3)]

@@ -21,7 +21,9 @@ from ragline.testing.corpus import DIM, FIELDS, embedding, embeddings, record
 from ragline.testing.vectors import VectorStoreContract
 from ragline.types import Between, Scope
 from ragline.vectors import milvus as adapter
-from ragline.vectors.milvus import INDEXES, MilvusVectorStore, check_version, failure
+from ragline.vectors import milvus_rows
+from ragline.vectors.milvus import INDEXES, MilvusVectorStore
+from ragline.vectors.milvus_errors import check_version, failure
 from tests.engines.milvus import Milvus
 from tests.engines.server import free_port
 from tests.house import House
@@ -90,7 +92,7 @@ async def test_many_fresh_rows_get_their_index_once_no_more_come(
             await store.upsert("c", rows, embeddings(rows))
             assert bool(store._building) is (part == 1)
         await asyncio.gather(*store._building.values())
-        ended = await asyncio.to_thread(client.list_persistent_segments, adapter._name("c"))
+        ended = await asyncio.to_thread(client.list_persistent_segments, milvus_rows.name_of("c"))
         assert sum(segment.num_rows for segment in ended) == 40
     finally:
         client.close()
@@ -103,7 +105,7 @@ async def test_the_books_are_whole_over_segments_that_have_ended(store: MilvusVe
     client = await store._opened()
     for at in range(0, 80, 10):
         await store.upsert("c", rows[at : at + 10], embeddings(rows[at : at + 10]))
-        await client.flush(adapter._name("c"))
+        await client.flush(milvus_rows.name_of("c"))
     assert await store.contents("c") == {(f"d{n}", 1): 1 for n in range(120)}
 
 
@@ -170,12 +172,20 @@ async def test_more_values_than_can_be_asked_for_are_refused(store: MilvusVector
 async def test_a_message_is_cut_before_the_servers_limit(
     store: MilvusVectorStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter, "MOST_BYTES", 10_000)
+    monkeypatch.setattr(milvus_rows, "MOST_BYTES", 10_000)
     rows = [record("a", f"w{n}", ordinal=n) for n in range(200)]
-    parts = list(adapter._parts(adapter._rows(store._shelves["c"], rows, embeddings(rows)), DIM))
+    parts = list(milvus_rows.parts_of(milvus_rows.rows_of(store._shelves["c"], rows, embeddings(rows))))
     assert len(parts) > 5
     await store.upsert("c", rows, embeddings(rows))
     assert await store.contents("c") == {("a", 1): 200}
+
+
+async def test_large_fields_count_for_a_message_as_well(store: MilvusVectorStore) -> None:
+    """Over the 64 MiB that the real server takes, nearly all of them metadata and readers."""
+    large = [record(f"d{n}", f"w{n}", fields={"kind": f"{n} " + "é" * 30_000}) for n in range(1_200)]
+    readers = record("many", "x", groups=[f"{n}" + "g" * 5_000 for n in range(200)])
+    await store.upsert("c", [*large, readers], embeddings([*large, readers]))
+    assert sum((await store.contents("c")).values()) == 1_201
 
 
 async def test_a_wrong_port() -> None:
@@ -270,9 +280,9 @@ def test_the_error_table(error: Exception, kind: type[EngineError], words: str) 
 
 def test_names_are_the_servers_and_can_be_read_back() -> None:
     for name in ("default-1a2b-v20261126", "a_b-c", "a-b_c"):
-        assert adapter._name(name).replace("_", "a").isalnum()
-        assert adapter._collection(adapter._name(name)) == name
-    assert adapter._name("a_b") != adapter._name("a-b")
+        assert milvus_rows.name_of(name).replace("_", "a").isalnum()
+        assert milvus_rows.collection_of(milvus_rows.name_of(name)) == name
+    assert milvus_rows.name_of("a_b") != milvus_rows.name_of("a-b")
 
 
 # ── the whole ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -303,5 +313,7 @@ async def test_documents_come_change_and_go(milvus: Milvus, tmp_path: Path) -> N
 def test_a_record_is_a_row() -> None:
     """The last of two with one id, whatever the order."""
     one = record("a", "old")
-    rows = adapter._rows(adapter._Shelf("s", DIM, {}), [one, replace(one, title="new")], embeddings([one, one]))
+    rows = milvus_rows.rows_of(
+        milvus_rows.Shelf("s", DIM, {}), [one, replace(one, title="new")], embeddings([one, one])
+    )
     assert [row["title"] for row in rows] == ['"new"']

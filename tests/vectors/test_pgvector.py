@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 
+from ragline.connections.postgresql import COMMAND_S
 from ragline.errors import ConfigurationError, EngineRejected, EngineUnavailable
 from ragline.protocols import VectorStore
 from ragline.testing.corpus import DIM, FIELDS, embedding, embeddings, record
@@ -68,6 +71,56 @@ async def test_a_cut_connection_is_unavailable_and_the_next_call_goes_on(
         await writing
     assert await store.contents("c") == {}, "half of a write is none of it"
     await _works(store, "after")
+
+
+@pytest.fixture
+async def silent(url: str) -> AsyncIterator[tuple[str, asyncio.Event, asyncio.Event]]:
+    """The server behind a line that falls silent: its URL, what makes it so, and whether it has swallowed something since."""
+    hushed, swallowed, lines = asyncio.Event(), asyncio.Event(), list[asyncio.StreamWriter]()
+    there = urlsplit(url)
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while some := await reader.read(65_536):
+                if hushed.is_set():
+                    swallowed.set()
+                else:
+                    writer.write(some)
+        if not hushed.is_set():
+            writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        further, back = await asyncio.open_connection(there.hostname, there.port)
+        lines.extend((writer, back))
+        await asyncio.gather(pass_on(reader, back), pass_on(further, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    yield there._replace(netloc=f"{there.username}@127.0.0.1:{port}").geturl(), hushed, swallowed
+    server.close()
+    for line in lines:
+        line.close()
+
+
+async def test_a_caller_that_leaves_a_silent_server_is_let_go(
+    silent: tuple[str, asyncio.Event, asyncio.Event],
+) -> None:
+    """The driver waits for the server to say that the statement has ended: without a bound, as long as a statement may take."""
+    url, hushed, swallowed = silent
+    store = PgvectorVectorStore(url)
+    await store.create("c", dim=DIM, fields=FIELDS)
+    await _works(store, "before")
+    hushed.set()
+    asked = asyncio.create_task(store.search("c", embedding("x"), top_k=1, scope=EVERYBODY))
+    await swallowed.wait()
+    asked.cancel()
+    done, _ = await asyncio.wait([asked], timeout=COMMAND_S / 3)
+    assert done
+    assert asked.cancelled()
+    closing = asyncio.create_task(store.aclose())
+    closed, _ = await asyncio.wait([closing], timeout=COMMAND_S / 3)
+    assert closed
+    closing.result()
 
 
 async def test_a_table_dropped_under_us(postgres: Postgres, url: str, store: PgvectorVectorStore) -> None:
@@ -146,6 +199,30 @@ async def test_a_scope_that_the_index_gives_up_on_is_found_whole(
     hits = await other.search("c", embedding("word7"), top_k=50, scope=OF_A_KIND)
     await other.aclose()
     assert len(hits) == 50
+
+
+@pytest.mark.parametrize("groups", [(), ("staff",)])
+async def test_a_thousand_of_one_score_are_put_in_order_by_the_server(
+    store: PgvectorVectorStore, groups: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are, no more are fetched than a few times what was asked for."""
+    monkeypatch.setattr(adapter, "RARE", 30)
+    rows = [record(f"d{n}", "twin" if n else "twin other", groups=groups) for n in range(1_000)]
+    for at in range(0, 1_000, 250):
+        await store.upsert("c", rows[at : at + 250], embeddings(rows[at : at + 250]))
+    made, hit = 0, adapter._hit
+
+    def counted(*given: Any) -> Any:
+        nonlocal made
+        made += 1
+        return hit(*given)
+
+    monkeypatch.setattr(adapter, "_hit", counted)
+    hits = await store.search("c", embedding("twin"), top_k=10, scope=Scope(frozenset(groups)))
+    assert [one.chunk.id for one in hits] == sorted(one.chunk.id for one in rows[1:])[:10]
+    assert made == 10
+    (last,) = await store.search("c", embedding("other"), top_k=1, scope=Scope(frozenset(groups)))
+    assert last.chunk.document == "d0"
 
 
 async def test_a_scope_is_counted_again_after_a_while(

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 from fastapi import Depends, Request
 
 from ragline.clock import Clock
-from ragline.errors import Forbidden, Unauthenticated
+from ragline.errors import Forbidden, NotFound, Unauthenticated
 from ragline.registry.keys import Keys
-from ragline.types import Caller, Role
+from ragline.types import Caller, Namespace, Role
 
 KEEP_S = 1.0
 """How long a key that was found good is believed without asking the registry: the longest a revocation may take."""
@@ -28,6 +28,10 @@ PROXIES = ("via", "x-real-ip", "x-forwarded-for", "x-forwarded-host", "forwarded
 
 OWNER = Caller("owner", "admin", None, frozenset())
 """Whoever can read the data folder: the CLI on this machine, or anyone on loopback while no key exists."""
+
+
+ANYBODY = "anybody"
+"""The principal of whoever searches a public namespace without a key."""
 
 
 class Access:
@@ -118,7 +122,25 @@ def _needs(role: Role) -> Callable[[Request], Coroutine[Any, Any, Caller]]:
     return dependency
 
 
+async def _whoever_searches(request: Request) -> Caller:
+    """Who sends no key may search a public namespace, as somebody in no group."""
+    name = request.query_params.get("namespace", "default")
+    if "authorization" not in request.headers and await _is_public(request, name):
+        return Caller(ANYBODY, "read", frozenset({name}), frozenset())
+    caller: Caller = await request.app.state.access.caller(request)
+    return caller
+
+
+async def _is_public(request: Request, name: str) -> bool:
+    try:
+        namespace: Namespace = await request.app.state.system.snapshots.get(name)
+    except NotFound:
+        return False
+    return namespace.settings.public
+
+
 Reader = Annotated[Caller, Depends(_needs("read"))]
+Searcher = Annotated[Caller, Depends(_whoever_searches)]
 Writer = Annotated[Caller, Depends(_needs("write"))]
 Admin = Annotated[Caller, Depends(_needs("admin"))]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import asdict
 from typing import Any
 
 import structlog
@@ -16,10 +15,10 @@ from ragline.answer import Event, Piece, Restarted
 from ragline.api.access import Reader, allow
 from ragline.api.models import AnswerBody, AnswerOut
 from ragline.api.problems import problem
-from ragline.api.search import passage_out
 from ragline.errors import RaglineError
 from ragline.system import System
 from ragline.types import Answer, Retrieved, SearchRequest
+from ragline.wire import answer_out, passage_out
 
 router = APIRouter(prefix="/v1", tags=["answers"])
 log = structlog.get_logger()
@@ -77,18 +76,3 @@ def _event(event: Event) -> str:
 
 def _sse(name: str, data: dict[str, Any]) -> str:
     return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
-
-
-def answer_out(answer: Answer) -> dict[str, Any]:
-    """As `AnswerOut`."""
-    return {
-        "answer": answer.text,
-        "citations": list(answer.citations),
-        "passages": [passage_out(passage) for passage in answer.retrieved.passages],
-        "generator": answer.generator,
-        "grounded": answer.grounded,
-        "degraded": list(answer.degraded),
-        "cached": answer.cached,
-        "usage": asdict(answer.usage),
-        "timings_ms": dict(answer.timings_ms),
-    }

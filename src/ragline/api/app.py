@@ -20,16 +20,18 @@ from ragline.api import (
     documents,
     embeddings,
     health,
+    jobs,
     keys,
     namespaces,
     problems,
     search,
     sources,
+    wakes,
 )
 from ragline.api.access import Access
 from ragline.clock import Clock
 from ragline.errors import RaglineError, TooLarge
-from ragline.protocols import Embedder
+from ragline.protocols import Embedder, PushedJobQueue
 from ragline.registry.keys import Keys
 from ragline.settings import HttpSettings
 from ragline.system import System
@@ -42,8 +44,9 @@ def gateway(system: System, *, owner_token: str) -> FastAPI:
     app = _app(system.settings.http, system.keys, system.clock, owner_token, _ready(system))
     app.state.system, app.state.embedder = system, system.embedder
     # Routes are tried in this order, and most requests are searches; none shadows another.
-    for module in (search, answers, namespaces, documents, sources, keys, audit, backup, cache, embeddings):
+    for module in (search, answers, jobs, namespaces, documents, sources, keys, audit, backup, cache, embeddings):
         app.include_router(module.router, responses=problems.RESPONSES)
+    _take_wakes(app, system)
     return app
 
 
@@ -56,10 +59,17 @@ def retriever(system: System, *, owner_token: str) -> FastAPI:
 
 
 def worker(system: System, *, owner_token: str) -> FastAPI:
-    """Health and metrics only."""
+    """Health and metrics only, and the wakes of a queue that pushes."""
     app = _app(system.settings.http, system.keys, system.clock, owner_token, _ready(system))
     app.state.system = system
+    _take_wakes(app, system)
     return app
+
+
+def _take_wakes(app: FastAPI, system: System) -> None:
+    if isinstance(system.job_queue, PushedJobQueue):
+        app.state.pushed = system.job_queue
+        app.include_router(wakes.router)
 
 
 def embedder(served: Embedder, http: HttpSettings, keys: Keys, clock: Clock, *, owner_token: str) -> FastAPI:
@@ -106,6 +116,7 @@ def _ready(system: System) -> Callable[[], Awaitable[list[str]]]:
         }  # fmt: skip
         if system.log is not None:
             engines["log"] = system.log.lag
+        engines["jobs"] = system.jobs.store.lengths
         for name, ask in engines.items():
             try:
                 await ask()
@@ -114,6 +125,13 @@ def _ready(system: System) -> Callable[[], Awaitable[list[str]]]:
         return found
 
     return missing
+
+
+def _not_for_caches(message: Message, *, has_key: bool) -> None:
+    """What does not say that it may be stored is not to be, errors neither: caches would guess."""
+    headers: list[tuple[bytes, bytes]] = message.setdefault("headers", [])
+    if not any(name.lower() == b"cache-control" for name, _ in headers):
+        headers.append((b"cache-control", b"private, no-store" if has_key else b"no-store"))
 
 
 class _Limits:
@@ -148,6 +166,8 @@ class _Limits:
 
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
+                if scope["path"].startswith("/v1"):
+                    _not_for_caches(message, has_key=b"authorization" in headers)
                 route = getattr(scope.get("route"), "path", "other")
                 metrics.http_requests_total.labels(route, message["status"]).inc()
             await send(message)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ragline.errors import InvalidRequest
 from ragline.findings import Kind, Remedy
-from ragline.types import FieldType
+from ragline.types import FieldType, JobState
 
 NAMESPACE = Field("default", description="The corpus to search.", examples=["default"])
 
@@ -53,6 +53,9 @@ class NamespaceBody(Strict):
     candidates: int | None = Field(None, ge=1, le=1000, description="Hits a leg before fusion; holds at once.")
     chunk_tokens: int | None = Field(None, ge=32, le=2048, description="Largest chunk, in the embedder's tokens.")
     overlap_tokens: int | None = Field(None, ge=0, le=512)
+    public: bool | None = Field(
+        None, description="Anybody may search it by GET, without a key, and shared caches may store the answers."
+    )
 
 
 class SearchBody(Strict):
@@ -129,6 +132,62 @@ class AnswerOut(BaseModel):
     cached: bool = Field(description="Given to somebody else before; its passages were checked to hold still.")
     usage: UsageOut
     timings_ms: dict[str, float]
+
+
+class QueryBody(Strict):
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"query": "How long do I have to return an item?"}]}
+    )
+
+    query: str
+    namespace: str = NAMESPACE
+    top_k: int = 8
+    filters: dict[str, Any] = {}
+    webhook: str | None = Field(None, description="URL that is told of the end, signed (docs/jobs.md).")
+    deadline_s: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="From now to the answer; then it ends `failed`."
+    )
+    min_sequence: int | None = Field(None, ge=0, le=MOST_SEQUENCE)
+
+
+class RetryBody(Strict):
+    deadline_s: float | None = Field(None, gt=0, allow_inf_nan=False, description="From now to the answer.")
+
+
+class QueryAccepted(BaseModel):
+    job_id: str
+    state: JobState
+    events_url: str
+
+
+class JobError(BaseModel):
+    reason: str = Field(description="In one word: deadline, cancelled, not_found …")
+    detail: str
+    next_step: str
+
+
+class JobOut(BaseModel):
+    job_id: str
+    state: JobState
+    query: str
+    namespace: str
+    top_k: int
+    filters: dict[str, Any]
+    min_sequence: int | None = None
+    webhook: str | None = None
+    attempt: int = Field(description="Claims by workers so far.")
+    retries: int = Field(description="How often it was begun again after it had failed.")
+    created_at: float = Field(description="Seconds since 1970.")
+    deadline_at: float
+    finished_at: float | None = None
+    events_url: str
+    error: JobError | None = Field(None, description="Of a failed one.")
+    answer: AnswerOut | None = Field(None, description="Of a done one; lists leave it out.")
+
+
+class JobsOut(BaseModel):
+    jobs: list[JobOut]
+    next: str | None = Field(None, description="Give it as `before` for the next page.")
 
 
 class DocumentBrief(BaseModel):

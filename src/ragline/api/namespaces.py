@@ -140,6 +140,8 @@ def _settings(old: NamespaceSettings, body: NamespaceBody, system: System) -> Na
         new = replace(new, chunk_tokens=body.chunk_tokens)
     if body.overlap_tokens is not None:
         new = replace(new, overlap_tokens=body.overlap_tokens)
+    if body.public is not None:
+        new = replace(new, public=body.public)
     longest = system.embedder.space.max_tokens
     if new.chunk_tokens > longest or new.overlap_tokens * 2 > new.chunk_tokens:
         raise InvalidRequest(

@@ -6,7 +6,8 @@ This is the hot path: what stands around the search itself is written to cost li
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import hashlib
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Body, Query, Request, Response
@@ -14,11 +15,13 @@ from fastapi.routing import APIRoute
 from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from ragline.api.access import Reader, allow
+from ragline.api.access import ANYBODY, Reader, Searcher, allow
 from ragline.api.models import MOST_SEQUENCE, BatchOut, SearchBody, SearchOut, json_object
+from ragline.cold_tier import Published
 from ragline.errors import InvalidRequest
 from ragline.system import System
-from ragline.types import Caller, Distinct, LegName, Passage, Retrieved, SearchRequest
+from ragline.types import Caller, Distinct, LegName, Retrieved, SearchRequest
+from ragline.wire import retrieved_out
 
 router = APIRouter(prefix="/v1", tags=["search"])
 
@@ -88,22 +91,46 @@ router.add_api_route(
 
 @router.get("/search", response_model=SearchOut)
 async def search_by_get(
-    request: Request, caller: Reader, q: str, namespace: str = "default", top_k: int = 10,
+    request: Request, caller: Searcher, q: str, namespace: str = "default", top_k: int = 10,
     filters: Annotated[str, Query(description="JSON object, as in POST")] = "{}",
     legs: Annotated[list[LegName], Query()] = ["keyword", "dense"],  # noqa: B006 (FastAPI copies it)
     distinct: Distinct = "chunk", min_sequence: Annotated[int | None, Query(ge=0, le=MOST_SEQUENCE)] = None,
 ) -> Response:  # fmt: skip
-    """The same as POST, for a browser, a cache or a shell."""
+    """The same as POST, for a browser, a cache or a shell. A namespace that is `public` needs no key for it."""
     body = SearchBody(
         query=q, namespace=namespace, top_k=top_k, filters=json_object(filters, "filters"), legs=legs,
         distinct=distinct, min_sequence=min_sequence,
     )  # fmt: skip
     system: System = request.app.state.system
-    return _json(retrieved_out(await system.search.search(_request(body, caller))))
+    if caller.principal != ANYBODY or "authorization" in request.headers:
+        return _json(retrieved_out(await system.search.search(_request(body, caller))))
+    published = await system.cold_tier.answer(_request(body, caller))
+    if not published.stored:
+        return _json(retrieved_out(published.retrieved), published.headers)
+    return _stored(request, published, by_origin=bool(system.settings.http.cors_origins))
 
 
-def _json(value: object) -> Response:
-    return Response(to_json(value), media_type="application/json")
+def _stored(request: Request, published: Published, *, by_origin: bool) -> Response:
+    """An answer that a shared cache may keep: with what it depends on, and a name for what is in it."""
+    out = retrieved_out(published.retrieved)
+    # Weak: two searches that found the same differ in how long they took, and in how far the namespace is settled.
+    named = {name: value for name, value in out.items() if name in ("passages", "epoch")}
+    tag = f'W/"{hashlib.blake2b(to_json(named), digest_size=16).hexdigest()}"'
+    vary = "Authorization, Origin" if by_origin else "Authorization"
+    headers = {**published.headers, "ETag": tag, "Vary": vary}
+    if matches(request.headers.get("if-none-match", ""), tag):
+        return Response(status_code=304, headers=headers)
+    return _json(out, headers)
+
+
+def matches(header: str, tag: str) -> bool:
+    """Whether an If-None-Match names `tag`, compared weakly (RFC 9110, 13.1.2)."""
+    named = {one.strip().removeprefix("W/") for one in header.split(",")}
+    return "*" in named or tag.removeprefix("W/") in named
+
+
+def _json(value: object, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(to_json(value), media_type="application/json", headers=headers)
 
 
 def _request(body: SearchBody, caller: Caller) -> SearchRequest:
@@ -112,36 +139,3 @@ def _request(body: SearchBody, caller: Caller) -> SearchRequest:
         query=body.query, namespace=body.namespace, groups=caller.groups, top_k=body.top_k, filters=body.filters,
         legs=tuple(body.legs), distinct=body.distinct, min_sequence=body.min_sequence,
     )  # fmt: skip
-
-
-def retrieved_out(retrieved: Retrieved) -> dict[str, Any]:
-    """As `SearchOut`; built by hand, because a search response is the hot path."""
-    return {
-        "passages": [passage_out(passage) for passage in retrieved.passages],
-        "degraded": list(retrieved.degraded),
-        "epoch": retrieved.epoch,
-        "sequence": retrieved.sequence,
-        "cached": retrieved.cached,
-        "timings_ms": dict(retrieved.timings_ms),
-    }
-
-
-def passage_out(passage: Passage) -> dict[str, Any]:
-    hit, chunk = passage.hit, passage.hit.chunk
-    out = {
-        "n": passage.n,
-        "document": chunk.document,
-        "uri": hit.uri,
-        "title": hit.title,
-        "chunk": chunk.id,
-        "text": chunk.text,
-        "start": chunk.start,
-        "end": chunk.end,
-        "headings": list(chunk.headings),
-        "score": hit.score,
-        "scale": hit.scale,
-        "ranks": dict(hit.ranks),
-    }
-    if chunk.page is not None:
-        out["page"] = chunk.page
-    return out

@@ -14,7 +14,14 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from aiokafka import errors as kafka_errors
 
-from ragline.errors import ConfigurationError, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from ragline.errors import (
+    ConfigurationError,
+    EngineDenied,
+    EngineError,
+    EngineRejected,
+    EngineTimeout,
+    EngineUnavailable,
+)
 from ragline.types import Topic
 
 ENGINE = "log:kafka"
@@ -148,14 +155,14 @@ _TABLE: tuple[tuple[tuple[type[Exception], ...], type[EngineError], str], ...] =
             kafka_errors.SaslAuthenticationFailed, kafka_errors.UnsupportedSaslMechanismError,
             kafka_errors.IllegalSaslStateError, kafka_errors.SecurityDisabled,
         ),
-        EngineRejected, _CREDENTIALS,
+        EngineDenied, _CREDENTIALS,
     ),
     (
         (
             kafka_errors.TopicAuthorizationFailedError, kafka_errors.GroupAuthorizationFailedError,
             kafka_errors.ClusterAuthorizationFailedError, kafka_errors.TransactionalIdAuthorizationFailed,
         ),
-        EngineRejected, _RIGHTS,
+        EngineDenied, _RIGHTS,
     ),
     (
         (

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ragline.cli.failures import NotReachable, Refused
+from ragline.cli.failures import NotReachable, Refused, WrongUsage
 from ragline.cli.options import InNamespace, json_object
 from ragline.cli.screen import Screen
 from ragline.cli.session import Session, command
@@ -36,13 +36,30 @@ async def ask(
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="Passages the answer may use.")] = 8,
     filters: Filter = None,
     min_sequence: Annotated[int | None, typer.Option(help="Wait until this change is visible.")] = None,
-) -> None:
+    later: Annotated[bool, typer.Option("--async", help="Accept it as a job, and end at once: see `ragline jobs`.")] = False,
+    deadline: Annotated[float | None, typer.Option("--deadline", help="With --async: seconds until it must be answered.")] = None,
+    webhook: Annotated[str | None, typer.Option("--webhook", help="With --async: URL that is told of the end.")] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option("--idempotency-key", help="With --async: the same key is the same job for a day.")
+    ] = None,
+) -> None:  # fmt: skip
     """Answer a question from the documents, and show the sources."""
     screen = session.screen
+    only_later = {"--deadline": deadline, "--webhook": webhook, "--idempotency-key": idempotency_key}
+    if not later and (given := [name for name, value in only_later.items() if value is not None]):
+        raise WrongUsage(f"{', '.join(given)}: only with --async.", next_step="Add --async, or leave it out.")
     body = {
         "query": " ".join(query), "namespace": namespace, "top_k": top_k, "filters": json_object(filters, "--filter"),
         "min_sequence": min_sequence,
     }  # fmt: skip
+    if later:
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key is not None else None
+        job = await session.server.post(
+            "v1", "queries", body={**body, "deadline_s": deadline, "webhook": webhook}, headers=headers
+        )
+        if session.server.local:
+            screen.note("The workers end with this command: `ragline up`, or the next command, goes on with the job.")
+        return screen.data(job) if screen.as_json else screen.line(job["job_id"])
     if not screen.terminal:  # a pipe gets the answer whole: nothing in it is ever taken back
         answer = await session.server.post("v1", "answers", body=body)
         if screen.as_json:
@@ -50,7 +67,7 @@ async def ask(
         screen.line(answer["answer"])
     else:
         answer = await _streamed(session, body)
-    _sources(screen, answer)
+    sources(screen, answer)
     return None
 
 
@@ -113,7 +130,7 @@ async def _streamed(session: Session, body: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _sources(screen: Screen, answer: dict[str, Any]) -> None:
+def sources(screen: Screen, answer: dict[str, Any]) -> None:
     cited = [passage for passage in answer["passages"] if passage["n"] in answer["citations"]]
     if cited:
         screen.line()

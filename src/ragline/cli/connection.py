@@ -16,7 +16,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,8 +59,10 @@ class Connection:
     async def get(self, *path: str, **params: Any) -> Any:
         return await self.send("GET", *path, params=params)
 
-    async def post(self, *path: str, body: object = None, **params: Any) -> Any:
-        return await self.send("POST", *path, params=params, body=body)
+    async def post(
+        self, *path: str, body: object = None, headers: Mapping[str, str] | None = None, **params: Any
+    ) -> Any:  # fmt: skip
+        return await self.send("POST", *path, params=params, body=body, headers=headers)
 
     async def put(self, *path: str, body: object = None) -> Any:
         return await self.send("PUT", *path, body=body)
@@ -72,14 +74,17 @@ class Connection:
         return await self.send("DELETE", *path, params=params)
 
     async def send(
-        self, method: str, *path: str, params: Mapping[str, Any] | None = None, body: object = None
+        self, method: str, *path: str, params: Mapping[str, Any] | None = None, body: object = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Any:  # fmt: skip
         """The JSON of the answer. `path` is joined by slashes, each part quoted.
 
         Raises:  Refused: the server said no.  NotReachable: nothing answered, or it is no Ragline server.
         """
         given = {name: value for name, value in (params or {}).items() if value is not None}
-        return await self._answer(self._http.build_request(method, _path(path), params=given, json=body))
+        return await self._answer(
+            self._http.build_request(method, _path(path), params=given, json=body, headers=headers)
+        )
 
     async def upload(
         self, namespace: str, *, files: Sequence[tuple[str, Any]], form: Mapping[str, str | list[str]]
@@ -104,18 +109,33 @@ class Connection:
     async def events(self, *path: str, body: object) -> AsyncGenerator[tuple[str, Any], None]:
         """Server-sent events as (name, data). Raises as `send`, also midway."""
         request = self._http.build_request("POST", _path(path), json=body)
+        async with aclosing(self._events(request)) as events:
+            async for _, name, data in events:
+                yield name, data
+
+    async def follow(self, *path: str, after: int) -> AsyncGenerator[tuple[int, str, Any], None]:
+        """The same of a GET that goes on behind the event `after`, as (id, name, data); none: there is nothing more."""
+        headers = {"Last-Event-ID": str(after)} if after else {}
+        request = self._http.build_request("GET", _path(path), headers=headers)
+        async with aclosing(self._events(request)) as events:
+            async for id, name, data in events:
+                yield int(id), name, data
+
+    async def _events(self, request: httpx.Request) -> AsyncGenerator[tuple[str, str, Any], None]:
         try:
             response = await self._http.send(request, stream=True)
             try:
                 if response.status_code >= 400:
                     await response.aread()
                     raise self._refused(response)
-                name = ""
+                id, name = "0", ""
                 async for line in _lines(response):
-                    if line.startswith("event:"):
+                    if line.startswith("id:"):
+                        id = line.removeprefix("id:").strip()
+                    elif line.startswith("event:"):
                         name = line.removeprefix("event:").strip()
                     elif line.startswith("data:"):
-                        yield name, json.loads(line.removeprefix("data:"))
+                        yield id, name, json.loads(line.removeprefix("data:"))
             finally:
                 await response.aclose()
         except httpx.TransportError as error:

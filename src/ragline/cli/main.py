@@ -15,6 +15,7 @@ from ragline.cli.doctor import doctor
 from ragline.cli.documents import documents
 from ragline.cli.evaluate import evaluate
 from ragline.cli.ingest import ingest
+from ragline.cli.jobs import jobs
 from ragline.cli.keys import keys
 from ragline.cli.namespaces import namespaces
 from ragline.cli.options import Json
@@ -45,7 +46,7 @@ def version(as_json: Json = False) -> None:
 
 for _command in (up, ingest, ask, search, evaluate, tune, reindex, backup, restore, doctor, serve, work):
     app.command()(_command)
-for _group in (documents, namespaces, keys, cache):
+for _group in (documents, namespaces, jobs, keys, cache):
     app.add_typer(_group)
 
 

@@ -31,6 +31,12 @@ Fields = Annotated[
 Fuse = Annotated[Method | None, typer.Option("--fusion", help="How the two rankings become one.")]
 Weights = Annotated[str | None, typer.Option("--weights", help='JSON: {"keyword": 1.0, "dense": 1.0}.')]
 Candidates = Annotated[int | None, typer.Option("--candidates", help="Hits a leg before fusion.")]
+Public = Annotated[
+    bool | None,
+    typer.Option(
+        "--public/--private", help="Whether anybody may search it by GET, without a key, and a CDN store answers."
+    ),
+]
 Chunk = Annotated[int | None, typer.Option("--chunk-tokens", help="Largest chunk, in the embedder's tokens.")]
 Overlap = Annotated[int | None, typer.Option("--overlap-tokens", help="What neighbouring chunks share.")]
 
@@ -58,9 +64,10 @@ async def show(session: Session, name: Name) -> None:
 async def create(
     session: Session, name: Name, field: Fields = None, fusion: Fuse = None, weights: Weights = None,
     candidates: Candidates = None, chunk_tokens: Chunk = None, overlap_tokens: Overlap = None,
+    public: Public = None,
 ) -> None:  # fmt: skip
     """Make a namespace; when it is there already, set what is named here."""
-    body = _body(field, fusion, weights, candidates, chunk_tokens, overlap_tokens)
+    body = _body(field, fusion, weights, candidates, chunk_tokens, overlap_tokens, public)
     await session.server.put("v1", "namespaces", name, body=body)
     return _show(session.screen, await session.server.get("v1", "namespaces", name))
 
@@ -70,9 +77,10 @@ async def create(
 async def set_namespace(
     session: Session, name: Name, field: Fields = None, fusion: Fuse = None, weights: Weights = None,
     candidates: Candidates = None, chunk_tokens: Chunk = None, overlap_tokens: Overlap = None,
+    public: Public = None,
 ) -> None:  # fmt: skip
     """Change settings: fusion holds at once, fields from the next `reindex`, chunk sizes from `reindex --reparse`."""
-    body = _body(field, fusion, weights, candidates, chunk_tokens, overlap_tokens)
+    body = _body(field, fusion, weights, candidates, chunk_tokens, overlap_tokens, public)
     if not body:
         raise WrongUsage("Nothing to set.", next_step="Name a setting, such as --chunk-tokens 150.")
     if "fusion" in body and "method" not in body["fusion"]:
@@ -99,10 +107,11 @@ async def delete(
 
 def _body(
     fields: list[str] | None, fusion: Method | None, weights: str | None, candidates: int | None,
-    chunk_tokens: int | None, overlap_tokens: int | None,
+    chunk_tokens: int | None, overlap_tokens: int | None, public: bool | None,
 ) -> dict[str, Any]:  # fmt: skip
     body: dict[str, Any] = {
         "candidates": candidates, "chunk_tokens": chunk_tokens, "overlap_tokens": overlap_tokens,
+        "public": public,
     }  # fmt: skip
     if fields:
         pairs = [field.partition("=") for field in fields]
@@ -134,6 +143,7 @@ def _show(screen: Screen, now: dict[str, Any]) -> None:
             ("languages", ", ".join(f"{count} {name}" for name, count in now["languages"].items()) or None),
             ("fields", ", ".join(f"{name}={kind}" for name, kind in settings["fields"].items()) or "none"),
             ("fusion", f"{fusion['method']} ({weights}), {now['candidates']} candidates"),
+            ("public", "yes: anybody may search it" if settings.get("public") else None),
             ("chunk tokens", f"{settings['chunk_tokens']}, {settings['overlap_tokens']} shared"),
         ]
     )

@@ -1,4 +1,4 @@
-"""`ragline work`: the workers as processes of their own; with a chunk log, one role of the ingest path each."""
+"""`ragline work`: the workers as processes of their own, of one role each: a queue of jobs, or a stage over the chunk log."""
 
 from __future__ import annotations
 
@@ -26,17 +26,20 @@ class Role(StrEnum):
     PARSE = "parse"
     EMBED = "embed"
     INDEX = "index"
+    RETRIEVE = "retrieve"
+    GENERATE = "generate"
 
 
 def work(
     roles: Annotated[
-        list[Role] | None, typer.Argument(help="parse, embed, index: one, or several in one process; left out: all.")
+        list[Role] | None, typer.Argument(help="One role, or several in one process; left out: all of them.")
     ] = None,
     *, data_dir: DataDir = None, host: Host = None, port: Port = None, config: Config = None, as_json: Json = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Run the workers of the ingest path, or some of its roles over the chunk log, until SIGTERM: then what is in work is
-    finished. The port answers /healthz, /readyz and /metrics."""
+    """Run the workers, or some of their roles, until SIGTERM: then what is in work is finished or given back. The roles of ingest
+    (parse, embed, index) are apart only over a chunk log; retrieve and generate work on the two queues of jobs. The port
+    answers /healthz, /readyz and /metrics."""
     given = given_settings(data_dir, host, port, config)
     run_to_exit(
         _work(roles or list(Role), given, Screen(as_json=as_json)), as_json=as_json, debug=debug, loop=fast_loop()
@@ -81,12 +84,13 @@ def _tell(screen: Screen, url: str, roles: Sequence[Role]) -> None:
 def _unfit(settings: Settings, roles: Sequence[Role]) -> ConfigurationError | None:
     from ragline.errors import ConfigurationError
 
-    if set(roles) == set(Role):
+    of_ingest = {Role.PARSE, Role.EMBED, Role.INDEX}
+    if of_ingest <= set(roles):  # the whole of ingest, with or without jobs: nothing needs to be shared
         return None
-    if not settings.log:
+    if not settings.log and not of_ingest.isdisjoint(roles):
         return ConfigurationError(
             f"log: it is not set, and without a chunk log `ragline work {' '.join(roles)}` is no work of its own.",
-            next_step='Run `ragline work` without a role: it does all of them. Or set log = "kafka://HOST:9092".',
+            next_step='Run `ragline work parse embed index`, or without a role: it does all of them. Or set log = "kafka://HOST:9092".',
         )
     if settings.embedded:
         return ConfigurationError(

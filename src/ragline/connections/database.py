@@ -9,7 +9,7 @@ each call, not one for each statement; docs/adr/0006), on PostgreSQL between two
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -41,6 +41,11 @@ class Driver(Protocol):
 
     alone: bool
 
+    @property
+    def ahead_s(self) -> float:
+        """How far the clock that leases go by is ahead of this machine's."""
+        ...
+
     async def bring_forward(self, at: str | None) -> None:
         """Bring the schema from revision `at` (None: there is none) to HEAD."""
         ...
@@ -50,6 +55,8 @@ class Driver(Protocol):
     async def commit(self, work: Callable[[Connection], T]) -> T:
         """One transaction, while nobody else writes."""
         ...
+
+    def say(self, connection: Connection, words: Sequence[str]) -> None: ...
 
     async def snapshot(self, path: Path) -> None: ...
 
@@ -62,6 +69,7 @@ class Database:
     def __init__(self, url: str, schema: Schema, queries: Queries) -> None:
         self._schema = schema
         self._committed = asyncio.Event()
+        self._heard: Callable[[str | None], None] = _ignored
         self.commits = 0
         """Commits so far, of this process, and of the others where there are; take it before you look, then wait for the next
         one with `next_commit`."""
@@ -73,7 +81,7 @@ class Database:
 
     def _connect(self, url: str, queries: Queries) -> Driver:
         if not url.startswith(("postgresql://", "postgres://")):
-            return Sqlite(url, self._schema, queries)
+            return Sqlite(url, self._schema, queries, self._told)
         try:
             from ragline.connections.database_postgresql import Postgresql
         except ImportError as error:
@@ -107,7 +115,7 @@ class Database:
         if backend not in ("sqlite", "postgresql", "postgres"):
             raise ConfigurationError(
                 f"{schema.name}: the scheme of {make_url(url).render_as_string()} is not known.",
-                next_step=f"Leave `{schema.name}` empty for SQLite in the data folder, or use postgresql://….",
+                next_step=f"Leave `{schema.setting}` empty for SQLite in the data folder, or use postgresql://….",
             )
         database = cls(url, schema, queries or Queries())
         try:
@@ -126,6 +134,11 @@ class Database:
         at = await self.read(self._schema.revision)
         if at != self._schema.head:
             await self._driver.bring_forward(at)
+
+    @property
+    def ahead_s(self) -> float:
+        """How far the server's clock is ahead of this machine's: leases that several machines hold go by one clock."""
+        return self._driver.ahead_s
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` inside the next commit, with others; returns when it is durable.
@@ -146,6 +159,14 @@ class Database:
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` on a connection that sees the newest commit and may not write."""
         return await self._driver.read(work)
+
+    def say(self, connection: Connection, words: Sequence[str]) -> None:
+        """Inside a work: once it is committed, every process that listens is told each of `words`, which are short."""
+        self._driver.say(connection, words)
+
+    def listen(self, heard: Callable[[str | None], None]) -> None:
+        """Call `heard` with each word of every process, on the event loop; with None when some may have been missed."""
+        self._heard = heard
 
     async def snapshot(self, path: Path) -> None:
         """Copy the whole database, as of one commit, to the new file `path`, while others read and write.
@@ -176,7 +197,7 @@ class Database:
             raise  # none of the works is to blame, and the commit may have come through
         except Exception:  # noqa: BLE001 (found again by the one that runs alone)
             results = [await self._alone(work) for work in batch]
-        self._told()
+        self._told("")
         return results
 
     async def _alone(self, work: Work) -> Any:
@@ -185,7 +206,12 @@ class Database:
         except Exception as error:  # noqa: BLE001 (raised to its own caller)
             return error
 
-    def _told(self) -> None:
+    def _told(self, word: str | None) -> None:
+        """Of a commit (empty), or of a `word` that was said in one; None: there may have been any number of both."""
+        if word != "":
+            self._heard(word)
+            if word:
+                return
         self.commits += 1
         self._committed.set()
         self._committed = asyncio.Event()
@@ -200,3 +226,7 @@ def _refusable(connection: Connection, work: Work) -> Any:
         return work(connection)
     except RaglineError as error:
         return error
+
+
+def _ignored(_: str | None) -> None:
+    return

@@ -8,7 +8,8 @@ queued meanwhile in each process goes in one commit. Claims alone do without it:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -36,20 +37,23 @@ READER_S, WRITER_S = 2.0, 10.0
 """Longest wait for one of them: as many readers are not at work at once but when the server is slow, and a query has a
 deadline; writers take turns."""
 
+CLOCKS_S, TELL_SKEW_S = 60.0, 2.0
+"""Between two comparisons of the clocks; a difference that is told."""
+
 LISTEN_AGAIN_S = 1.0
 """After the listening connection was lost. Meanwhile workers look by the clock."""
 
 
 class Postgresql:
-    """`schema.lock`: of whoever writes. `told`: is called whenever another process, or this one, has committed."""
+    """`schema.lock`: of whoever writes. `told`: is called of every commit of any process, as `Database._told`."""
 
     alone = False
 
-    def __init__(self, url: str, schema: Schema, told: Callable[[], None]) -> None:
+    def __init__(self, url: str, schema: Schema, told: Callable[[str | None], None]) -> None:
         self._schema = schema
         self._lock = text(f"SELECT pg_advisory_xact_lock({schema.lock})")
         self._channel = f"ragline_{schema.name}"
-        self._tell = text(f"SELECT pg_notify('{self._channel}', '')")
+        self._tell = text(f"SELECT pg_notify('{self._channel}', word) FROM unnest(CAST(:words AS text[])) word")
         self._url = asyncpg_url(make_url(url))
         options = {"connect_args": settings_of(make_url(url)), "pool_pre_ping": True}
         reading = {
@@ -63,6 +67,7 @@ class Postgresql:
         self._reading = create_async_engine(self._url, **reading)
         self._told = told
         self._listening: asyncio.Task[None] | None = None
+        self.ahead_s = 0.0
 
     async def bring_forward(self, at: str | None) -> None:
         """Of several processes that start together one does it, and the others find it done."""
@@ -73,11 +78,24 @@ class Postgresql:
 
         await self._in_transaction(work)
 
+    async def _compare_clocks(self, connection: asyncpg.Connection) -> None:
+        before = time.time()
+        there = float(await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())"))
+        self._compared(there, (before + time.time()) / 2)
+
+    def _compared(self, there: float, here: float) -> None:
+        ahead_s = there - here
+        if abs(ahead_s - self.ahead_s) > TELL_SKEW_S:
+            log.warning("this machine's clock is not the server's", server_ahead_s=round(ahead_s, 3))
+        self.ahead_s = ahead_s
+
     async def check(self) -> None:
         """Raises ConfigurationError: an older server than the oldest that is supported."""
-        await self.read(
-            lambda connection: check_version(str(connection.exec_driver_sql("SHOW server_version").scalar()))
-        )
+        ask = "SELECT current_setting('server_version'), extract(epoch FROM clock_timestamp())"
+        before = time.time()
+        version, there = await self.read(lambda connection: connection.exec_driver_sql(ask).one())
+        check_version(version)
+        self._compared(float(there), (before + time.time()) / 2)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         self._listen()
@@ -93,7 +111,7 @@ class Postgresql:
         def locked(connection: Connection) -> T:
             connection.execute(self._lock)
             result = work(connection)
-            connection.execute(self._tell)
+            self.say(connection, [""])
             return result
 
         return await self._in_transaction(locked)
@@ -101,6 +119,9 @@ class Postgresql:
     async def apart(self, work: Callable[[Connection], T]) -> T:
         """A commit that does not wait for other writers. `work` locks what it changes, and waits for nothing."""
         return await self._in_transaction(work)
+
+    def say(self, connection: Connection, words: Sequence[str]) -> None:
+        connection.execute(self._tell, {"words": list(words)})
 
     async def snapshot(self, path: Path) -> None:
         raise EngineRejected(
@@ -138,9 +159,12 @@ class Postgresql:
             try:
                 connection = await asyncpg.connect(_dsn(self._url), **settings_of(self._url))
                 connection.add_termination_listener(lambda _, lost=lost: lost.set())
-                await connection.add_listener(self._channel, lambda *_: self._told())
-                self._told()  # of what came while nobody listened
-                await lost.wait()
+                await connection.add_listener(self._channel, lambda *heard: self._told(heard[-1]))
+                self._told(None)  # of what came while nobody listened
+                while not lost.is_set():
+                    await self._compare_clocks(connection)
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(lost.wait(), CLOCKS_S)
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
                 log.warning("commits of other processes are not heard of, but looked for", error=str(error))
             finally:

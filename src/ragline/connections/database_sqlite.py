@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -29,9 +29,12 @@ class Sqlite:
     """An embedded database belongs to the process that holds its data folder: nobody else writes."""
 
     alone = True
+    ahead_s = 0.0
 
-    def __init__(self, url: str, schema: Schema, queries: Queries) -> None:
+    def __init__(self, url: str, schema: Schema, queries: Queries, told: Callable[[str | None], None]) -> None:
         self._url, self._schema = url, schema
+        self._told = told
+        self._words: list[str] = []  # that the work on the writer's thread has said
         self._engine = create_engine(url, poolclass=QueuePool, pool_size=1, max_overflow=0)
         begin_by_hand(self._engine)
         # Readers are in no transaction at all: each statement sees the newest commit, and nothing is reset between calls.
@@ -54,11 +57,19 @@ class Sqlite:
         return await asyncio.get_running_loop().run_in_executor(self._readers, call)
 
     async def commit(self, work: Callable[[Connection], T]) -> T:
-        def call() -> T:
+        def call() -> tuple[T, list[str]]:
+            self._words = []  # of a work that was undone
             with self._queries.between(self._turn), _translated(self._schema.name), self._engine.begin() as connection:
-                return work(connection)
+                result = work(connection)
+            return result, self._words
 
-        return await asyncio.get_running_loop().run_in_executor(self._writer, call)
+        result, words = await asyncio.get_running_loop().run_in_executor(self._writer, call)
+        for word in words:
+            self._told(word)
+        return result
+
+    def say(self, connection: Connection, words: Sequence[str]) -> None:
+        self._words.extend(words)
 
     async def snapshot(self, path: Path) -> None:
         def work(connection: Connection) -> None:

@@ -12,7 +12,7 @@ import elastic_transport
 from elastic_transport import ApiError
 from elasticsearch import UnsupportedProductError
 
-from ragline.errors import EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from ragline.errors import EngineDenied, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
 
 OLDEST = (9, 3)
 """Since then vectors are taken as base64, which makes an upsert half as long."""
@@ -44,7 +44,7 @@ BY_TYPE: dict[str, _Row] = {
     "process_cluster_event_timeout_exception": (EngineTimeout, "The cluster's master did not get to it.", BUSY),
     "version_conflict_engine_exception": (EngineError, "Others change the same chunks.", "The call is tried again."),
     "security_exception": (
-        EngineRejected, "This user may not do that.",
+        EngineDenied, "This user may not do that.",
         "Give it the privileges that docs/engines/elasticsearch.md names, or correct user and password in the URL.",
     ),
     "media_type_header_exception": (EngineRejected, "The server is older than this version supports.", OLD),
@@ -63,7 +63,7 @@ BY_TYPE: dict[str, _Row] = {
 
 BY_STATUS: dict[int, _Row] = {
     400: (EngineRejected, "It refuses the request.", "Look at the cluster's log; report it if the log says no more."),
-    401: (EngineRejected, "User, password or API key are wrong.", "Correct them in the URL."),
+    401: (EngineDenied, "User, password or API key are wrong.", "Correct them in the URL."),
     403: BY_TYPE["security_exception"],
     404: (EngineRejected, "It does not know what was asked for.", NOT_IT),
     405: (EngineRejected, "It does not know what was asked for.", NOT_IT),

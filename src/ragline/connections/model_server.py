@@ -9,7 +9,8 @@ What a server says is never passed on: its error texts may quote the request, wh
     502                                              EngineUnavailable
     424 (TEI: the model failed), other 5xx           EngineError: may be the call's doing
     no JSON, or not the documented shape             EngineError
-    429 `insufficient_quota`, 401, 403, other 4xx    EngineRejected
+    429 `insufficient_quota`, 401, 402, 403          EngineDenied
+    other 4xx                                        EngineRejected
     3xx                                              EngineRejected
 """
 
@@ -27,7 +28,14 @@ from typing import Literal
 import httpx
 from pydantic import SecretStr
 
-from ragline.errors import ConfigurationError, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from ragline.errors import (
+    ConfigurationError,
+    EngineDenied,
+    EngineError,
+    EngineRejected,
+    EngineTimeout,
+    EngineUnavailable,
+)
 
 CONNECT_TIMEOUT_S = 5.0
 MAX_ANSWER_BYTES = 256 << 20
@@ -39,6 +47,7 @@ MAX_RETRY_AFTER_S = 600.0
 
 _BUSY = (429, 503, 529)
 _LATE = (408, 504)
+_DENIED = (401, 402, 403)
 
 
 class Busy(EngineUnavailable):
@@ -119,10 +128,14 @@ class ModelServer:
     def rejected(self, what: str, step: str) -> EngineRejected:
         return EngineRejected(f"The {self._role} at {self.place} {what}.", next_step=step, engine=self._engine)
 
+    def _denied(self, status: int, step: str) -> EngineDenied:
+        words = f"The {self._role} at {self.place} refused with status {status}."
+        return EngineDenied(words, next_step=step, engine=self._engine)
+
     def _status_error(self, refused: Refusal, response: httpx.Response, timeout_s: float) -> EngineError:
         status = refused.status
         if refused.code == "insufficient_quota":
-            return self.rejected(f"refused with status {status}", "The account's quota is used up: raise it.")
+            return self._denied(status, "The account's quota is used up: raise it.")
         if status in _BUSY:
             header = response.headers.get("retry-after", "")
             return Busy(
@@ -141,11 +154,13 @@ class ModelServer:
                 next_step="See that server's log for the reason.",
                 engine=self._engine,
             )
+        if status in _DENIED:
+            return self._denied(
+                status, self._steps(refused) or f"Correct {self._setting}.api_key, and what the key may use."
+            )
         return self.rejected(f"refused with status {status}", self._steps(refused) or self._step(refused))
 
     def _step(self, refused: Refusal) -> str:
-        if refused.status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-            return f"Correct {self._setting}.api_key, and what the key may use."
         if refused.status == httpx.codes.NOT_FOUND:
             return f"Correct {self._setting}.url, or {self._setting}.model to a name that the server knows."
         if 300 <= refused.status < 400:

@@ -16,7 +16,14 @@ from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
-from ragline.errors import ConfigurationError, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from ragline.errors import (
+    ConfigurationError,
+    EngineDenied,
+    EngineError,
+    EngineRejected,
+    EngineTimeout,
+    EngineUnavailable,
+)
 
 OLDEST = 14
 """Oldest server: the ones before get no fixes any more."""
@@ -45,6 +52,9 @@ REFUSED = {
     ),
 }
 """SQLSTATE → what it means, and the next step: nothing that comes right by itself."""
+
+DENIED = ("28P01", "28000", "42501")
+"""Of these: no user, no right."""
 
 UNFIT = {
     "22": ("The data does not fit", "Look at what was sent: a number out of range, a vector of another length."),
@@ -122,7 +132,8 @@ def failure(error: BaseException, *, engine: str) -> EngineError:
         )
     if state in REFUSED:
         meaning, step = REFUSED[state]
-        return EngineRejected(f"{meaning} ({words}).", next_step=step, engine=engine)
+        kind = EngineDenied if state in DENIED else EngineRejected
+        return kind(f"{meaning} ({words}).", next_step=step, engine=engine)
     if state[:2] in UNFIT:
         meaning, step = UNFIT[state[:2]]
         return EngineRejected(f"{meaning} ({words}).", next_step=step, engine=engine)

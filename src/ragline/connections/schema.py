@@ -19,7 +19,7 @@ ENVIRONMENT = Path(__file__).parent / "migrations"
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """name:     what users know it as, which is also the setting that holds its URL: ``registry``, ``jobs``.
+    """name:     what users know it as: ``registry``, ``jobs``.   setting: that holds its URL.
     folder:   of its revisions.   head: the newest of them; a test compares it with what Alembic finds there.
     version_table: where the database's own revision stands.
     lock:     number of the lock that its one writer holds on PostgreSQL.
@@ -31,6 +31,7 @@ class Schema:
     metadata: MetaData
     version_table: str
     lock: int
+    setting: str
 
     def known(self) -> frozenset[str]:
         """Every revision that this version can open, by bringing it forward."""

@@ -140,8 +140,8 @@ def accept_all(
     _each(connection, UPDATE, [one.reworded(now) for one in kinds["payload"]])
     _each(connection, UPDATE, [{"which": one.id, "verified_at": now} for one in kinds["unchanged"]])
     _each(connection, TELL, [one.told(now) for one in written])
-    if any(one.is_seen for one in written):
-        move_visible(connection, holder.name)
+    if seen := [one.id for one in written if one.is_seen]:
+        move_visible(connection, now, holder.name, seen)
     for one in written:
         if one.old is not None and one.old.members and not one.same_words:
             sequence = _reword(connection, now, one.old, one.payload)
@@ -242,7 +242,7 @@ def bury(connection: Connection, now: float, rows: Sequence[Row[Any]], *, detail
     sources.forget(connection, ids)
     _each(connection, TELL, [line(row.id, now, number, 0, "deleted", detail) for number, row in numbered])
     _forget_dropped(connection, ids)
-    move_visible(connection, rows[0].namespace)
+    move_visible(connection, now, rows[0].namespace, ids)
     return sequence
 
 
@@ -330,7 +330,7 @@ def _reword(connection: Connection, now: float, row: Row[Any], payload: dict[str
     detail = "as the document that it lies in"
     _each(connection, UPDATE, changes)
     _each(connection, TELL, [line(member.id, now, number, 0, "payload", detail) for number, member in numbered])
-    move_visible(connection, row.namespace)
+    move_visible(connection, now, row.namespace, [member.id for member in members])
     return sequence
 
 

@@ -53,7 +53,7 @@ class Claims:
         An attempt that follows another is told: whoever had that one may have ended without a word.
         """
 
-        now = self._clock.now()
+        now = self._now()
         if await self._database.read(lambda c: c.execute(IS_DUE, {"now": now}).first()) is None:
             return []
         given = {"now": now, "until": now + lease_s, "most": most}
@@ -108,7 +108,8 @@ class Claims:
                 "sweep": SWEEP_NOW if old.sweep and newly_live else old.sweep,
             }  # fmt: skip
             connection.execute(UPDATE, {"which": document.id, **values})
-            move_visible(connection, document.namespace)  # new bytes, or new words in the stores
+            # Also where only the words have changed: readers see the new title from now on, not from when it was accepted.
+            move_visible(connection, self._clock.now(), document.namespace, [document.id])
             self._event(connection, document, event, detail, took_s)
             return True
 
@@ -126,7 +127,7 @@ class Claims:
                 return False
             left = [blob for blob in old.garbage if blob not in document.garbage]
             settled = document.revision if old.state == State.DELETED else old.settled
-            late = old.late_until > self._clock.now()
+            late = old.late_until > self._now()
             values = {"garbage": left, "sweep": SWEEP_NOW if left or late else SWEPT, "settled": settled}
             until = 0.0 if left or not late else old.late_until
             connection.execute(UPDATE, {"which": document.id, "lease_until": until, "attempt": 0, **values})
@@ -155,7 +156,7 @@ class Claims:
         """
 
         def work(connection: Connection) -> None:
-            now = self._clock.now()
+            now = self._now()
             for row in connection.execute(LEASED).all():
                 if row.told != row.attempt:  # else it was given back in order, and waits for its next attempt
                     tell(connection, row.id, now, row.revision, row.attempt, INTERRUPTED, DIED)
@@ -185,7 +186,7 @@ class Claims:
         wait for a day. A worker that is still at it is fenced off by the next attempt.
         """
 
-        beyond = {"beyond": self._clock.now() + longest_s}
+        beyond = {"beyond": self._now() + longest_s}
         if await self._database.read(lambda c: c.execute(IS_BEYOND, beyond).first()) is None:
             return 0
 
@@ -194,7 +195,7 @@ class Claims:
             for id in ids:
                 row = get_row(connection, id)
                 words = "its lease reached too far ahead: the clock went back"
-                tell(connection, id, self._clock.now(), row.revision, row.attempt, "driven again", words)
+                tell(connection, id, self._now(), row.revision, row.attempt, "driven again", words)
             return len(ids)
 
         return await self._database.write(work)
@@ -221,7 +222,7 @@ class Claims:
                 values = {"sweep": SWEEP_NOW, "lease_until": 0.0, "attempt": 0}
                 connection.execute(UPDATE, {"which": id, **values})
                 words = "what it does not serve is to be removed once more"
-                tell(connection, id, self._clock.now(), old.revision, 0, "driven again", words)
+                tell(connection, id, self._now(), old.revision, 0, "driven again", words)
             return True
 
         return await self._database.write(work)
@@ -237,7 +238,7 @@ class Claims:
             if old is None or (old.settled >= old.revision and old.sweep != SWEEP_NOW):
                 return False
             connection.execute(UPDATE, {"which": id, "lease_until": 0.0})
-            tell(connection, id, self._clock.now(), old.revision, old.attempt, "driven again", why)
+            tell(connection, id, self._now(), old.revision, old.attempt, "driven again", why)
             return True
 
         return await self._database.write(work)
@@ -246,7 +247,7 @@ class Claims:
         """Go on owning the document. False: it was superseded, or another worker has it."""
 
         def work(connection: Connection) -> bool:
-            until = {"lease_until": self._clock.now() + lease_s}
+            until = {"lease_until": self._now() + lease_s}
             return bool(connection.execute(UPDATE_MINE, mine(document) | until).rowcount)
 
         return await self._database.write(work)
@@ -258,7 +259,7 @@ class Claims:
         """
 
         def work(connection: Connection) -> bool:
-            until = {"lease_until": self._clock.now() + deadline_s}
+            until = {"lease_until": self._now() + deadline_s}
             changed = connection.execute(UPDATE_MINE, mine(document) | until).rowcount
             if changed:
                 self._event(connection, document, LOGGED, "its chunks are on the chunk log", took_s)
@@ -273,12 +274,16 @@ class Claims:
         """Give the claim back; another attempt may start in `after_s`. `detail`: what stood in this one's way."""
 
         def work(connection: Connection) -> None:
-            until = {"lease_until": self._clock.now() + after_s if after_s else 0.0}
+            until = {"lease_until": self._now() + after_s if after_s else 0.0}
             changed = connection.execute(UPDATE_MINE, mine(document) | until).rowcount
             if changed and detail:
                 self._event(connection, document, event, detail, took_s)
 
         await self._database.write(work)
 
+    def _now(self) -> float:
+        """By the database's clock where it has one: a lease that one machine took must not have ended on another."""
+        return self._clock.now() + self._database.ahead_s
+
     def _event(self, c: Connection, document: Document, event: str, detail: str, took_s: float | None) -> None:
-        tell(c, document.id, self._clock.now(), document.revision, document.attempt, event, detail, took_s)
+        tell(c, document.id, self._now(), document.revision, document.attempt, event, detail, took_s)

@@ -153,7 +153,7 @@ class Documents:
                 sequence = next_sequence(connection, namespace, 1)
                 values = {"revision": sequence, "settled": sequence}
             connection.execute(UPDATE, {"which": id, **values})
-            move_visible(connection, namespace)
+            move_visible(connection, self._clock.now(), namespace, [id])
             tell(
                 connection, id, self._clock.now(), values.get("revision", old.revision), old.attempt, "cache forgotten",
                 "what was cached of it is looked up anew",

@@ -24,6 +24,7 @@ from sqlalchemy import (
 from ragline.clock import Clock
 from ragline.connections.database import Database
 from ragline.errors import Conflict, InvalidRequest, NotFound
+from ragline.registry.rows import WHOLE, purge
 from ragline.registry.tables import documents, epochs, history, namespaces, synced
 from ragline.types import Epoch, FieldType, Fusion, Namespace, NamespaceSettings, Space
 
@@ -96,12 +97,15 @@ class Namespaces:
 
     async def configure(self, name: str, settings: NamespaceSettings) -> Namespace:
         def work(connection: Connection) -> None:
-            changed = connection.execute(
-                update(namespaces)
-                .where(namespaces.c.name == name)
-                .values(settings=asdict(settings), visible=namespaces.c.visible + 1)
+            row = connection.execute(select(namespaces).where(namespaces.c.name == name).with_for_update()).first()
+            _must(row is not None, name)
+            assert row is not None
+            visible = row.visible + 1
+            connection.execute(
+                update(namespaces).where(namespaces.c.name == name).values(settings=asdict(settings), visible=visible)
             )
-            _must(changed.rowcount, name)
+            if row.settings.get("public"):  # not any more, maybe; else other weights rank what the edge holds
+                purge(connection, self._clock.now(), row.uid, visible, [WHOLE])
 
         await self._database.write(work)
         return await self.get(name)
@@ -110,8 +114,15 @@ class Namespaces:
         """Forget the namespace and its documents at once; its collections and blobs go with `retired`."""
 
         def work(connection: Connection) -> None:
-            gone = connection.execute(delete(namespaces).where(namespaces.c.name == name))
-            _must(gone.rowcount, name)
+            gone = connection.execute(
+                delete(namespaces)
+                .where(namespaces.c.name == name)
+                .returning(namespaces.c.uid, namespaces.c.visible, namespaces.c.settings)
+            ).first()
+            _must(gone is not None, name)
+            assert gone is not None
+            if gone.settings.get("public"):
+                purge(connection, self._clock.now(), gone.uid, gone.visible + 1, [WHOLE])
             ids = select(documents.c.id).where(documents.c.namespace == name)
             connection.execute(delete(history).where(history.c.document.in_(ids)))
             connection.execute(delete(documents).where(documents.c.namespace == name))
@@ -146,7 +157,7 @@ class Namespaces:
 
         def work(connection: Connection) -> None:
             name, label = epoch.namespace, epoch.label
-            row = connection.execute(select(namespaces).where(namespaces.c.name == name)).first()
+            row = connection.execute(select(namespaces).where(namespaces.c.name == name).with_for_update()).first()
             if row is None or row.building != label or row.uid != epoch.uid:
                 raise Conflict(
                     f"Epoch {label} of namespace {name} is not being built any more.",
@@ -158,6 +169,8 @@ class Namespaces:
                 .values(epoch=label, building=None, visible=namespaces.c.visible + 1)
             )
             connection.execute(_set_drop_after(replace(epoch, label=row.epoch), self._clock.now() + drop_after_s))
+            if row.settings.get("public"):
+                purge(connection, self._clock.now(), row.uid, row.visible + 1, [WHOLE])
 
         await self._database.write(work)
 
@@ -237,9 +250,14 @@ def settings_from(stored: Mapping[str, Any]) -> NamespaceSettings:
 
 
 def _label(now: float, taken: set[str]) -> str:
-    """Such as ``v20230601``; a second one of a day is ``v20230601-2``."""
+    """Such as ``v20230601``; a second one of a day is ``v20230601-2``.
+
+    Never one that has served: what caches hold under it would be reached again. The newest of a day is known for as long as it
+    serves, so one more than that is new, also where the older ones are dropped and forgotten.
+    """
     day = f"v{datetime.fromtimestamp(now, UTC):%Y%m%d}"
-    return day if day not in taken else next(f"{day}-{n}" for n in range(2, 10_000) if f"{day}-{n}" not in taken)
+    numbers = [int(label[len(day) + 1 :] or 1) for label in taken if label == day or label.startswith(f"{day}-")]
+    return f"{day}-{max(numbers) + 1}" if numbers else day
 
 
 def _is(epoch: Epoch) -> tuple[ColumnElement[bool], ...]:

@@ -5,13 +5,13 @@ Statements that run for every document or query are built once: building one cos
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, Text, bindparam, cast, func, insert, literal, select, type_coerce, update
 
 from ragline.errors import NotFound
-from ragline.registry.tables import DUE, documents, history, namespaces
+from ragline.registry.tables import DUE, documents, edge_purges, history, namespaces
 from ragline.types import Document, State
 
 SWEPT, SWEEP_NOW, SWEEP_ONCE_LIVE = 0, 1, 2
@@ -45,6 +45,7 @@ LOOK_MINE = (
 )
 INSERT = insert(documents)
 TELL = insert(history)
+PURGE = insert(edge_purges)
 NEXT_SEQUENCE = (
     update(namespaces)
     .where(
@@ -54,7 +55,10 @@ NEXT_SEQUENCE = (
     .returning(namespaces.c.sequence)
 )
 MOVE_VISIBLE = (
-    update(namespaces).where(namespaces.c.name == bindparam("which")).values(visible=namespaces.c.visible + 1)
+    update(namespaces)
+    .where(namespaces.c.name == bindparam("which"))
+    .values(visible=namespaces.c.visible + 1)
+    .returning(namespaces.c.uid, namespaces.c.visible, namespaces.c.settings)
 )
 FOREIGN = update(namespaces).where(namespaces.c.name == bindparam("which")).values(foreign=1)
 EPOCHS = select(namespaces.c.epoch, namespaces.c.building).where(namespaces.c.name == bindparam("which"))
@@ -192,8 +196,26 @@ def superseded(old: Row[Any], logged: Collection[str]) -> dict[str, Any]:
     return {"attempt": 0, "lease_until": 0.0, "late_until": max(old.late_until, old.lease_until if working else 0.0)}
 
 
-def move_visible(connection: Connection, namespace: str) -> None:
-    connection.execute(MOVE_VISIBLE, {"which": namespace})
+WHOLE = ""
+"""As the `document` of a purge: whatever the edge holds of the namespace."""
+
+
+def move_visible(connection: Connection, now: float, namespace: str, documents: Iterable[str]) -> None:
+    """What a reader may see of `documents` has moved. Of a public namespace the edge may hold it: a purge of each is due, by
+    the same commit. The row of the namespace stays locked until then, so nobody makes it public between the two."""
+    moved = connection.execute(MOVE_VISIBLE, {"which": namespace}).first()
+    if moved is not None and moved.settings.get("public"):
+        purge(connection, now, moved.uid, moved.visible, documents)
+
+
+def purge(connection: Connection, now: float, uid: str, visible: int, documents: Iterable[str]) -> None:
+    """The edge has to drop what it holds of these documents, or of the `WHOLE` namespace, from before `visible`."""
+    due = [
+        {"namespace": uid, "document": document, "visible": visible, "created_at": now, "due_at": now}
+        for document in documents
+    ]
+    if due:
+        connection.execute(PURGE, due)
 
 
 def garbage_of(old: Row[Any], *, keep: Sequence[str | None]) -> list[str]:

@@ -128,6 +128,20 @@ synced = Table(
     Index("ix_synced_source", "namespace", "source", "document"),
 )
 
+edge_purges = Table(
+    "edge_purges",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("namespace", String(16), nullable=False),
+    Column("document", String(32), nullable=False),
+    Column("visible", BigInteger, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("due_at", Float, nullable=False),
+    Column("passes", Integer, nullable=False, server_default="0"),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Index("ix_edge_purges_due", "due_at", "id"),
+)
+
 keys = Table(
     "keys",
     metadata,

@@ -235,14 +235,29 @@ class ChunkLogContract:
             assert set((await log.lag()).values()) == {0}
 
     async def test_a_read_that_is_cancelled_loses_nothing(self, log: ChunkLog) -> None:
+        """Wherever it was cancelled: waiting for the first message, or with some of them already at hand."""
+        given = messages("a", count=60)
         async with self.reading(log) as reader:
             waiting = asyncio.create_task(reader.read(most=10, within_s=30.0))
             await asyncio.sleep(0)
             waiting.cancel()
-            with suppress(asyncio.CancelledError):
-                await waiting
-            await log.append("doc_chunks", messages("a"))
-            assert len(await take(reader, 3)) == 3
+            (end,) = await asyncio.gather(waiting, return_exceptions=True)
+            assert isinstance(end, asyncio.CancelledError)
+            await log.append("doc_chunks", given[:3])
+            found = await take(reader, 3)
+            await log.append("doc_chunks", given[3:])
+            for turns in (0, 1, 2, 3, 5, 8, 13, 21, 34, 55):
+                reading = asyncio.create_task(reader.read(most=2, within_s=30.0))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                reading.cancel()
+                (end,) = await asyncio.gather(reading, return_exceptions=True)
+                if not isinstance(end, asyncio.CancelledError):
+                    assert isinstance(end, list), end
+                    found += end
+            found += await take(reader, len(given) - len(found))
+            assert [one.message for one in found] == given
+            assert await reader.read(most=10, within_s=0.5) == []
 
     async def test_an_append_that_is_cancelled_stops_no_other(self, log: ChunkLog) -> None:
         cancelled = asyncio.create_task(log.append("doc_chunks", messages("a", count=50)))

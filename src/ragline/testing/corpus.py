@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,10 +61,15 @@ def embedding(text: str) -> NDArray[np.float32]:
     """A vector of unit length that points where the words of `text` point together; the same on every machine."""
     total = np.zeros(DIM)
     for word in text.split() or [""]:
-        seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
-        total += np.random.default_rng(seed).standard_normal(DIM)
+        total += _direction(word)
     unit: NDArray[np.float32] = (total / np.linalg.norm(total)).astype(np.float32)
     return unit
+
+
+@lru_cache(maxsize=10_000)
+def _direction(word: str) -> NDArray[np.float64]:
+    seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
+    return np.random.default_rng(seed).standard_normal(DIM)
 
 
 def embeddings(records: Sequence[Record]) -> NDArray[np.float32]:

@@ -33,6 +33,7 @@ class ExactVectorStore:
         self._closed = False
 
     async def create(self, collection: str, *, dim: int, fields: Mapping[str, FieldType]) -> None:
+        self._open()
         if self._shelves.setdefault(collection, Shelf(dim)).dim != dim:
             raise EngineRejected(
                 f"The vector collection {collection} exists with another dimension.",
@@ -41,9 +42,11 @@ class ExactVectorStore:
             )
 
     async def drop(self, collection: str) -> None:
+        self._open()
         self._shelves.pop(collection, None)
 
     async def collections(self) -> list[str]:
+        self._open()
         return sorted(self._shelves)
 
     async def upsert(self, collection: str, records: Sequence[Record], vectors: Vectors) -> None:
@@ -82,9 +85,12 @@ class ExactVectorStore:
     async def aclose(self) -> None:
         self._closed = True
 
-    def _shelf(self, collection: str) -> Shelf:
+    def _open(self) -> None:
         if self._closed:
             raise EngineUnavailable("The store is closed.", next_step="Open another.", engine=ENGINE)
+
+    def _shelf(self, collection: str) -> Shelf:
+        self._open()
         if collection not in self._shelves:
             raise EngineRejected(
                 f"The vector collection {collection} does not exist.",

@@ -6,12 +6,12 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import pytest
 import pytest_asyncio
 
-from ragline.errors import EngineError, EngineRejected
+from ragline.errors import EngineRejected, EngineUnavailable
 from ragline.filters import matches
 from ragline.protocols import KeywordIndex, VectorStore
 from ragline.testing.corpus import chunk_ids, crowd, record, texts, varied
@@ -49,6 +49,9 @@ SCOPES: tuple[tuple[Condition, ...], ...] = (
 class StoreContract(Generic[EngineT]):
     """The promises that need no knowledge of how a text is searched for."""
 
+    LEFT_WITHIN_S: ClassVar[float] = 60.0
+    """For a client's own clean-up after a cancelled call. Nothing is asserted about how long it takes."""
+
     @pytest.fixture
     def connect(self) -> Callable[[], EngineT]:
         """Yours: a function that opens the adapter, each time on the same data."""
@@ -64,6 +67,10 @@ class StoreContract(Generic[EngineT]):
         self, engine: EngineT, collection: str, text: str, *, top_k: int = 10, scope: Scope = EVERYBODY
     ) -> list[Hit]:
         raise NotImplementedError
+
+    def at_work(self) -> set[asyncio.Task[object]]:
+        """Tasks that a cancelled call may not leave behind. Without those of a server that your tests run in the same loop."""
+        return asyncio.all_tasks()
 
     @pytest_asyncio.fixture
     async def engine(self, connect: Callable[[], EngineT]) -> AsyncIterator[EngineT]:
@@ -277,18 +284,57 @@ class StoreContract(Generic[EngineT]):
         assert await engine.contents(collection) == {(f"w{n}-4", 1): 10 for n in range(6)}
 
     async def test_a_cancelled_write_leaves_a_sound_store(self, engine: EngineT, collection: str) -> None:
-        rows = [record("a", f"common word{n}", ordinal=n) for n in range(50)]
-        cancelled = [asyncio.create_task(self.upsert(engine, collection, rows)) for _ in range(4)]
-        await asyncio.sleep(0)
-        for task in cancelled:
-            task.cancel()
-        await asyncio.gather(*cancelled, return_exceptions=True)
-        await self.upsert(engine, collection, rows)
-        assert await engine.contents(collection) == {("a", 1): 50}
+        """Wherever it was cancelled, from before its first turn to after the engine has it: the same write again is the
+        whole of it, none doubled, none missing, and nothing goes on behind it."""
+        before, ended, documents = self.at_work(), set[bool](), list[str]()
+        for turns in (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89):
+            documents.append(f"cancelled after {turns} turns")
+            rows = [record(documents[-1], f"common word{n}", ordinal=n) for n in range(20)]
+            writes = [asyncio.create_task(self.upsert(engine, collection, rows)) for _ in range(2)]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            for write in writes:
+                write.cancel()
+            for end in await asyncio.gather(*writes, return_exceptions=True):
+                assert end is None or isinstance(end, asyncio.CancelledError), end
+                ended.add(end is None)
+            await self.upsert(engine, collection, rows)
+            assert await engine.contents(collection) == {(document, 1): 20 for document in documents}
+        assert False in ended, "none was cancelled at work"
+        hits = await self.search(engine, collection, "common", top_k=1_000)
+        assert len(set(chunk_ids(hits))) == len(hits) == 20 * len(documents)
+        await self.none_left(before)
+
+    async def test_a_write_that_is_cancelled_late_can_be_repeated(self, engine: EngineT, collection: str) -> None:
+        """At parts of the time that such a write has just taken: the engine has some of it, or all."""
+        clock, before, books = asyncio.get_running_loop().time, self.at_work(), dict[tuple[str, int], int]()
+
+        def of(part: float) -> list[Record]:
+            return [record(f"{part}-{n // 50}", f"common word{n}", ordinal=n % 50) for n in range(400)]
+
+        start = clock()
+        await self.upsert(engine, collection, of(1.0))
+        took_s = clock() - start
+        for part in (0.2, 0.5, 0.8, 0.95):
+            write = asyncio.create_task(self.upsert(engine, collection, of(part)))
+            await asyncio.wait([write], timeout=part * took_s)
+            write.cancel()
+            (end,) = await asyncio.gather(write, return_exceptions=True)
+            assert end is None or isinstance(end, asyncio.CancelledError), end
+            await self.upsert(engine, collection, of(part))
+            books |= {(f"{each}-{n}", 1): 50 for each in (1.0, part) for n in range(8)}
+            assert await engine.contents(collection) == books
+        await self.none_left(before)
+
+    async def none_left(self, before: set[asyncio.Task[object]]) -> None:
+        left = self.at_work() - before
+        if left:  # a client's own clean-up takes some turns
+            await asyncio.wait(left, timeout=self.LEFT_WITHIN_S)
+        assert self.at_work() <= before
 
     async def test_cancelled_calls_leave_no_work_behind(self, engine: EngineT, collection: str) -> None:
         await self.upsert(engine, collection, [record("a", "common")])
-        before = asyncio.all_tasks()
+        before = self.at_work()
         calls = [
             asyncio.create_task(call)
             for _ in range(5)
@@ -305,10 +351,7 @@ class StoreContract(Generic[EngineT]):
                 call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
         assert texts(await self.search(engine, collection, "common")) == ["common"]
-        left = asyncio.all_tasks() - before
-        if left:  # a client's own clean-up takes some turns
-            await asyncio.wait(left, timeout=60)
-        assert asyncio.all_tasks() <= before
+        await self.none_left(before)
 
     async def test_reopened_it_holds_what_it_held(self, connect: Callable[[], EngineT]) -> None:
         engine, collection = connect(), f"contract-{uuid.uuid4().hex}"
@@ -330,7 +373,27 @@ class StoreContract(Generic[EngineT]):
             await again.aclose()
 
     async def test_closed_it_says_so(self, connect: Callable[[], EngineT]) -> None:
-        engine = connect()
+        """Of a collection that is there: what is refused is the call, not the name."""
+        engine, collection = connect(), f"contract-{uuid.uuid4().hex}"
+        await self.create(engine, collection)
+        await self.upsert(engine, collection, [record("a", "common")])
         await engine.aclose()
-        with pytest.raises(EngineError):
-            await self.search(engine, "any", "common")
+        for call in (
+            self.search(engine, collection, "common"),
+            self.upsert(engine, collection, [record("b", "common")]),
+            engine.update_payload(collection, "a", title="t", groups=frozenset(), fields={}),
+            engine.delete(collection, {"a": 2}),
+            engine.contents(collection),
+            engine.collections(),
+            self.create(engine, collection),
+            engine.drop(collection),
+        ):
+            with pytest.raises(EngineUnavailable) as refused:
+                await call
+            assert refused.value.next_step
+        again = connect()
+        try:
+            assert await again.contents(collection) == {("a", 1): 1}
+            await again.drop(collection)
+        finally:
+            await again.aclose()

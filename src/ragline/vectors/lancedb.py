@@ -116,17 +116,28 @@ class LanceDBVectorStore:
             ],
             metadata={b"ragline": json.dumps(shelf_of).encode()},
         )  # fmt: skip
-        if _checked(collection) not in await self.collections():
-            async with self._translated(collection):
-                database = await self._opened()
-                await database.create_table(collection, schema=schema, exist_ok=True)
-        shelf = await self._shelf(collection)
+        there = _checked(collection) in await self.collections()
+        if not there:
+            await self._make(collection, schema)
+        try:
+            shelf = await self._shelf(collection)
+        except EngineRejected:
+            if not there:
+                raise
+            # Its folder is there and nothing is in it: another process makes it just now, or was killed while it did.
+            await self._make(collection, schema)
+            shelf = await self._shelf(collection)
         if shelf.dim != dim:
             raise EngineRejected(
                 f"The vector collection {collection} exists with {shelf.dim} dimensions, not {dim}.",
                 next_step="Run `ragline reindex NAMESPACE`.",
                 engine=ENGINE,
             )
+
+    async def _make(self, collection: str, schema: pa.Schema) -> None:
+        async with self._translated(collection):
+            database = await self._opened()
+            await database.create_table(collection, schema=schema, exist_ok=True)
 
     async def drop(self, collection: str) -> None:
         self._shelves.pop(collection, None)
@@ -294,13 +305,17 @@ def _rows(shelf: _Shelf, records: Sequence[Record], vectors: Vectors) -> pa.Tabl
     if len(last) < len(records):
         records, vectors = [records[at] for at in last.values()], vectors[list(last.values())]
     chunks = [record.chunk for record in records]
-    fields = zip(*(_values(shelf, record.fields) for record in records), strict=True)
+    readers = {groups: _readers(groups) for groups in {record.groups for record in records}}
     columns: dict[str, Any] = {
         "chunk": list(last), "document": [one.document for one in chunks], "content": [one.content for one in chunks],
         "payload": list(map(_payload, records)), "title": [record.title for record in records],
-        "readers": [_readers(record.groups) for record in records],
-        **dict(zip(shelf.columns.values(), map(list, fields), strict=True)),
+        "readers": [readers[record.groups] for record in records],
     }  # fmt: skip
+    # By the column, and with lists that rows share: a list a row and a field makes Python collect its garbage all the time.
+    for record in records:
+        _check_declared(shelf, record.fields)
+    for name, column in shelf.columns.items():
+        columns[column] = [_held(shelf, name, record.fields.get(name, ())) for record in records]
     flat = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
     columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, shelf.dim)
     return pa.table(columns, schema=shelf.schema)
@@ -321,25 +336,29 @@ def _readers(groups: Groups) -> list[str]:
     return [f"group:{group}" for group in sorted(groups)] or [EVERYONE]
 
 
-def _values(shelf: _Shelf, fields: Metadata) -> list[list[Scalar]]:
-    if unknown := fields.keys() - shelf.fields.keys():
+def _values(shelf: _Shelf, fields: Metadata) -> list[Sequence[Scalar]]:
+    _check_declared(shelf, fields)
+    return [_held(shelf, name, fields.get(name, ())) for name in shelf.columns]
+
+
+def _check_declared(shelf: _Shelf, fields: Metadata) -> None:
+    if not fields.keys() <= shelf.fields.keys():
         raise EngineRejected(
-            f"The field {sorted(unknown)[0]!r} is not declared in this collection.",
+            f"The field {min(fields.keys() - shelf.fields.keys())!r} is not declared in this collection.",
             next_step="Run `ragline reindex NAMESPACE`: its fields were declared after it was made.",
             engine=ENGINE,
         )
-    held: list[list[Scalar]] = []
-    for name in shelf.columns:
-        value = fields.get(name, ())
-        values: list[Scalar] = [value] if isinstance(value, str | int | float) else list(value)
-        if len(values) > MOST_VALUES and shelf.fields[name] is not FieldType.KEYWORD:
-            raise EngineRejected(
-                f"The field {name!r} has {len(values)} values; LanceDB compares at most {MOST_VALUES} with a range.",
-                next_step="Give the document fewer of them.",
-                engine=ENGINE,
-            )
-        held.append(values)
-    return held
+
+
+def _held(shelf: _Shelf, name: str, value: Scalar | Sequence[Scalar]) -> Sequence[Scalar]:
+    values: Sequence[Scalar] = [value] if isinstance(value, str | int | float) else value
+    if len(values) > MOST_VALUES and shelf.fields[name] is not FieldType.KEYWORD:
+        raise EngineRejected(
+            f"The field {name!r} has {len(values)} values; LanceDB compares at most {MOST_VALUES} with a range.",
+            next_step="Give the document fewer of them.",
+            engine=ENGINE,
+        )
+    return values
 
 
 def _check(shelf: _Shelf, vectors: Vectors, rows: int) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import asyncpg
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 from pgvector import HalfVector, Vector
 from pgvector.asyncpg import register_vector
@@ -29,6 +30,7 @@ from ragline.protocols import Vectors
 from ragline.types import AnyOf, Chunk, Condition, FieldType, Groups, Hit, Metadata, Record, Scalar, Scope
 from ragline.vectors.fitting import check
 
+log = structlog.get_logger()
 ENGINE = "vectors:pgvector"
 
 OLDEST = (0, 8)
@@ -41,11 +43,15 @@ COMMON_S = 60.0
 """For so long a scope that held more than `RARE` chunks is not counted again. If it has become rare meanwhile, the index finds
 too few, late, and it is scanned."""
 
+MOST_ROWS = 500
+"""In one call: the limit of time of a statement is one for all of them, and an index takes some milliseconds a row."""
+
 MOST_COMMON = 1_000
 """Scopes that are remembered."""
 
 TIED = 4
-"""Fetched beyond `top_k`, so that equal scores can be put in order; more where that is not the end of them."""
+"""Fetched beyond `top_k`, so that equal scores can be put in order; eight times as many where that is not the end of them. Where
+that is not the end either, the server puts the whole scope in order: it compares every chunk in it, and sends `top_k`."""
 
 MOST_SCANNED = 100_000
 """Chunks that one search through the index visits; what is rarer than that among them is scanned anyway."""
@@ -54,6 +60,13 @@ RANDOM_PAGE_COST = "1.1"
 """As solid disks and memory have it. With the server's 4, which is a turning disk's, small tables are sorted, not searched."""
 
 CONNECTIONS = 10
+
+CLOSE_S = 5.0
+"""For the calls that are under way, and for a server that does not answer, when the store is closed."""
+
+RELEASE_S = 1.0
+"""For a connection to come to rest, as the call that was cancelled may still be running on it; then it is cut instead."""
+
 EVERYONE = "*"
 
 MOST_DIM = {"vector": 2_000, "halfvec": 4_000}
@@ -176,8 +189,9 @@ class PgvectorVectorStore:
             return
         async with self._on(collection) as (connection, shelf):
             rows = await asyncio.to_thread(_rows, shelf, records, vectors)
-            async with connection.transaction():
-                await connection.executemany(_upsert(shelf), rows)
+            for start in range(0, len(rows), MOST_ROWS):
+                async with connection.transaction():
+                    await connection.executemany(_upsert(shelf), rows[start : start + MOST_ROWS])
 
     async def update_payload(
         self, collection: str, document: str, *, title: str, groups: Groups, fields: Metadata
@@ -202,17 +216,27 @@ class PgvectorVectorStore:
             where, values = _where(shelf, scope)
             asked, common = _Vector(shelf, vector).value, await self._is_common(connection, shelf, where, values)
             indexed, scanned = (query.format(table=shelf.table, where=where) for query in (_INDEXED, _SCANNED))
-            wanted = top_k + TIED
-            while True:
-                found = await connection.fetch(indexed if common else scanned, *values, asked, wanted)
-                if common and len(found) < wanted:
-                    common = False  # it has become rare, or lies far from the query: the index gave up on it
-                    continue
-                if len(found) < wanted or found[-1]["distance"] > found[top_k - 1]["distance"]:
-                    break
-                wanted *= 8
-        hits = sorted((_hit(row) for row in found), key=lambda hit: (-hit.score, hit.chunk.id))
-        return hits[:top_k]
+            found = await self._nearest(connection, indexed, scanned, [*values, asked], top_k=top_k, common=common)
+            if found is None:  # more of them have one score than can be fetched
+                exact = _EXACT.format(table=shelf.table, where=where)
+                found = await connection.fetch(exact, *values, asked, top_k)
+        return _hits(found, top_k)
+
+    async def _nearest(
+        self, connection: asyncpg.Connection, indexed: str, scanned: str, given: list[Any], *, top_k: int, common: bool
+    ) -> list[asyncpg.Record] | None:
+        """The `top_k` nearest and all that have the score of the last of them; None: those are too many."""
+        wanted, most = top_k + TIED, 8 * (top_k + TIED)
+        while True:
+            found: list[asyncpg.Record] = await connection.fetch(indexed if common else scanned, *given, wanted)
+            if common and len(found) < wanted:
+                common = False  # it has become rare, or lies far from the query: the index gave up on it
+                continue
+            if not common or len(found) < wanted or found[-1]["distance"] > found[top_k - 1]["distance"]:
+                return found  # a scan is in order to the end
+            if wanted == most:
+                return None
+            wanted = most
 
     async def _is_common(self, connection: asyncpg.Connection, shelf: _Shelf, where: str, values: list[str]) -> bool:
         """Whether the scope holds more than `RARE` chunks, or did lately."""
@@ -237,7 +261,12 @@ class PgvectorVectorStore:
         self._closed = True
         pool, self._pool = self._pool, None
         if pool is not None:
-            await pool.close()
+            try:
+                async with asyncio.timeout(CLOSE_S):
+                    await pool.close()
+            except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                log.info("connections were cut", engine=ENGINE, error=type(error).__name__)
+                pool.terminate()
 
     # ── connections ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -265,8 +294,11 @@ class PgvectorVectorStore:
     async def _connection(self) -> AsyncIterator[asyncpg.Connection]:
         with _translated():
             pool = await self._opened()
-            async with pool.acquire() as connection:
+            connection = await pool.acquire()
+            try:
                 yield connection
+            finally:
+                await _released(pool, connection)
 
     async def _opened(self) -> asyncpg.Pool:
         async with self._opening:
@@ -282,7 +314,7 @@ class PgvectorVectorStore:
                     "hnsw.max_scan_tuples": str(MOST_SCANNED), "random_page_cost": RANDOM_PAGE_COST,
                 }  # fmt: skip
                 self._pool = await asyncpg.create_pool(
-                    _dsn(self._url), min_size=0, max_size=CONNECTIONS, init=register_vector,
+                    _dsn(self._url), min_size=0, max_size=CONNECTIONS, init=register_vector, reset=_as_it_is,
                     **{**self._settings, "server_settings": self._settings["server_settings"] | scan},
                 )  # fmt: skip
             return self._pool
@@ -304,7 +336,7 @@ class PgvectorVectorStore:
 
 _IS_RARE = "SELECT count(*) FROM (SELECT 1 FROM {table} WHERE {where} LIMIT $2) AS first"
 
-_SELECT = "SELECT chunk, document, content, payload, title, embedding <=> $2 AS distance FROM"
+_SELECT = "SELECT chunk, content, payload, title, embedding <=> $2 AS distance FROM"
 _INDEXED = _SELECT + " {table} WHERE CASE WHEN {where} THEN true ELSE false END ORDER BY embedding <=> $2 LIMIT $3"
 """Within CASE no other index than that of the vectors can serve, and the planner expects half of the table to pass."""
 _SCANNED = (
@@ -312,6 +344,21 @@ _SCANNED = (
     + _SELECT
     + " scoped ORDER BY embedding <=> $2, chunk LIMIT $3"
 )
+_EXACT = _SELECT + " {table} WHERE {where} ORDER BY (embedding <=> $2) + 0, chunk LIMIT $3"
+"""No index has the order of a sum: all are compared, and the best are kept while they are."""
+
+
+async def _as_it_is(connection: asyncpg.Connection) -> None:
+    """Between two calls nothing needs to be reset, which would cost each of them a turn to the server: none sets anything that
+    outlives its transaction, and what a cancelled one leaves open the driver rolls back."""
+
+
+async def _released(pool: asyncpg.Pool, connection: Any) -> None:
+    """What was done on the connection stands, however its end goes: one that does not come to rest is cut, and made anew."""
+    try:
+        await pool.release(connection, timeout=RELEASE_S)
+    except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        log.info("a connection was cut", engine=ENGINE, error=type(error).__name__)
 
 
 class _Vector:
@@ -358,11 +405,23 @@ def _payload(record: Record) -> str:
     return json.dumps([one.document, one.ordinal, one.text, one.start, one.end, one.page, one.headings, record.uri])
 
 
-def _hit(row: asyncpg.Record) -> Hit:
-    document, ordinal, text, start, end, page, headings, uri = json.loads(row["payload"])
-    chunk = Chunk(row["chunk"], document, row["content"], ordinal, text, start, end, page, tuple(headings))
-    score = min(1.0, max(-1.0, 1.0 - row["distance"]))
-    return Hit(chunk, uri, json.loads(row["title"]), score, "cosine")
+def _hits(rows: Sequence[asyncpg.Record], top_k: int) -> list[Hit]:
+    placed = sorted((-min(1.0, max(-1.0, 1.0 - row["distance"])), row["chunk"], at) for at, row in enumerate(rows))[
+        :top_k
+    ]
+    best = [rows[at] for _, _, at in placed]
+    texts = json.loads(f"[{','.join([row[name] for row in best for name in ('payload', 'title')])}]")  # each is JSON
+    return [
+        _hit(less, row, payload, title)
+        for (less, _, _), row, payload, title in zip(placed, best, texts[::2], texts[1::2], strict=True)
+    ]
+
+
+def _hit(less: float, row: asyncpg.Record, payload: Sequence[Any], title: str) -> Hit:
+    document, ordinal, text, start, end, page, headings, uri = payload
+    id, content, _, _, _ = row
+    chunk = Chunk(id, document, content, ordinal, text, start, end, page, tuple(headings))
+    return Hit(chunk, uri, title, -less, "cosine")
 
 
 def _readers(groups: Groups) -> list[str]:

@@ -175,6 +175,7 @@ class PineconeVectorStore:
     @asynccontextmanager
     async def _on(self, collection: str, *, write: bool = False) -> AsyncIterator[_Open]:
         """A write looks first whether the collection is still there: Pinecone would make a namespace of any name."""
+        self._project.check_open()
         with translated(collection):
             known = self._opened.get(collection)
             if write or known is None or known.index.doubted:

@@ -73,10 +73,7 @@ class PineconeProject:
     async def index(self, name: str) -> PineconeIndex | None:
         """None: there is no such index. Raises EngineRejected: it cannot hold ours.  EngineUnavailable: not yet ready."""
         async with self._opening:
-            if self._closed:
-                raise EngineUnavailable(
-                    "The vector store is closed.", next_step="Send the request again.", engine=ENGINE
-                )
+            self.check_open()
             known = self._indexes.get(name)
             if known is None or known.doubted:
                 found = await self._described(name)
@@ -87,6 +84,11 @@ class PineconeProject:
                 known = self._indexes.setdefault(name, found)
                 known.doubted = False
             return known
+
+    def check_open(self) -> None:
+        """Raises EngineUnavailable: it was closed; the client would fail with words of its own."""
+        if self._closed:
+            raise EngineUnavailable("The vector store is closed.", next_step="Send the request again.", engine=ENGINE)
 
     async def create(self, name: str, dim: int) -> PineconeIndex:
         """A serverless index for cosines where the options say; returns when it is ready."""

@@ -8,16 +8,16 @@ from contextlib import contextmanager
 import httpx
 import pinecone.errors as vendor
 
-from ragline.errors import EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from ragline.errors import EngineDenied, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
 from ragline.vectors.pinecone_rows import ENGINE
 
 NEXT_STEP = "Try again; look at status.pinecone.io and the project's limits if it stays so."
 
 STATUSES: Mapping[int, tuple[type[EngineError], str, str]] = {
     400: (EngineRejected, "refused the request", "This is a defect of Ragline: report it with the log."),
-    401: (EngineRejected, "refuses the API key", "Correct the key: it must be one of the index's project."),
-    402: (EngineRejected, "waits for a payment", "Settle the project's bills in Pinecone's console."),
-    403: (EngineRejected, "forbids it", "Look at the key's permissions, the project's quota and deletion protection."),
+    401: (EngineDenied, "refuses the API key", "Correct the key: it must be one of the index's project."),
+    402: (EngineDenied, "waits for a payment", "Settle the project's bills in Pinecone's console."),
+    403: (EngineDenied, "forbids it", "Look at the key's permissions, the project's quota and deletion protection."),
     404: (EngineRejected, "has no such index or namespace", "Correct the index in the URL, or run `ragline reindex`."),
     408: (EngineTimeout, "did not answer in time", NEXT_STEP),
     409: (EngineUnavailable, "says that somebody else changes it", "Try again."),

@@ -7,8 +7,9 @@ from pathlib import Path
 from ragline.connections.schema import Schema
 from ragline.registry.tables import metadata
 
-HEAD = "0006"
+HEAD = "0007"
 
 SCHEMA = Schema(
-    "registry", Path(__file__).parent / "versions", HEAD, metadata, version_table="alembic_version", lock=7263746900
-)
+    "registry", Path(__file__).parent / "versions", HEAD, metadata, version_table="alembic_version", lock=7263746900,
+    setting="registry",
+)  # fmt: skip

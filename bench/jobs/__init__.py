@@ -1,0 +1,1 @@
+"""The job path under kills, and what it costs: see `__main__`."""
