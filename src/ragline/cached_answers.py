@@ -65,5 +65,5 @@ class CachedAnswers:
         async with aclosing(self._answers.stream(request)) as events:
             async for event in events:
                 if isinstance(event, Answer):
-                    self._hot.keep_answer(namespace, key, event)
+                    self._hot.keep_answer(namespace, key, request, event)
                 yield event

@@ -133,8 +133,11 @@ class HotCache:
             kept = replace(found, timings_ms={})
             self.tier.put(namespace.uid, key, dump_retrieved(kept), made_at=found.seen.at)
 
-    def keep_answer(self, namespace: Namespace, key: str, answer: Answer) -> None:
-        """The same. One that says that the documents do not answer holds only while nothing at all has changed."""
+    def keep_answer(self, namespace: Namespace, key: str, request: SearchRequest, answer: Answer) -> None:
+        """The same. One that says that the documents do not answer holds only while nothing at all has changed, and the
+        passages that do not answer are not kept for the next one who asks."""
+        if self.tier and not answer.grounded:
+            self.tier.remove(namespace.uid, self.key("search", namespace, request))
         found = answer.retrieved
         if self.tier is None or answer.degraded or found.seen is None or not _can_be_kept(namespace, found):
             return

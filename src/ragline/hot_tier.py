@@ -111,7 +111,12 @@ class HotTier:
         """What lies there is no entry: it goes."""
         self.count(kind, "unusable")
         metrics.cache_unusable_total.labels(TIER, fault).inc()
-        self._beside(self.cache.remove(namespace, key))
+        self.remove(namespace, key)
+
+    def remove(self, namespace: str, key: str) -> None:
+        """Some time soon."""
+        if not self.rests:
+            self._beside(self.cache.remove(namespace, key))
 
     def count(self, kind: Kind, outcome: Outcome) -> None:
         self.counts[kind, outcome] = self.counts.get((kind, outcome), 0) + 1
