@@ -37,6 +37,7 @@ STUDIES = (
     "roles",
     "elasticsearch_refresh",
     "jobs",
+    "cache",
 )
 
 NO_DATA = """No --data, so what needs a collection is skipped. Get SciFact (BEIR) from

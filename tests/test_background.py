@@ -153,29 +153,29 @@ async def test_a_search_is_under_way_until_its_passages_are_there(
     system: System, house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, int] = {}
-    search, look = system.keywords.search, system.search._guard.look
+    search, look = system.keywords.search, system.query._guard.look
 
     async def keyword(*args: object, **kwargs: object) -> list[Hit]:
-        seen["leg"] = system.search._queries._count
+        seen["leg"] = system.query._queries._count
         return await search(*args, **kwargs)  # type: ignore[arg-type]
 
     async def guard(*args: object) -> object:
-        seen["guard"] = system.search._queries._count
+        seen["guard"] = system.query._queries._count
         return await look(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(system.keywords, "search", keyword)
-    monkeypatch.setattr(system.search._guard, "look", guard)
+    monkeypatch.setattr(system.query._guard, "look", guard)
     await house.accept("a.txt", "Wings in supersonic flow.")
     await house.work()
     await system.search.search(SearchRequest("wings", "default", frozenset()))
     assert seen["leg"] > 0
     assert seen["guard"] == 1
-    assert system.search._queries._count == 0
+    assert system.query._queries._count == 0
 
 
 async def test_one_count_of_queries_for_the_whole_house(system: System) -> None:
     """Else ingest would not wait for what it does not hear of."""
-    counted = system.search._queries
+    counted = system.query._queries
     assert system.database._driver._queries is counted  # type: ignore[attr-defined]
     assert system.ingest._background._queries is counted
     local = system.embedder._embedder._embedder  # type: ignore[attr-defined]

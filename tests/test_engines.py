@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from ragline import engines
 from ragline.build import (
+    open_cache,
     open_edge,
     open_job_queue,
     open_job_store,
@@ -25,16 +26,17 @@ from ragline.build import (
     open_vectors,
 )
 from ragline.clock import SystemClock
-from ragline.engines import EDGES, JOB_STORES, KEYWORDS, LOGS, POPULARITIES, QUEUES, VECTORS, Engine
+from ragline.engines import CACHES, EDGES, JOB_STORES, KEYWORDS, LOGS, POPULARITIES, QUEUES, VECTORS, Engine
 from ragline.errors import ConfigurationError, MissingDependency
-from ragline.protocols import ChunkLog, Edge, JobQueue, JobStore, KeywordIndex, Popularity, VectorStore
-from ragline.settings import EdgeSettings, JobsSettings, Settings
+from ragline.protocols import Cache, ChunkLog, Edge, JobQueue, JobStore, KeywordIndex, Popularity, VectorStore
+from ragline.settings import CacheSettings, EdgeSettings, JobsSettings, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = {
     "vectors": (VECTORS, VectorStore), "keywords": (KEYWORDS, KeywordIndex), "log": (LOGS, ChunkLog),
     "jobs.queue": (QUEUES, JobQueue), "jobs.url": (JOB_STORES, JobStore), "edge.url": (EDGES, Edge),
     "edge.popularity": (POPULARITIES, Popularity),
+    "cache.url": (CACHES, Cache),
 }  # fmt: skip
 LINES = [(setting, protocol, engine) for setting, (table, protocol) in ROOMS.items() for engine in table]
 
@@ -68,7 +70,12 @@ def test_the_extra_brings_what_it_needs_and_the_setting_tells_of_it(
     if engine.extra == "cloudtasks":
         brought.add("google.cloud.tasks_v2")  # google-cloud-tasks, as it is imported
     assert set(engine.needs) <= brought
-    sections: dict[str, type[BaseModel]] = {"jobs": JobsSettings, "edge": EdgeSettings, "": Settings}
+    sections: dict[str, type[BaseModel]] = {
+        "jobs": JobsSettings,
+        "edge": EdgeSettings,
+        "cache": CacheSettings,
+        "": Settings,
+    }
     fields = sections[setting.rpartition(".")[0]].model_fields
     assert engine.schemes[0] in (fields[setting.rpartition(".")[2]].description or "")
 
@@ -90,6 +97,7 @@ def test_an_unknown_scheme_and_a_missing_package_say_what_to_do(monkeypatch: pyt
         "jobs.queue": lambda settings: open_job_queue(settings, SystemClock()),
         "jobs.url": lambda settings: asyncio.run(open_job_store(settings, SystemClock())), "edge.url": open_edge,
         "edge.popularity": lambda settings: open_popularity(settings, SystemClock()),
+        "cache.url": lambda settings: open_cache(settings, SystemClock()),
     }  # fmt: skip
     for setting, (table, _) in ROOMS.items():
         with pytest.raises(ConfigurationError, match=f"{setting}: no adapter for the scheme 'nosuch'") as unknown:

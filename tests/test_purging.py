@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
+from ragline.clock import SystemClock
 from ragline.connections.model_server import Busy
 from ragline.errors import EngineUnavailable
 from ragline.purging import PurgeWorker
@@ -301,7 +302,10 @@ async def test_what_moves_while_it_is_searched_is_not_stored(house: House, purge
     popularity = MemoryPopularity(system.clock)
 
     def tier(search: object) -> ColdTier:
-        return ColdTier(search=search, purges=purges, edge=edge, popularity=popularity, settings=settings)  # type: ignore[arg-type]
+        return ColdTier(
+            search=search, purges=purges, edge=edge, popularity=popularity,  # type: ignore[arg-type]
+            settings=settings, clock=SystemClock(),
+        )  # fmt: skip
 
     request = SearchRequest(query="ship", namespace="default", groups=frozenset())
     assert (await tier(system.search).answer(request)).stored

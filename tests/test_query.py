@@ -12,7 +12,7 @@ import pytest
 
 from ragline.build import build
 from ragline.errors import EngineTimeout, EngineUnavailable
-from ragline.settings import QuerySettings, Settings
+from ragline.settings import CacheSettings, QuerySettings, Settings
 from ragline.system import System
 from ragline.types import LegName, NamespaceSettings, Retrieved, SearchRequest, Upload
 
@@ -23,6 +23,7 @@ NOBODY: frozenset[str] = frozenset()
 async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
     settings = Settings(
         data_dir=tmp_path_factory.mktemp("data"),
+        cache=CacheSettings(url="off"),  # the path behind it is looked at
         query=QuerySettings(keyword_deadline_ms=60_000, dense_deadline_ms=60_000, grace_ms=60_000),
     )
     system = await build(settings)
@@ -73,7 +74,7 @@ async def test_a_leg_that_fails_or_hangs_leaves_the_other_one_answering(
     system: System, monkeypatch: Any, fault: Any, part: str, verb: str, lost: LegName, left: str
 ) -> None:
     monkeypatch.setattr(getattr(system, part), verb, fault)
-    monkeypatch.setattr(system.search._legs[lost], "_deadline_s", 0.05)  # the other one has a minute
+    monkeypatch.setattr(system.query._legs[lost], "_deadline_s", 0.05)  # the other one has a minute
     found = await _search(system)
     assert found.degraded == (lost,)
     assert _uris(found) == {"open.txt", "board.txt"}
@@ -84,7 +85,7 @@ async def test_a_leg_that_fails_or_hangs_leaves_the_other_one_answering(
 
 async def test_once_one_leg_is_in_the_other_gets_only_the_grace(system: System, monkeypatch: Any) -> None:
     monkeypatch.setattr(system.vectors, "search", _stuck)
-    monkeypatch.setattr(system.search, "_settings", system.settings.query.model_copy(update={"grace_ms": 1}))
+    monkeypatch.setattr(system.query, "_settings", system.settings.query.model_copy(update={"grace_ms": 1}))
     found = await _search(system, query="lighthouses in grace")
     assert found.degraded == ("dense",)
     assert _uris(found) == {"open.txt", "board.txt"}
@@ -113,15 +114,15 @@ async def test_with_the_registry_silent_a_query_waits_for_it_only_so_long(system
     monkeypatch.setattr(system.database, "commits", -1)
     monkeypatch.setattr("ragline.snapshots.READ_S", 0.001)
     monkeypatch.setattr("ragline.snapshots.KEEP_S", 0.0)  # else no newer one is wanted
-    monkeypatch.setattr(system.search, "_settings", system.settings.query.model_copy(update={"guard_deadline_ms": 1}))
+    monkeypatch.setattr(system.query, "_settings", system.settings.query.model_copy(update={"guard_deadline_ms": 1}))
     found = await _search(system)
     assert found.degraded == ("guard",)
     assert _uris(found) == {"open.txt"}
 
 
 async def test_no_step_may_hang_beyond_the_deadline_of_the_whole(system: System, monkeypatch: Any) -> None:
-    monkeypatch.setattr(system.search, "_fusion", _stuck)
-    monkeypatch.setattr(system.search, "_settings", system.settings.query.model_copy(update={"deadline_ms": 50}))
+    monkeypatch.setattr(system.query, "_fusion", _stuck)
+    monkeypatch.setattr(system.query, "_settings", system.settings.query.model_copy(update={"deadline_ms": 50}))
     with pytest.raises(EngineTimeout, match="not done within 50 ms"):
         await _search(system)
 

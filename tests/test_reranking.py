@@ -90,11 +90,11 @@ async def test_the_reranker_sees_the_title_above_the_text(system: System, server
 async def test_one_that_fails_or_is_late_leaves_the_fused_order(
     system: System, server: Played, monkeypatch: pytest.MonkeyPatch, answer: Answer | bytes | None
 ) -> None:
-    reranking = system.search._reranking
+    reranking = system.query._reranking
     assert reranking
-    monkeypatch.setattr(system.search, "_reranking", None)
+    monkeypatch.setattr(system.query, "_reranking", None)
     fused = await _search(system)
-    monkeypatch.setattr(system.search, "_reranking", reranking)
+    monkeypatch.setattr(system.query, "_reranking", reranking)
     server.answer = lambda _: answer
     if answer is HANG:
         monkeypatch.setattr(reranking, "_deadline_s", 0.1)

@@ -52,7 +52,7 @@ async def main(url: str) -> None:
     namespaces, documents = Namespaces(registry, clock), Documents(registry, clock)
     search = Search(
         snapshots=Snapshots(namespaces, clock), documents=documents, guard=Guard(registry), embedder=nothing,
-        vectors=nothing, keywords=nothing, queries=Queries(), settings=QuerySettings(),
+        vectors=nothing, keywords=nothing, queries=Queries(), settings=QuerySettings(), clock=clock,
     )  # fmt: skip
     answers = Answers(search=search, generators=[SlowModel()], embedder=nothing, settings=QuerySettings())
     store, queue = await SqlJobStore.open(url, clock), InProcessJobQueue(clock)

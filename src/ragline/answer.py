@@ -23,8 +23,7 @@ from ragline.citations import CitationStream, holds, is_refusal
 from ragline.errors import EngineError, Overloaded
 from ragline.generators.extractive import ExtractiveGenerator
 from ragline.prompting import build_prompt, pack
-from ragline.protocols import Embedder, Generator
-from ragline.query import Search
+from ragline.protocols import Embedder, Generator, Searcher
 from ragline.settings import QuerySettings
 from ragline.types import Answer, Passage, Prompt, Retrieved, SearchRequest, Usage
 
@@ -55,7 +54,7 @@ Event: TypeAlias = Retrieved | Piece | Restarted | Answer
 
 class Answers:
     def __init__(
-        self, *, search: Search, generators: Sequence[Generator], embedder: Embedder, settings: QuerySettings
+        self, *, search: Searcher, generators: Sequence[Generator], embedder: Embedder, settings: QuerySettings
     ) -> None:
         self._search = search
         self._embedder = embedder

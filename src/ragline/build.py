@@ -17,14 +17,18 @@ from ragline.audit import Audit
 from ragline.background import Background, Queries
 from ragline.batching import BatchingEmbedder
 from ragline.blobs import KeepingBlobs, open_blobs
+from ragline.cache_audit import CacheAudit
+from ragline.cached_answers import CachedAnswers
+from ragline.caching import CachedSearch, HotCache, pipeline
 from ragline.clock import Clock, SystemClock
 from ragline.cold_tier import ColdTier
 from ragline.connections.database import Database, sqlite_url
 from ragline.contents import Contents
 from ragline.engines import no_adapter
 from ragline.epochs import Epochs
-from ragline.errors import Conflict, EngineError, EngineRejected
+from ragline.errors import ConfigurationError, Conflict, EngineError, EngineRejected
 from ragline.findings import Limits
+from ragline.hot_tier import HotTier
 from ragline.housekeeper import Housekeeper
 from ragline.ingest import Ingest
 from ragline.job_watching import JobWatching
@@ -36,6 +40,7 @@ from ragline.members import Members
 from ragline.mending import Mending
 from ragline.protocols import (
     Blobs,
+    Cache,
     ChunkLog,
     Edge,
     Embedder,
@@ -150,11 +155,27 @@ async def build(settings: Settings) -> System:
             namespaces=namespaces, documents=documents, claims=claims, upkeep=upkeep, contents=contents,
             vectors=vectors, keywords=keywords, epochs=epochs, clock=clock, limits=may_stand,
         )  # fmt: skip
-        search = Search(
-            snapshots=snapshots, documents=documents, guard=Guard(database), embedder=embedder, vectors=vectors,
-            keywords=keywords, queries=queries, settings=settings.query, languages=languages,
+        guard = Guard(database)
+        query = Search(
+            snapshots=snapshots, documents=documents, guard=guard, embedder=embedder, vectors=vectors,
+            keywords=keywords, queries=queries, settings=settings.query, clock=clock, languages=languages,
             reranking=Reranking(reranker, settings.reranker) if reranker else None,
         )  # fmt: skip
+        tier = await open_hot_tier(settings, clock)
+        cache_audit = None
+        if tier:
+            closers.append(tier.aclose)
+            cache_audit = CacheAudit(search=query, documents=documents, share=settings.cache.audit_share)
+            closers.append(cache_audit.aclose)
+        hot = HotCache(
+            tier=tier,
+            guard=guard,
+            queries=queries,
+            audit=cache_audit,
+            pipeline=pipeline(settings),
+            guard_deadline_ms=settings.query.guard_deadline_ms,
+        )
+        search = CachedSearch(query, hot, snapshots)
         edge, popularity = open_edge(settings), open_popularity(settings, clock)
         closers.extend(one.aclose for one in (edge, popularity) if one is not None)
         purges = EdgePurges(database, clock)
@@ -185,8 +206,8 @@ async def build(settings: Settings) -> System:
             contents=contents,
             snapshots=snapshots, embedder=embedder, languages=languages, vectors=vectors, keywords=keywords, stores=stores,
             ingest=ingest,
-            epochs=epochs, audit=audit, mending=mending, upkeep=upkeep, search=search,
-            answers=answers,
+            epochs=epochs, audit=audit, mending=mending, upkeep=upkeep, query=query, search=search,
+            answers=CachedAnswers(answers, hot, snapshots), hot_tier=tier, cache_audit=cache_audit,
             ingest_worker=IngestWorker(
                 ingest=ingest, claims=claims, database=database, clock=clock, limits=may_stand, settings=settings.ingest
             ),
@@ -199,7 +220,7 @@ async def build(settings: Settings) -> System:
             jobs=jobs, job_queue=job_queue, job_watching=job_watching, job_workers=job_workers,
             job_upkeep=JobUpkeep(jobs=jobs, workers=job_workers, clock=clock, settings=settings.jobs),
             cold_tier=ColdTier(
-                search=search, purges=purges, edge=edge, popularity=popularity, settings=settings.edge
+                search=search, purges=purges, edge=edge, popularity=popularity, settings=settings.edge, clock=clock
             ),
             purge_worker=PurgeWorker(
                 purges=purges, edge=edge, database=database, clock=clock, settings=settings.edge
@@ -288,6 +309,45 @@ def shared_hosts(settings: Settings) -> str:
     """The hosts that `vectors` and `keywords` have in common, without user and password; empty: none."""
     hosts = [set(urlsplit(url).netloc.rpartition("@")[2].split(",")) for url in (settings.vectors, settings.keywords)]
     return ",".join(sorted(hosts[0] & hosts[1] - {""}))
+
+
+def open_cache(settings: Settings, clock: Clock) -> Cache | None:
+    """None: there is none. Raises ConfigurationError: a scheme nobody knows; or one process's cache where several may share."""
+    url = settings.cache.url or ("memory://" if settings.embedded else "off")
+    if url == "off":
+        return None
+    if url == "memory://":
+        if not settings.embedded:
+            raise ConfigurationError(
+                "cache.url: memory:// is a cache of one process, and several may share these engines: each would keep, clear and "
+                "forget for itself alone.",
+                next_step="Set cache.url to redis://HOST:6379, or to off.",
+            )
+        from ragline.caches.memory import MemoryCache
+
+        return MemoryCache(clock, entries=settings.cache.entries, max_bytes=settings.cache.max_bytes)
+    opens = engines.opener("cache.url", engines.CACHES, url, else_="memory:// or none")
+    return cast(Cache, opens(url, entries=settings.cache.entries))
+
+
+async def open_hot_tier(settings: Settings, clock: Clock) -> HotTier | None:
+    """A cache that is away is left out until it is back: a process starts without it. Raises ConfigurationError."""
+    cache = open_cache(settings, clock)
+    if cache is None:
+        if not settings.cache.url:
+            log.info("no cache: processes that share servers need one that they share", setting="cache.url")
+        return None
+    try:
+        await cache.check()
+    except EngineRejected as error:
+        await cache.aclose()
+        raise ConfigurationError(f"cache.url: {error.message}", next_step=error.next_step) from error
+    except EngineError as error:
+        log.warning("cache does not answer yet", setting="cache.url", error=error.message)
+    except BaseException:
+        await cache.aclose()
+        raise
+    return HotTier(cache, settings.cache, clock, in_process=cache.name == "memory")
 
 
 def open_log(settings: Settings) -> ChunkLog | None:

@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ragline import metrics
+from ragline.clock import Clock
 from ragline.errors import EngineError
-from ragline.protocols import Edge, Popularity
-from ragline.query import Search
+from ragline.protocols import Edge, Popularity, Searcher
 from ragline.registry.edge_purges import EdgePurges, Stand
 from ragline.settings import EdgeSettings
 from ragline.types import Retrieved, SearchRequest
@@ -43,13 +43,15 @@ class ColdTier:
     """`edge` None: nothing is ever stored, because nothing would be purged."""
 
     def __init__(
-        self, *, search: Search, purges: EdgePurges, edge: Edge | None, popularity: Popularity, settings: EdgeSettings
-    ) -> None:
+        self, *, search: Searcher, purges: EdgePurges, edge: Edge | None, popularity: Popularity, settings: EdgeSettings,
+        clock: Clock,
+    ) -> None:  # fmt: skip
         self._search = search
         self._purges = purges
         self._edge = edge
         self._popularity = popularity
         self._settings = settings
+        self._clock = clock
 
     async def answer(self, request: SearchRequest) -> Published:
         """Raises as `Search.search`."""
@@ -67,10 +69,18 @@ class ColdTier:
         if labels is None:
             metrics.edge_answers_total.labels("too many keys").inc()
             return Published(found)
+        lasts_s = self._lasts_s(found)
+        if lasts_s < 1:
+            return Published(found)
         metrics.edge_answers_total.labels("may be stored").inc()
         # Browsers ask again each time (and get a 304): no purge reaches them.
-        lasting = f"public, max-age=0, s-maxage={self._settings.s_maxage_s}"
+        lasting = f"public, max-age=0, s-maxage={lasts_s}"
         return Published(found, {"Cache-Control": lasting, **labels}, stored=True)
+
+    def _lasts_s(self, found: Retrieved) -> int:
+        """How long it may be stored: what the hot cache has had for a while, for so much less."""
+        age_s = self._clock.now() - found.seen.at if found.cached and found.seen else 0.0
+        return int(self._settings.s_maxage_s - max(0.0, age_s))
 
     async def _stand(self, namespace: str) -> Stand | None:
         """None: it is not public any more, is gone, or nobody can say."""

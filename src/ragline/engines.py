@@ -56,6 +56,8 @@ JOB_STORES = (
     Engine("Redis", "ragline.jobstores.redis:RedisJobStore", ("redis", "rediss"), "redis", ("redis",)),
 )
 
+CACHES = (Engine("Redis", "ragline.caches.redis:RedisCache", ("redis", "rediss"), "redis", ("redis",)),)
+
 QUEUES = (
     Engine("Redis Streams", "ragline.queues.redis:RedisJobQueue", ("redis", "rediss"), "redis", ("redis",)),
     Engine("Amazon SQS", "ragline.queues.sqs:SqsJobQueue", ("sqs",), "sqs", ("aiobotocore",)),

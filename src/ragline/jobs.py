@@ -27,8 +27,7 @@ from ragline.answer import Answers, Piece, Restarted
 from ragline.clock import Clock
 from ragline.errors import EngineError, Overloaded
 from ragline.jobstores.refusals import unknown_job
-from ragline.protocols import JobQueue, JobStore
-from ragline.query import Search
+from ragline.protocols import JobQueue, JobStore, Searcher
 from ragline.serialisation import dump_answer, dump_retrieved, load_retrieved
 from ragline.settings import JobsSettings
 from ragline.types import (
@@ -76,7 +75,7 @@ class Jobs:
     """Accepting, and what an owner may do with a job; `retrieve` and `generate` are for workers."""
 
     def __init__(
-        self, *, store: JobStore, queue: JobQueue, search: Search, answers: Answers, clock: Clock,
+        self, *, store: JobStore, queue: JobQueue, search: Searcher, answers: Answers, clock: Clock,
         settings: JobsSettings, check_webhook: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:  # fmt: skip
         """`check_webhook`: raises InvalidRequest of a URL that must not be called."""

@@ -15,7 +15,8 @@ LATENCY_MS = (1, 2, 5, 10, 20, 35, 50, 75, 100, 150, 200, 300, 500, 750, 1000, 2
 """Bucket bounds in milliseconds; exactly 150, 200 and 1000 are among them, because the objectives stand there."""
 
 retrieval_latency_ms = Histogram(
-    "retrieval_latency_ms", "Retrieval, by stage (total, embed, fuse, guard, rerank) or leg.", ["stage"],
+    "retrieval_latency_ms", "Retrieval, by stage (total, embed, fuse, guard, rerank) or leg; cached: of a hit, all of it.",
+    ["stage"],
     buckets=LATENCY_MS, registry=REGISTRY,
 )  # fmt: skip
 generation_latency_ms = Histogram(
@@ -59,6 +60,25 @@ log_messages_total = Counter(
 )  # fmt: skip
 dead_letters_total = Counter(
     "dead_letters", "Messages of the chunk log that went to the dead letters.", ["topic"], registry=REGISTRY
+)
+cache_requests_total = Counter(
+    "cache_requests", "Looks into a cache, by tier (hot), kind (search, answer) and what became of them: hit, or else.",
+    ["tier", "kind", "outcome"], registry=REGISTRY,
+)  # fmt: skip
+cache_errors_total = Counter(
+    "cache_errors", "Calls of a cache that failed or were late.", ["tier", "error"], registry=REGISTRY
+)
+cache_unusable_total = Counter(
+    "cache_unusable", "Entries of a cache that were not ours, of another version or damaged.", ["tier", "fault"],
+    registry=REGISTRY,
+)  # fmt: skip
+cache_left_out = Gauge("cache_left_out", "1 while a cache is left out because it fails.", ["tier"], registry=REGISTRY)
+cache_audits_total = Counter(
+    "cache_audits", "Hits that were searched again and compared: same, differs, moved, wrong, failed.", ["outcome"],
+    registry=REGISTRY,
+)  # fmt: skip
+cache_wrong_total = Counter(
+    "cache_wrong", "Passages served from a cache that were not live, or not the caller's to read.", registry=REGISTRY
 )
 queue_length = Gauge(
     "queue_length", "Jobs in a queue, waiting or leased: one truth, exported by the one process that holds the duty.",

@@ -27,13 +27,16 @@ from ragline.types import (
     JobLimits,
     JobOrder,
     JobState,
+    Kept,
     Metadata,
     NewEvent,
     Parsed,
     Prompt,
     QueueName,
     Record,
+    Retrieved,
     Scope,
+    SearchRequest,
     Space,
     Token,
     Topic,
@@ -280,6 +283,59 @@ class Parser(Protocol):
 
         Raises DocumentRejected: the reason, in words a user understands; and whatever `read` raises.
         """
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class Searcher(Protocol):
+    """Passages for a query: the query path itself, or a cache before it."""
+
+    async def search(self, request: SearchRequest) -> Retrieved: ...
+
+    async def check(self, request: SearchRequest) -> None:
+        """Raises as `search` does of a request that cannot be served as it is."""
+        ...
+
+    async def still_serves(self, request: SearchRequest, found: Retrieved) -> bool:
+        """Whether all that was found is served now, and the caller may still read it."""
+        ...
+
+
+class Cache(Protocol):
+    """Bytes by key, for a while. It may lose anything at any time; what it has, it gives as it was put.
+
+    Bound:  so many entries, a setting, of all namespaces together: those that were asked for last.
+    Time:   nothing is tried twice; whoever calls has a deadline of its own.
+    """
+
+    @property
+    def name(self) -> str:
+        """Such as ``memory``; shown by `ragline cache stats`."""
+        ...
+
+    async def check(self) -> None:
+        """Whether it can serve at all. Raises ConfigurationError, EngineRejected: no.  EngineError: it does not answer yet."""
+        ...
+
+    async def get(self, namespace: str, key: str) -> Kept | None:
+        """What was put last. It counts as asked for. `namespace`: a uid. Raises EngineError."""
+        ...
+
+    async def put(self, namespace: str, key: str, value: bytes, *, ttl_s: float) -> None:
+        """Keep `value` for `ttl_s` seconds, in the place of what there is."""
+        ...
+
+    async def remove(self, namespace: str, key: str) -> None:
+        """Nothing happens when it is not there."""
+        ...
+
+    async def clear(self, namespace: str) -> int:
+        """Remove whatever was put under `namespace`. Returns how many entries that were."""
+        ...
+
+    async def size(self) -> int:
+        """Entries, of all namespaces; about: of those whose time is over some may be counted."""
         ...
 
     async def aclose(self) -> None: ...

@@ -15,6 +15,7 @@ from functools import partial
 
 from ragline import metrics
 from ragline.background import Queries
+from ragline.clock import Clock
 from ragline.errors import EngineError, EngineTimeout, EngineUnavailable, InvalidRequest
 from ragline.filters import parse_filters
 from ragline.fusion import fuse
@@ -27,7 +28,7 @@ from ragline.reranking import Reranking
 from ragline.settings import QuerySettings
 from ragline.singleflight import SingleFlight
 from ragline.snapshots import Snapshots
-from ragline.types import Fusion, Groups, Hit, LegName, Namespace, Passage, Retrieved, Scope, SearchRequest
+from ragline.types import Fusion, Groups, Hit, LegName, Namespace, Passage, Retrieved, Scope, SearchRequest, Seen
 
 LOOKED_AT = 2
 """Times `top_k` hits that the guard looks at in one statement: mostly it drops none."""
@@ -36,8 +37,8 @@ LOOKED_AT = 2
 class Search:
     def __init__(
         self, *, snapshots: Snapshots, documents: Documents, guard: Guard, embedder: Embedder, vectors: VectorStore,
-        keywords: KeywordIndex, queries: Queries, settings: QuerySettings, languages: frozenset[str] | None = None,
-        reranking: Reranking | None = None,
+        keywords: KeywordIndex, queries: Queries, settings: QuerySettings, clock: Clock,
+        languages: frozenset[str] | None = None, reranking: Reranking | None = None,
     ) -> None:  # fmt: skip
         """`queries`: are told which are under way.   `languages`: that the embedder knows; None: all."""
         self._queries = queries
@@ -48,6 +49,7 @@ class Search:
         self._vectors = vectors
         self._keywords = keywords
         self._settings = settings
+        self._clock = clock
         self._languages = languages
         self._reranking = reranking
         self._flights: SingleFlight[Retrieved] = SingleFlight()
@@ -118,19 +120,23 @@ class Search:
                 scope = Scope(request.groups, parse_filters(request.filters, namespace.epoch.fields))
             reranking = self._reranking if len(request.legs) > 1 else None  # one leg alone keeps its own scores
             wanted = max(request.top_k, reranking.candidates) if reranking else request.top_k
+            began_at = self._clock.now()
             with self._queries.under_way():
                 rankings = await self._rankings(request, namespace, scope, timings, degraded)
                 ranked = partial(_fused, request, await self._fusion(request, namespace), rankings)
                 with metrics.stage(timings, "fuse", metrics.retrieval_latency_ms):
                     best = ranked(most=LOOKED_AT * wanted)
                 with metrics.stage(timings, "guard", metrics.retrieval_latency_ms):
-                    hits, settled = await self._readable(namespace, request, best, ranked, degraded, most=wanted)
+                    hits, views = await self._readable(namespace, request, best, ranked, degraded, most=wanted)
             if reranking:
                 with metrics.stage(timings, "rerank", metrics.retrieval_latency_ms):
                     hits = await reranking.order(request.query, hits, degraded)
                 hits = hits[: request.top_k]
             passages = tuple(Passage(n, hit) for n, hit in enumerate(hits, start=1))
-        return Retrieved(passages, tuple(degraded), namespace.epoch.label, settled, timings)
+        settled = min((view.settled for view in views), default=0)
+        full = len(passages) == request.top_k
+        seen = None if "guard" in degraded else _seen(namespace, began_at, views, passages, full=full)
+        return Retrieved(passages, tuple(degraded), namespace.epoch.label, settled, timings, seen=seen)
 
     async def _fusion(self, request: SearchRequest, namespace: Namespace) -> Fusion:
         """The namespace's; where it holds documents that the embedder does not understand, for the query's language."""
@@ -210,22 +216,22 @@ class Search:
     async def _readable(
         self, namespace: Namespace, request: SearchRequest, best: Sequence[Hit], ranked: Callable[..., Sequence[Hit]],
         degraded: list[str], *, most: int,
-    ) -> tuple[list[Hit], int]:  # fmt: skip
-        """The best `most` hits that are live and that the caller may read, and how far the namespace is settled.
+    ) -> tuple[list[Hit], list[GuardView]]:  # fmt: skip
+        """The best `most` hits that are live and that the caller may read, and what was seen of the registry.
 
         One statement asks for the `best`; only when it drops too many, all are `ranked`, and others ask for more.
         """
         found: dict[str, Hit] = {}
-        settled: int | None = None
+        views: list[GuardView] = []
         for part in _parts(best, ranked):
             view = await self._look(namespace, [hit.chunk.document for hit in part], degraded)
-            settled = view.settled if settled is None else min(settled, view.settled)
+            views.append(view)
             for hit in part:
                 if _serves(view.rows.get(hit.chunk.document), hit, request.groups):
                     found.setdefault(hit.chunk.document if request.distinct == "document" else hit.chunk.id, hit)
             if len(found) >= most:
                 break
-        return list(found.values())[:most], settled or 0
+        return list(found.values())[:most], views
 
     async def _look(self, namespace: Namespace, documents: Sequence[str], degraded: list[str]) -> GuardView:
         """With the registry away: the last-seen rows of documents that are open to everyone, and nothing else."""
@@ -236,7 +242,7 @@ class Search:
         except (EngineError, TimeoutError):
             if "guard" not in degraded:
                 degraded.append("guard")
-            return GuardView(self._guard.last_seen(ids), namespace.visible, 0)
+            return GuardView(self._guard.last_seen(ids), namespace.uid, namespace.visible, 0)
 
 
 def _fused(
@@ -279,7 +285,24 @@ def _check(request: SearchRequest, settings: QuerySettings) -> None:
 
 
 def _serves(row: GuardRow | None, hit: Hit, groups: Groups) -> bool:
-    return row is not None and row.live == hit.chunk.content and (not row.groups or not row.groups.isdisjoint(groups))
+    return row is not None and row.live == hit.chunk.content and row.readable(groups)
+
+
+def _seen(
+    namespace: Namespace, began_at: float, views: Sequence[GuardView], passages: Sequence[Passage], *, full: bool
+) -> Seen | None:
+    """By what the passages can be told to hold later on. None: the namespace is another one by now.
+
+    `namespace` was read before the search, the `views` after it. What the stores held in between is what the views say, if
+    the count stood still, or if all that is settled was so before.
+    """
+    if any(view.uid != namespace.uid for view in views):
+        return None
+    rows = {id: row for view in views for id, row in view.rows.items()}
+    documents = {id: rows[id].settled for id in {passage.hit.chunk.document for passage in passages}}
+    still = all(view.visible == namespace.visible for view in views)
+    exact = still or all(settled <= namespace.settled for settled in documents.values())
+    return Seen(namespace.uid, began_at, namespace.visible, namespace.settled, documents, exact, full)
 
 
 def _key(request: SearchRequest) -> tuple[object, ...]:

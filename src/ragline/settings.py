@@ -32,6 +32,30 @@ class HttpSettings(_Section):
     trusted_proxies: tuple[str, ...] = Field((), description="Addresses whose X-Forwarded-* headers are believed.")
 
 
+class CacheSettings(_Section):
+    """The hot cache: passages and answers of the last queries, served while they still hold (docs/caching.md)."""
+
+    url: str = Field(
+        "",
+        description="memory:// (this process alone), redis[s]://… (docs/engines/redis.md) or off. Empty: memory:// where engines "
+        "are embedded, off where all are servers, which several processes may share.",
+    )
+    entries: int = Field(10_000, gt=0, description="Queries kept, those asked last.")
+    max_bytes: int = Field(64 << 20, gt=0, description="Most bytes of memory://; a Redis has its own maxmemory.")
+    ttl_s: float = Field(
+        300.0, gt=0, description="How long an entry is served: the longest a new document may be missed."
+    )
+    grace_s: float = Field(
+        3600.0,
+        ge=0,
+        description="How long it is kept beyond that, to be served, and marked, only while every leg is down.",
+    )
+    deadline_ms: int = Field(10, gt=0, description="Longest that a query waits for the cache; then it goes on without.")
+    audit_share: float = Field(
+        0.01, ge=0, le=1, description="Share of the hits that are searched again, after the response, and compared."
+    )
+
+
 class EdgeSettings(_Section):
     """The cold tier: a CDN in front of `GET /v1/search` of public namespaces (docs/edge.md). Off while `url` is empty."""
 
@@ -327,6 +351,7 @@ class Settings(BaseSettings):
         "", description="For crash tests alone: where the process kills itself (docs/crash-safety.md). Empty: nowhere."
     )
     http: HttpSettings = HttpSettings()
+    cache: CacheSettings = CacheSettings()
     edge: EdgeSettings = EdgeSettings()
     embedder: EmbedderSettings = EmbedderSettings()
     reranker: RerankerSettings = RerankerSettings()

@@ -9,15 +9,18 @@ from typing import Literal, TypeAlias
 
 import structlog
 
-from ragline.answer import Answers
 from ragline.audit import Audit
 from ragline.blobs import KeepingBlobs
+from ragline.cache_audit import CacheAudit
+from ragline.cached_answers import CachedAnswers
+from ragline.caching import CachedSearch
 from ragline.clock import Clock
 from ragline.cold_tier import ColdTier
 from ragline.connections.database import Database
 from ragline.contents import Contents
 from ragline.epochs import Epochs
 from ragline.errors import EngineError
+from ragline.hot_tier import HotTier
 from ragline.housekeeper import Housekeeper
 from ragline.ingest import Ingest
 from ragline.job_watching import JobWatching
@@ -80,8 +83,13 @@ class System:
     audit: Audit
     mending: Mending
     upkeep: Upkeep
-    search: Search
-    answers: Answers
+    query: Search
+    """The query path itself; `search` stands around it."""
+    search: CachedSearch
+    answers: CachedAnswers
+    hot_tier: HotTier | None
+    """None: there is no cache, and `cache_audit` is none either."""
+    cache_audit: CacheAudit | None
     ingest_worker: IngestWorker
     log: ChunkLog | None
     """None: there is none, and the two that follow are none either."""

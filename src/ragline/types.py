@@ -157,7 +157,8 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """One isolated corpus. `sequence` counts accepted changes; `visible` moves whenever what a reader may see has moved."""
+    """One isolated corpus. `sequence` counts accepted changes; `visible` moves whenever what a reader may see has moved;
+    every change up to `settled` is live, failed or deleted."""
 
     name: str
     uid: str
@@ -168,6 +169,7 @@ class Namespace:
     epoch: Epoch
     building: Epoch | None
     created_at: float
+    settled: int = 0
     foreign: bool = False
     """Whether it holds, or has held, documents in a language that the embedder does not know."""
 
@@ -438,10 +440,31 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """What the registry said while passages were found: by it a later reader tells whether they still hold.
+
+    uid:       of the namespace.   at: before retrieval began, in seconds since 1970.
+    visible, settled: the namespace's counts, read before retrieval began: what was found is at least as new.
+    documents: of each document with a passage, the last change of it whose work was done.
+    exact:     False: something moved meanwhile, and what was found may be older than `documents` says.
+    full:      as many passages as were asked for; else whatever is new belongs among them.
+    """
+
+    uid: str
+    at: float
+    visible: int
+    settled: int
+    documents: Mapping[str, int]
+    exact: bool
+    full: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Retrieved:
     """Passages, and what must be known to trust them.
 
     degraded: the steps that were skipped or failed over.  sequence: every change up to it is settled in what was read.
+    cached:   they were found for somebody else before.    seen: None: the registry was away.
     Units:    timings in milliseconds by stage.
     """
 
@@ -450,6 +473,8 @@ class Retrieved:
     epoch: str
     sequence: int
     timings_ms: Mapping[str, float]
+    cached: bool = False
+    seen: Seen | None = None
 
 
 # ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -481,7 +506,8 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A checked answer. `citations` are the passage numbers it cites; `grounded` is False when the passages do not answer."""
+    """A checked answer. `citations` are the passage numbers it cites; `grounded` is False when the passages do not answer;
+    `cached`: it was given to somebody else before."""
 
     text: str
     citations: tuple[int, ...]
@@ -491,6 +517,18 @@ class Answer:
     degraded: tuple[str, ...]
     usage: Usage
     timings_ms: Mapping[str, float]
+    cached: bool = False
+
+
+# ── the hot cache ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a cache has under a key, and for how long it will still have it. Units: `left_s` seconds."""
+
+    value: bytes
+    left_s: float
 
 
 # ── the edge ─────────────────────────────────────────────────────────────────────────────────────────────────────────

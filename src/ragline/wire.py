@@ -18,6 +18,7 @@ def retrieved_out(retrieved: Retrieved) -> dict[str, Any]:
         "degraded": list(retrieved.degraded),
         "epoch": retrieved.epoch,
         "sequence": retrieved.sequence,
+        "cached": retrieved.cached,
         "timings_ms": dict(retrieved.timings_ms),
     }
 
@@ -52,6 +53,7 @@ def answer_out(answer: Answer) -> dict[str, Any]:
         "generator": answer.generator,
         "grounded": answer.grounded,
         "degraded": list(answer.degraded),
+        "cached": answer.cached,
         "usage": asdict(answer.usage),
         "timings_ms": dict(answer.timings_ms),
     }

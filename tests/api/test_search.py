@@ -109,9 +109,9 @@ async def test_distinct_documents_are_shown_once(api: Api) -> None:
 async def test_min_sequence_from_the_future_answers_and_says_that_it_is_not_yet_visible(api: Api) -> None:
     system = api.system
     fast = system.settings.query.model_copy(update={"deadline_ms": 50})
-    system.search._settings = fast
+    system.query._settings = fast
     found = await api.search("chair", namespace="shop", min_sequence=10**9)
-    system.search._settings = system.settings.query
+    system.query._settings = system.settings.query
     assert found["degraded"] == ["not_yet_visible"]
     assert found["passages"]
 

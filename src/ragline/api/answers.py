@@ -65,7 +65,7 @@ def _event(event: Event) -> str:
         case Retrieved():
             passages = [passage_out(passage) for passage in event.passages]
             about = {"degraded": list(event.degraded), "epoch": event.epoch, "sequence": event.sequence}
-            return _sse("passages", {"passages": passages, **about})
+            return _sse("passages", {"passages": passages, **about, "cached": event.cached})
         case Piece():
             return _sse("token", {"text": event.text})
         case Restarted():

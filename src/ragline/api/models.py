@@ -109,6 +109,7 @@ class SearchOut(BaseModel):
     degraded: list[str] = Field(description="Steps that were skipped or failed over; empty when all is well.")
     epoch: str
     sequence: int = Field(description="Every change up to it was visible to this search.")
+    cached: bool = Field(description="Found for somebody else before; checked to hold still.")
     timings_ms: dict[str, float]
 
 
@@ -128,6 +129,7 @@ class AnswerOut(BaseModel):
     generator: str
     grounded: bool = Field(description="False: the documents do not answer the question, and the answer says so.")
     degraded: list[str]
+    cached: bool = Field(description="Given to somebody else before; its passages were checked to hold still.")
     usage: UsageOut
     timings_ms: dict[str, float]
 
@@ -232,6 +234,28 @@ class AuditOut(BaseModel):
     due: int = Field(description="Documents with work due: no fault as long as they keep their deadlines.")
     moving: int = Field(description="Documents that kept changing and were not judged.")
     findings: list[FindingOut]
+
+
+class CacheOut(BaseModel):
+    cache: str | None = Field(description="memory or redis; null: there is none.")
+    entries: int | None = Field(description="About; null: it does not answer.")
+    left_out: bool = Field(description="It fails, and queries go on without it until it is back.")
+    requests: dict[str, dict[str, int]] = Field(description="Looks since this process began, by kind and outcome.")
+    audits: dict[str, int] = Field(description="Hits that were searched again and compared, by verdict.")
+
+
+class CacheCleared(BaseModel):
+    namespace: str
+    entries: int
+
+
+class CacheForgotten(BaseModel):
+    document: str
+    uri: str
+    state: str
+    live: int | None = Field(description="The content that is served; null: none.")
+    visible: int = Field(description="The namespace's count, which every entry is compared with.")
+    sequence: int
 
 
 class KeyBody(Strict):

@@ -54,7 +54,7 @@ async def list_documents(
 @command(warm=False)
 async def show(session: Session, document: One, namespace: InNamespace = "default") -> None:
     """Show what is known of a document."""
-    found = await _find(session.server, namespace, document)
+    found = await find(session.server, namespace, document)
     if session.screen.as_json:
         return session.screen.data(found)
     return session.screen.facts(_facts(found))
@@ -64,7 +64,7 @@ async def show(session: Session, document: One, namespace: InNamespace = "defaul
 @command(warm=False)
 async def why(session: Session, document: One, namespace: InNamespace = "default") -> None:
     """Tell a document's whole story: each change, each attempt, and what happens next."""
-    id = (await _find(session.server, namespace, document))["id"]
+    id = (await find(session.server, namespace, document))["id"]
     found = await session.server.get("v1", "namespaces", namespace, "documents", id, "why")
     screen = session.screen
     if screen.as_json:
@@ -99,7 +99,7 @@ async def retry(
     if failed:
         ids = [one["id"] async for one in listed(session.server, namespace, state="failed")]
     else:
-        ids = [(await _find(session.server, namespace, name))["id"] for name in document or []]
+        ids = [(await find(session.server, namespace, name))["id"] for name in document or []]
     ours: dict[str, tuple[str, int]] = {}
     for id in ids:
         again = await session.server.post("v1", "namespaces", namespace, "documents", id, "retry")
@@ -146,7 +146,7 @@ async def delete(
         return screen.line(f"{_counted(found)} {'would be ' if dry_run else ''}deleted.")
     gone = []
     for name in document or []:
-        id = (await _find(server, namespace, name))["id"]
+        id = (await find(server, namespace, name))["id"]
         gone.append(await server.delete("v1", "namespaces", namespace, "documents", id))
     if screen.as_json:
         return screen.data({"deleted": gone})
@@ -168,7 +168,7 @@ def confirm(question: str, *, yes: bool) -> None:
     typer.confirm(question, abort=True, err=True)
 
 
-async def _find(server: Connection, namespace: str, name: str) -> dict[str, Any]:
+async def find(server: Connection, namespace: str, name: str) -> dict[str, Any]:
     """By id, else by uri. Raises Refused: there is none."""
     path = ("v1", "namespaces", namespace, "documents")
     missing: Refused | None = None

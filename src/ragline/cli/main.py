@@ -10,6 +10,7 @@ import typer
 from ragline import __version__
 from ragline.cli.ask import ask, search
 from ragline.cli.backup import backup, restore
+from ragline.cli.cache import cache
 from ragline.cli.doctor import doctor
 from ragline.cli.documents import documents
 from ragline.cli.evaluate import evaluate
@@ -45,7 +46,7 @@ def version(as_json: Json = False) -> None:
 
 for _command in (up, ingest, ask, search, evaluate, tune, reindex, backup, restore, doctor, serve, work):
     app.command()(_command)
-for _group in (documents, namespaces, jobs, keys):
+for _group in (documents, namespaces, jobs, keys, cache):
     app.add_typer(_group)
 
 

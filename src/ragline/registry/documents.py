@@ -29,6 +29,7 @@ from ragline.registry.rows import (
     UPDATE,
     document_of,
     get_row,
+    move_visible,
     next_sequence,
     on_log,
     rows_of,
@@ -133,6 +134,30 @@ class Documents:
             }  # fmt: skip
             connection.execute(UPDATE, {"which": id, **values})
             tell(connection, id, now, sequence, 0, "retried", "to be parsed again")
+            return document_of(get_row(connection, id))
+
+        return await self._database.write(work)
+
+    async def forget_cached(self, namespace: str, id: str) -> Document:
+        """From now on nothing that was cached of the document holds; it is as it was. Raises NotFound.
+
+        A cached passage holds while `settled` of its document stays, so that moves: to a new sequence number where nothing is
+        due on it; else by one back, until what is due moves it on.
+        """
+
+        def work(connection: Connection) -> Document:
+            old = self._standing(connection, namespace, id)
+            if old.settled < old.revision:
+                values = {"settled": old.settled - 1}
+            else:
+                sequence = next_sequence(connection, namespace, 1)
+                values = {"revision": sequence, "settled": sequence}
+            connection.execute(UPDATE, {"which": id, **values})
+            move_visible(connection, self._clock.now(), namespace, [id])
+            tell(
+                connection, id, self._clock.now(), values.get("revision", old.revision), old.attempt, "cache forgotten",
+                "what was cached of it is looked up anew",
+            )  # fmt: skip
             return document_of(get_row(connection, id))
 
         return await self._database.write(work)

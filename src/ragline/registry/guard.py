@@ -21,10 +21,15 @@ KEEP_ROWS = 100_000
 
 @dataclass(frozen=True, slots=True)
 class GuardRow:
-    """What the guard knows of a document: the content that is served (None: nothing is), and who may read it."""
+    """What the guard knows of a document: the content that is served (None: nothing is), who may read it, and the last change
+    of it whose work is done: while that stays, so does what the stores hold of it."""
 
     live: int | None
     groups: Groups
+    settled: int
+
+    def readable(self, groups: Groups) -> bool:
+        return not self.groups or not self.groups.isdisjoint(groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,7 @@ class GuardView:
     """
 
     rows: Mapping[str, GuardRow]
+    uid: str
     visible: int
     settled: int
 
@@ -45,6 +51,7 @@ class _Known:
 
     commits: int
     rows: dict[str, GuardRow | None]
+    uid: str = ""
     visible: int = 0
     settled: int = 0
 
@@ -62,18 +69,18 @@ class Guard:
         if known is None or known.commits != commits or not self._database.alone or len(known.rows) > KEEP_ROWS:
             known = _Known(commits, {})
         missing = [id for id in ids if id not in known.rows]
-        if missing or not known.rows:
+        if missing or not known.uid:
             given = {"which": namespace, "ids": missing}
             read = await self._database.read(lambda connection: connection.execute(GUARD, given).first())
             if not read:
                 raise unknown_namespace(namespace)
-            known.visible, known.settled = read.visible, read.settled
+            known.uid, known.visible, known.settled = read.uid, read.visible, read.settled
             known.rows |= dict.fromkeys(missing)
             known.rows |= dict(map(_row, read.documents.split("\n"))) if read.documents else {}
             self._known[namespace] = known
             self._remember({id: row for id in missing if (row := known.rows[id])})
         rows = {id: row for id in ids if (row := known.rows[id])}
-        return GuardView(rows, known.visible, known.settled)
+        return GuardView(rows, known.uid, known.visible, known.settled)
 
     def last_seen(self, ids: Sequence[str]) -> dict[str, GuardRow]:
         """For while the registry is away: documents that are open to everyone, as they were seen last."""
@@ -86,5 +93,5 @@ class Guard:
 
 
 def _row(line: str) -> tuple[str, GuardRow]:
-    id, live, groups = line.split(" ", 2)
-    return id, GuardRow(int(live) if live else None, frozenset(json.loads(groups)))
+    id, live, settled, groups = line.split(" ", 3)
+    return id, GuardRow(int(live) if live else None, frozenset(json.loads(groups)), int(settled))

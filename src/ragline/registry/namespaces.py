@@ -9,7 +9,17 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import LABEL_STYLE_TABLENAME_PLUS_COL, ColumnElement, Connection, Update, delete, insert, select, update
+from sqlalchemy import (
+    LABEL_STYLE_TABLENAME_PLUS_COL,
+    ColumnElement,
+    Connection,
+    Update,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from ragline.clock import Clock
 from ragline.connections.database import Database
@@ -179,8 +189,10 @@ class Namespaces:
         await self._database.write(lambda connection: connection.execute(delete(epochs).where(*_is(epoch))).rowcount)
 
     async def _select(self, name: str | None) -> list[Namespace]:
+        unsettled = (documents.c.namespace == namespaces.c.name) & (documents.c.settled < documents.c.revision)
+        behind = select(func.min(documents.c.revision) - 1).where(unsettled).scalar_subquery()
         query = (
-            select(namespaces, epochs)
+            select(namespaces, epochs, func.coalesce(behind, namespaces.c.sequence).label("settled"))
             .join(epochs, (epochs.c.namespace == namespaces.c.name) & (epochs.c.uid == namespaces.c.uid))
             .where((epochs.c.label == namespaces.c.epoch) | (epochs.c.label == namespaces.c.building))
             .order_by(namespaces.c.name)
@@ -207,6 +219,7 @@ def _namespace(by_label: Mapping[str, Mapping[str, Any]]) -> Namespace:
         epoch=_epoch(serving),
         building=_epoch(building) if building else None,
         created_at=row["namespaces_created_at"],
+        settled=row["settled"],
         foreign=bool(row["namespaces_foreign"]),
     )
 

@@ -127,16 +127,19 @@ _GUARDED = (
     + literal(" ")
     + func.coalesce(cast(documents.c.live, Text), "")
     + literal(" ")
+    + cast(documents.c.settled, Text)
+    + literal(" ")
     + cast(type_coerce(documents.c.groups, Text), Text)
 )
 GUARD = select(
-    # As one value, a line a document, `id live groups`: the interpreter lock is given up at each row, and beside ingest every
-    # time costs a wait for it.
+    # As one value, a line a document, `id live settled groups`: the interpreter lock is given up at each row, and beside ingest
+    # every time costs a wait for it.
     select(func.aggregate_strings(_GUARDED, "\n"))
     .where(documents.c.id.in_(bindparam("ids", expanding=True)), documents.c.namespace == namespaces.c.name)
     .correlate(namespaces)
     .scalar_subquery()
     .label("documents"),
+    namespaces.c.uid,
     namespaces.c.visible,
     func.coalesce(BEHIND, namespaces.c.sequence).label("settled"),
 ).where(namespaces.c.name == bindparam("which"))

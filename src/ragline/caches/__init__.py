@@ -1,0 +1,1 @@
+"""One file a vendor, each a `Cache`: where the hot tier keeps what was asked last."""

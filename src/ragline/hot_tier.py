@@ -1,0 +1,195 @@
+"""The hot tier: a `Cache` that cannot hurt a query.
+
+A query waits for it at most its deadline. One that fails or is late several times running is left out; from then on it costs
+nothing, and a probe beside the queries looks whether it is back. What is written is written beside them too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import structlog
+
+from ragline import metrics
+from ragline.clock import Clock
+from ragline.errors import EngineError
+from ragline.hot_entry import Unusable, dump_entry, load_entry
+from ragline.protocols import Cache
+from ragline.settings import CacheSettings
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+TIER = "hot"
+FAILURES = 3
+"""Running, before the cache is left out: one or two are a hiccup."""
+
+PROBE_EVERY_S = 1.0
+PROBE_WITHIN_S = 2.0
+MOST_WRITING = 64
+"""Entries on their way to the cache; what is found while it is that slow is not kept."""
+
+SKEW_S = 5.0
+"""How far ahead of this process's clock another's may have made an entry. Further, and one of them is wrong."""
+
+PROBE = "0" * 32
+
+Kind: TypeAlias = Literal["search", "answer"]
+Outcome: TypeAlias = Literal[
+    "hit", "miss", "expired", "behind", "stale", "unchecked", "unusable", "failed", "skipped"
+]  # fmt: skip
+"""What became of a look: served; not there; its time is over; older than `min_sequence` asks for; what it shows has changed;
+the registry was away, so nobody could tell; no entry of ours; the cache failed or was late; it was left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`fresh`: it may be served; else it is kept only for while nothing else is left."""
+
+    payload: bytes
+    fresh: bool
+
+
+class HotTier:
+    def __init__(self, cache: Cache, settings: CacheSettings, clock: Clock, *, in_process: bool) -> None:
+        """`in_process`: it answers at once, and so needs no deadline."""
+        self.cache = cache
+        self._settings = settings
+        self._clock = clock
+        self._in_process = in_process
+        self._failures = 0
+        self._probing: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.counts: dict[tuple[Kind, Outcome], int] = {}
+        """Of this process since its start."""
+
+    @property
+    def rests(self) -> bool:
+        """Whether the cache is left out for now."""
+        return self._probing is not None
+
+    def now(self) -> float:
+        return self._clock.now()
+
+    async def get(self, kind: Kind, namespace: str, key: str) -> Found | None:
+        """None: whatever stands in the way; it is counted. `namespace`: its uid."""
+        if self.rests:
+            self.count(kind, "skipped")
+            return None
+        try:
+            kept = await self._in_time(self.cache.get(namespace, key))
+        except (EngineError, TimeoutError) as error:
+            self._failed(error)
+            self.count(kind, "failed")
+            return None
+        self._failures = 0
+        if kept is None:
+            self.count(kind, "miss")
+            return None
+        try:
+            entry = load_entry(kept.value, key=key)
+        except Unusable as unusable:
+            self.unusable(kind, namespace, key, unusable.fault)
+            return None
+        age_s = self._clock.now() - entry.made_at
+        # Two clocks, and each may jump: that of the cache, which ends an entry's life, and that of whoever made it.
+        fresh = kept.left_s > self._settings.grace_s and -SKEW_S <= age_s <= self._settings.ttl_s
+        return Found(entry.payload, fresh)
+
+    def put(self, namespace: str, key: str, payload: bytes, *, made_at: float) -> None:
+        """Keep it, some time soon, until its time is over. It may come to nothing. Units: `made_at` seconds since 1970."""
+        ttl_s = made_at + self._settings.ttl_s + self._settings.grace_s - self._clock.now()
+        if self.rests or len(self._tasks) >= MOST_WRITING or ttl_s <= 0:
+            return
+        entry = dump_entry(payload, key=key, made_at=made_at)
+        self._beside(self.cache.put(namespace, key, entry, ttl_s=ttl_s))
+
+    def unusable(self, kind: Kind, namespace: str, key: str, fault: str) -> None:
+        """What lies there is no entry: it goes."""
+        self.count(kind, "unusable")
+        metrics.cache_unusable_total.labels(TIER, fault).inc()
+        self.remove(namespace, key)
+
+    def remove(self, namespace: str, key: str) -> None:
+        """Some time soon."""
+        if not self.rests:
+            self._beside(self.cache.remove(namespace, key))
+
+    def count(self, kind: Kind, outcome: Outcome) -> None:
+        self.counts[kind, outcome] = self.counts.get((kind, outcome), 0) + 1
+        metrics.cache_requests_total.labels(TIER, kind, outcome).inc()
+
+    async def written(self) -> None:
+        """Wait until what is on its way to the cache has arrived, or failed."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def aclose(self) -> None:
+        tasks = [*self._tasks, *([self._probing] if self._probing else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.cache.aclose()
+
+    async def _in_time(self, call: Coroutine[Any, Any, T]) -> T:
+        """The answer of `call`, or TimeoutError. A call that is late goes on to its own end: to break it off would cost the
+        connection, and an event loop that is behind is not the cache's fault."""
+        if self._in_process:
+            return await call
+        task = self._track(asyncio.ensure_future(call))
+        task.add_done_callback(_heard)
+        await asyncio.wait({task}, timeout=self._settings.deadline_ms / 1000)
+        for _ in range(3):  # what has arrived meanwhile is taken
+            if not task.done():
+                await asyncio.sleep(0)
+        if not task.done():
+            raise TimeoutError
+        return task.result()
+
+    def _beside(self, call: Coroutine[Any, Any, object]) -> None:
+        async def run() -> None:
+            try:
+                await call
+            except EngineError as error:
+                self._failed(error)
+
+        self._track(asyncio.ensure_future(run()))
+
+    def _track(self, task: asyncio.Task[T]) -> asyncio.Task[T]:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _failed(self, error: Exception) -> None:
+        metrics.cache_errors_total.labels(TIER, type(error).__name__).inc()
+        self._failures += 1
+        if self._failures >= FAILURES and self._probing is None:
+            log.warning("the cache is left out", cache=self.cache.name, error=str(error) or "late")
+            metrics.cache_left_out.labels(TIER).set(1)
+            self._probing = asyncio.ensure_future(self._probe())
+
+    async def _probe(self) -> None:
+        while not await self._is_back():  # noqa: ASYNC110 (it is asked: it does not tell)
+            await asyncio.sleep(PROBE_EVERY_S)
+        self._failures, self._probing = 0, None
+        metrics.cache_left_out.labels(TIER).set(0)
+        log.info("the cache is back", cache=self.cache.name)
+
+    async def _is_back(self) -> bool:
+        """Twice: the first call may have to connect; the second has the deadline that a query has."""
+        try:
+            async with asyncio.timeout(PROBE_WITHIN_S):
+                await self.cache.get("", PROBE)
+            await self._in_time(self.cache.get("", PROBE))
+        except (EngineError, TimeoutError):
+            return False
+        return True
+
+
+def _heard(task: asyncio.Task[Any]) -> None:
+    """The failure of a call that nobody waits for any more was told when it was late."""
+    if not task.cancelled():
+        task.exception()
