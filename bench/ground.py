@@ -13,7 +13,7 @@ from ragline.build import build
 from ragline.cli.records import read_records
 from ragline.datafolder import DataFolder
 from ragline.errors import NotFound
-from ragline.settings import Settings
+from ragline.settings import CacheSettings, Settings
 from ragline.system import System
 from ragline.types import Namespace, NamespaceSettings, Upload
 
@@ -29,7 +29,7 @@ async def running(folder: Path) -> AsyncIterator[System]:
     held = DataFolder(folder)
     held.take(token="")
     try:
-        system = await build(Settings(data_dir=folder, log_level="warning"))
+        system = await build(Settings(data_dir=folder, log_level="warning", cache=CacheSettings(url="off")))
         working = asyncio.create_task(system.work())
         try:
             yield system

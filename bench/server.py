@@ -28,6 +28,10 @@ class Server:
     process: subprocess.Popen[str]
 
 
+CACHE_OFF = {"RAGLINE_CACHE__URL": "off"}
+"""Benches ask the same questions again, and mean the path behind the cache; the one that means the cache says so."""
+
+
 @contextmanager
 def up(folder: Path, *, program: Sequence[str] = RAGLINE, env: Mapping[str, str] | None = None) -> Iterator[Server]:
     """A server on `folder` and a free port, ended when the block ends. `program`: what is run as `ragline`; `env`: its settings,
@@ -41,7 +45,7 @@ def up(folder: Path, *, program: Sequence[str] = RAGLINE, env: Mapping[str, str]
     with log.open("w") as errors:
         command = (*program, "up", "--data-dir", str(folder), "--port", "0", "--json")
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, **(env or {})}
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**CACHE_OFF, **os.environ, **(env or {})}
         )
     try:
         assert process.stdout

@@ -17,7 +17,7 @@ from ragline.answer import Answers
 from ragline.build import build
 from ragline.errors import Overloaded
 from ragline.jobs import Question
-from ragline.settings import JobsSettings, Settings
+from ragline.settings import CacheSettings, JobsSettings, Settings
 from ragline.types import Caller, Prompt, SearchRequest, Token, Upload
 
 QUERIES, ROUNDS, DOCUMENTS, WAITING = 150, 7, 300, 200
@@ -40,7 +40,7 @@ class FarModel:
 
 async def run(folder: Path) -> list[Figure]:
     jobs = JobsSettings(max_waiting=WAITING, namespace_share=1.0, drain_s=0.0)
-    system = await build(Settings(data_dir=folder, jobs=jobs))
+    system = await build(Settings(data_dir=folder, jobs=jobs, cache=CacheSettings(url="off")))
     try:
         namespace = await system.namespaces.get("default")
         for n in range(DOCUMENTS):
