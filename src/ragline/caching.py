@@ -90,7 +90,7 @@ def holds(seen: Seen, passages: tuple[Passage, ...], view: GuardView, groups: Gr
         row, chunk = view.rows.get(passage.hit.chunk.document), passage.hit.chunk
         if row is None or row.live != chunk.content or not row.readable(groups):
             return False
-        if not joined and (not seen.exact or row.settled != seen.documents.get(chunk.document)):
+        if not joined and row.settled != seen.documents.get(chunk.document):
             return False
     return True
 

@@ -37,7 +37,7 @@ class CacheSettings(_Section):
 
     url: str = Field(
         "",
-        description="memory:// (this process alone), redis[s]://… (docs/engines/redis.md) or off. Empty: memory:// where engines "
+        description="memory:// (this process alone), redis[s]://… (docs/caching.md) or off. Empty: memory:// where engines "
         "are embedded, off where all are servers, which several processes may share.",
     )
     entries: int = Field(10_000, gt=0, description="Queries kept, those asked last.")
