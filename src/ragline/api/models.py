@@ -143,7 +143,7 @@ class QueryBody(Strict):
     namespace: str = NAMESPACE
     top_k: int = 8
     filters: dict[str, Any] = {}
-    webhook: str | None = Field(None, description="URL that is told of the end, signed (docs/jobs.md).")
+    webhook: str | None = Field(None, description="Reserved: refused, this version sends no webhooks yet.")
     deadline_s: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="From now to the answer; then it ends `failed`."
     )
