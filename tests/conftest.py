@@ -45,6 +45,7 @@ SERVERS = {"cloudtasks", "elasticmq", "elasticsearch", "kafka", "milvus", "own_m
 START_SERVERS = {"tests/test_fleet.py"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two processes share the tests: one has all that need the large servers, so that each is started and downloaded once; of
     the rest a file stays together."""
