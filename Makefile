@@ -6,7 +6,6 @@ UV := $(shell command -v uv 2>/dev/null || echo .tools/uv/bin/uv)
 # As pip does: a company's own certificate authority counts.
 export UV_SYSTEM_CERTS ?= true
 RUN := $(UV) run --frozen --no-sync
-TEST_WORKERS ?= 2
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -28,7 +27,7 @@ demo: setup ## Ingest real documents, ask, show cited answers
 
 test: setup ## All tests; a missing engine is skipped here and fails with CI=true
 	@echo "==> Running the tests"
-	@$(RUN) pytest -n $(TEST_WORKERS) --dist loadgroup
+	@$(RUN) pytest $(if $(TEST_WORKERS),-n $(TEST_WORKERS) --dist loadfile)
 
 check: setup ## Format, lint, types, import layers
 	@$(RUN) ruff format --check --quiet .

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import structlog
@@ -37,23 +37,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # No test asserts on time, so neither does Hypothesis: a busy machine is not a failure.
 settings.register_profile("ragline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ragline")
-
-
-SERVERS = {"cloudtasks", "elasticmq", "elasticsearch", "kafka", "milvus", "own_milvus"}
-"""Fixtures that start a server of a gigabyte, or download one."""
-
-START_SERVERS = {"tests/test_fleet.py"}
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
-    """Two processes share the tests: one has all that need the large servers, so that each is started and downloaded once; of
-    the rest a file stays together."""
-    files = {item.location[0] for item in items if not SERVERS.isdisjoint(getattr(item, "fixturenames", ()))}
-    for item in items:
-        file = item.location[0]
-        item.add_marker(pytest.mark.xdist_group("servers" if file in files | START_SERVERS else file))
-    return (yield)
 
 
 @pytest.fixture(autouse=True)
