@@ -71,15 +71,17 @@ def _worker(house: JobHouse, name: QueueName, jobs: Jobs | None = None) -> JobWo
 
 
 async def test_all_jobs_are_done_and_never_more_at_a_time_than_may(house: JobHouse) -> None:
-    at_once, most = 0, 0
+    at_once, most, both = 0, 0, asyncio.Event()
 
     class Counted(Scripted):
         async def generate(self, prompt, *, max_tokens):  # type: ignore[no-untyped-def]
             nonlocal at_once, most
             at_once += 1
             most = max(most, at_once)
+            if at_once == 2:
+                both.set()
             try:
-                await asyncio.sleep(0)
+                await both.wait()
                 async for token in super().generate(prompt, max_tokens=max_tokens):
                     yield token
             finally:
