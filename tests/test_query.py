@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ragline.build import build
-from ragline.errors import EngineTimeout, EngineUnavailable
+from ragline.build import _asked, build
+from ragline.errors import EngineRejected, EngineTimeout, EngineUnavailable
 from ragline.settings import CacheSettings, QuerySettings, Settings
 from ragline.system import System
 from ragline.types import LegName, NamespaceSettings, Retrieved, SearchRequest, Upload
@@ -143,6 +143,18 @@ async def test_a_start_does_not_ask_a_leg_that_is_away_for_each_namespace(system
     monkeypatch.setattr(system.vectors, "search", _stuck)
     monkeypatch.setattr("ragline.system.WARM_S", 0.01)
     await system.warm()
+
+
+async def test_a_start_waits_for_the_first_word_of_a_store_only_so_long(monkeypatch: Any) -> None:
+    async def refuses() -> None:
+        raise EngineRejected("It is too old.", next_step="Use a newer one.", engine="test")
+
+    monkeypatch.setattr("ragline.build.ASK_S", 0.01)
+    async with asyncio.timeout(60.0):
+        await _asked("vectors", _stuck)
+        await _asked("vectors", _down)
+    with pytest.raises(EngineRejected):
+        await _asked("vectors", refuses)
 
 
 async def test_a_hit_of_a_content_that_is_not_live_is_dropped(system: System) -> None:

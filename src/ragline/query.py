@@ -26,7 +26,6 @@ from ragline.registry.documents import Documents
 from ragline.registry.guard import Guard, GuardRow, GuardView
 from ragline.reranking import Reranking
 from ragline.settings import QuerySettings
-from ragline.singleflight import SingleFlight
 from ragline.snapshots import Snapshots
 from ragline.types import Fusion, Groups, Hit, LegName, Namespace, Passage, Retrieved, Scope, SearchRequest, Seen
 
@@ -52,7 +51,6 @@ class Search:
         self._clock = clock
         self._languages = languages
         self._reranking = reranking
-        self._flights: SingleFlight[Retrieved] = SingleFlight()
         many = settings.leg_concurrency
         self._legs: dict[LegName, Leg] = {
             "keyword": Leg("keyword", deadline_ms=settings.keyword_deadline_ms, concurrency=many),
@@ -60,13 +58,13 @@ class Search:
         }
 
     async def search(self, request: SearchRequest) -> Retrieved:
-        """The passages for a query. Identical requests that are in flight together are answered by one search.
+        """The passages for a query. Identical ones that are in flight together are one already: see `caching.CachedSearch`.
 
         Raises:  InvalidRequest, NotFound: the namespace.  EngineError: every leg failed, or the registry is away and
                  the namespace was never read.
         """
         _check(request, self._settings)
-        found = await self._flights.run(_key(request), lambda: self._in_time(request))
+        found = await self._in_time(request)
         for step in found.degraded:
             metrics.degraded_total.labels(step).inc()
         return found
@@ -303,11 +301,3 @@ def _seen(
     still = all(view.visible == namespace.visible for view in views)
     exact = still or all(settled <= namespace.settled for settled in documents.values())
     return Seen(namespace.uid, began_at, namespace.visible, namespace.settled, documents, exact, full)
-
-
-def _key(request: SearchRequest) -> tuple[object, ...]:
-    """All that the result depends on, groups included."""
-    return (
-        request.namespace, request.query, request.groups, request.top_k, repr(sorted(request.filters.items())),
-        request.legs, request.distinct, request.min_sequence,
-    )  # fmt: skip

@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from tests.engines.maven import bring, cache
 from tests.engines.server import free_port, given, missing, running
 
 VERSION = "9.5.3"
@@ -165,22 +166,14 @@ def _home() -> Path:
     """The folder of the node's jars and ours: from the cache, else by Maven and its Java compiler."""
     sources = sorted(_SOURCES.glob("*.java"))
     state = hashlib.sha256(b"".join(one.read_bytes() for one in sources)).hexdigest()[:8]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ragline-tests"
-    home = cache / f"elasticsearch-{VERSION}-{state}"
+    home = cache() / f"elasticsearch-{VERSION}-{state}"
     if home.exists():
         return home
-    if not shutil.which("mvn"):
-        missing(f"Elasticsearch {VERSION} and Maven, which would bring it", "apt-get install maven")
-    half = cache / f"{home.name}-{secrets.token_hex(4)}"
+    half = home.with_name(f"{home.name}-{secrets.token_hex(4)}")
     jars, server, netty, own = (half / name for name in ("jars", "server", "modules/transport-netty4", "modules/tests"))
     for made in (jars, server, netty, own, half / "classes"):
         made.mkdir(parents=True)
-    (half / "pom.xml").write_text(_POM)
-    copy = ["mvn", "-q", "-B", "-f", str(half / "pom.xml"), "dependency:copy-dependencies", "-DincludeScope=runtime"]
-    done = subprocess.run([*copy, f"-DoutputDirectory={jars}"], capture_output=True, text=True)
-    if done.returncode:
-        shutil.rmtree(half)
-        missing(f"Elasticsearch {VERSION} ({done.stdout[-500:]})", f"mvn must reach a repository: {' '.join(copy)}")
+    bring(f"Elasticsearch {VERSION}", _POM, half, into=jars)
     for jar in jars.iterdir():
         if not jar.name.startswith("ecj-"):
             jar.rename((netty if "netty" in jar.name else server) / jar.name)

@@ -16,25 +16,34 @@ def jars(name: str, version: str, pom: str, *, oldest_java: int) -> Path:
     """The folder of what `pom` depends on: from the cache, else by Maven."""
     if java() < oldest_java:
         missing(f"Java {oldest_java} or newer, for {name}", "apt-get install default-jre-headless")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ragline-tests"
-    folder = cache / f"{name.lower()}-{version}"
+    folder = cache() / f"{name.lower()}-{version}"
     if folder.exists():
         return folder
-    if not shutil.which("mvn"):
-        missing(f"{name} {version} and Maven, which would bring it", "apt-get install maven")
-    half = cache / f"{folder.name}-{secrets.token_hex(4)}"
+    half = folder.with_name(f"{folder.name}-{secrets.token_hex(4)}")
     half.mkdir(parents=True)
-    (half / "pom.xml").write_text(pom)
-    copy = ["mvn", "-q", "-B", "-f", str(half / "pom.xml"), "dependency:copy-dependencies", "-DincludeScope=runtime"]
-    done = subprocess.run([*copy, f"-DoutputDirectory={half}"], capture_output=True, text=True)
-    if done.returncode:
-        shutil.rmtree(half)
-        missing(f"{name} {version} ({done.stdout[-500:]})", f"mvn must reach a repository: {' '.join(copy)}")
+    bring(f"{name} {version}", pom, half, into=half)
     try:
         half.rename(folder)
     except OSError:  # another session was quicker
         shutil.rmtree(half)
     return folder
+
+
+def cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ragline-tests"
+
+
+def bring(what: str, pom: str, half: Path, *, into: Path) -> None:
+    """What `pom` depends on, into a folder inside `half`, which goes when Maven cannot bring it."""
+    (half / "pom.xml").write_text(pom)
+    copy = ["mvn", "-q", "-B", "-f", str(half / "pom.xml"), "dependency:copy-dependencies", "-DincludeScope=runtime"]
+    if not shutil.which("mvn"):
+        shutil.rmtree(half)
+        missing(f"{what} and Maven, which would bring it", "apt-get install maven")
+    done = subprocess.run([*copy, f"-DoutputDirectory={into}"], capture_output=True, text=True)
+    if done.returncode:
+        shutil.rmtree(half)
+        missing(f"{what} ({done.stdout[-500:]})", f"mvn must reach a repository: {' '.join(copy)}")
 
 
 def java() -> int:

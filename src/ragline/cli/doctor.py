@@ -202,8 +202,10 @@ async def _engines(settings: Settings, folder: DataFolder) -> list[Finding]:
 async def _stores(settings: Settings) -> list[Finding]:
     findings = [
         await _try(part, lambda look=look: look(settings))  # type: ignore[misc]
-        for part, look in (("registry", _registry), ("vectors", _vectors), ("keywords", _keywords))
+        for part, look in (("registry", _registry), ("jobs", _jobs), ("vectors", _vectors), ("keywords", _keywords))
     ]
+    if settings.cache.url not in ("", "off", "memory://"):
+        findings.append(await _try("cache", lambda: _cache(settings)))
     if settings.blobs:
         findings.append(await _try("blobs", lambda: _blobs(settings)))
     return [*findings, *_domains(settings)]
@@ -227,6 +229,34 @@ async def _registry(settings: Settings) -> Finding:
         await database.aclose()
     step = "`ragline up` processes them." if waiting else ""
     return Finding("registry", "ok", f"{len(names)} namespaces, {waiting} documents waiting", step)
+
+
+async def _jobs(settings: Settings) -> Finding:
+    from ragline.build import open_job_store
+    from ragline.clock import SystemClock
+
+    path = settings.data_dir.absolute() / "jobs.sqlite"
+    if not settings.jobs_url and not path.exists():
+        return Finding("jobs", "ok", f"{path} is not there yet", "`ragline up` makes it.")
+    store = await open_job_store(settings, SystemClock())
+    try:
+        lengths = await store.lengths()
+    finally:
+        await store.aclose()
+    return Finding("jobs", "ok", ", ".join(f"{many} in {queue}" for queue, many in lengths.items()))
+
+
+async def _cache(settings: Settings) -> Finding:
+    from ragline.build import open_cache
+    from ragline.clock import SystemClock
+
+    cache = open_cache(settings, SystemClock())
+    assert cache, "a URL that is not off opens one"
+    try:
+        await cache.check()
+        return Finding("cache", "ok", f"{await cache.size()} entries")
+    finally:
+        await cache.aclose()
 
 
 async def _vectors(settings: Settings) -> Finding:
