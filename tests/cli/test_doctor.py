@@ -114,15 +114,15 @@ def test_the_blob_store_is_tried_with_every_right_it_needs(tmp_path: Path, s3: S
 
 
 def test_the_jobs_and_the_cache_are_tried(tmp_path: Path) -> None:
-    def found(**variables: str) -> Any:
-        done = ragline("doctor", "--json", cwd=tmp_path, **variables)
+    def found(jobs: str = "", cache: str = "") -> Any:
+        done = ragline("doctor", "--json", cwd=tmp_path, RAGLINE_JOBS__URL=jobs, RAGLINE_CACHE__URL=cache)
         return {one["part"]: one for one in done.json["findings"]}
 
     (tmp_path / "a.txt").write_text("Shipping to Berlin takes three days.")
     assert ragline("ingest", "a.txt", cwd=tmp_path).code == 0
     assert found()["jobs"]["detail"] == "0 in retrieval, 0 in generation"
     away = nowhere().replace("http://", "redis://")
-    told = found(RAGLINE_JOBS__URL=away, RAGLINE_CACHE__URL=away)
+    told = found(jobs=away, cache=away)
     assert [(told[part]["state"], bool(told[part]["next_step"])) for part in ("jobs", "cache")] == [
         ("broken", True)
     ] * 2
