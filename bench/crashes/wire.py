@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 from types import TracebackType
 
 PIECE = 1 << 16
@@ -57,7 +59,10 @@ class Wire:
             self._server.close()
             self._server = None
         for end in self._ends:
-            end.transport.abort()  # a reset, not an orderly end: what was sent and not read is lost
+            # A reset, not an orderly end: what was sent and not read is lost.
+            if not end.is_closing():
+                end.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            end.transport.abort()
         self._ends.clear()
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
