@@ -29,7 +29,7 @@ from tests.engines.redis import own_redis as own_redis
 from tests.engines.redis import redis as redis
 from tests.engines.s3 import s3 as s3
 from tests.engines.s3 import s3_server as s3_server
-from tests.house import House
+from tests.house import PATIENT, House
 
 # Whoever runs us in the background may have SIGINT ignored, and the commands under test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -65,7 +65,8 @@ def ingest_settings() -> IngestSettings:
 @pytest.fixture(scope="module")
 async def system(tmp_path_factory: pytest.TempPathFactory, ingest_settings: IngestSettings) -> AsyncIterator[System]:
     """The real engines on a folder of their own, one system for a module."""
-    system = await build(Settings(data_dir=tmp_path_factory.mktemp("data"), ingest=ingest_settings))
+    folder = tmp_path_factory.mktemp("data")
+    system = await build(Settings(data_dir=folder, ingest=ingest_settings, query=PATIENT))
     yield system
     await system.aclose()
 

@@ -12,9 +12,10 @@ import pytest
 
 from ragline.build import _asked, build
 from ragline.errors import EngineRejected, EngineTimeout, EngineUnavailable
-from ragline.settings import CacheSettings, QuerySettings, Settings
+from ragline.settings import CacheSettings, Settings
 from ragline.system import System
 from ragline.types import LegName, NamespaceSettings, Retrieved, SearchRequest, Upload
+from tests.house import PATIENT
 
 NOBODY: frozenset[str] = frozenset()
 
@@ -24,7 +25,7 @@ async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Syst
     settings = Settings(
         data_dir=tmp_path_factory.mktemp("data"),
         cache=CacheSettings(url="off"),  # the path behind it is looked at
-        query=QuerySettings(keyword_deadline_ms=60_000, dense_deadline_ms=60_000, grace_ms=60_000),
+        query=PATIENT,
     )
     system = await build(settings)
     work = asyncio.create_task(system.work())
@@ -74,7 +75,7 @@ async def test_a_leg_that_fails_or_hangs_leaves_the_other_one_answering(
     system: System, monkeypatch: Any, fault: Any, part: str, verb: str, lost: LegName, left: str
 ) -> None:
     monkeypatch.setattr(getattr(system, part), verb, fault)
-    monkeypatch.setattr(system.query._legs[lost], "_deadline_s", 0.05)  # the other one has a minute
+    monkeypatch.setattr(system.query._legs[lost], "_cap_s", 0.05)  # the other one has a minute
     found = await _search(system)
     assert found.degraded == (lost,)
     assert _uris(found) == {"open.txt", "board.txt"}

@@ -54,6 +54,10 @@ class Words:
         return found
 
 
+PATIENT = QuerySettings(keyword_deadline_ms=60_000, least_deadline_ms=60_000)
+"""What is counted here are wrong answers: on a busy machine a search may take long."""
+
+
 class Corpus:
     """`uris` names the documents; each is found by its own uri, and by whatever `found_by` adds."""
 
@@ -69,7 +73,7 @@ class Corpus:
         none: Any = None
         self.query = Search(
             snapshots=self.snapshots, documents=self.documents, guard=self.guard, embedder=none, vectors=none,
-            keywords=self.words, queries=Queries(), settings=QuerySettings(), clock=clock,  # type: ignore[arg-type]
+            keywords=self.words, queries=Queries(), settings=PATIENT, clock=clock,  # type: ignore[arg-type]
         )  # fmt: skip
         self.tier = HotTier(cache, settings, clock, in_process=cache.name == "memory") if cache else None
         self.audit = CacheAudit(search=self.query, documents=self.documents, share=settings.audit_share, draw=draw)

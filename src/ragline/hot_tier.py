@@ -7,28 +7,22 @@ nothing, and a probe beside the queries looks whether it is back. What is writte
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
 
-import structlog
-
 from ragline import metrics
+from ragline.breaker import Breaker
 from ragline.clock import Clock
 from ragline.errors import EngineError
 from ragline.hot_entry import Unusable, dump_entry, load_entry
 from ragline.protocols import Cache
 from ragline.settings import CacheSettings
 
-log = structlog.get_logger()
 T = TypeVar("T")
 
 TIER = "hot"
-FAILURES = 3
-"""Running, before the cache is left out: one or two are a hiccup."""
-
-PROBE_EVERY_S = 1.0
-PROBE_WITHIN_S = 2.0
 MOST_WRITING = 64
 """Entries on their way to the cache; what is found while it is that slow is not kept."""
 
@@ -60,8 +54,7 @@ class HotTier:
         self._settings = settings
         self._clock = clock
         self._in_process = in_process
-        self._failures = 0
-        self._probing: asyncio.Task[None] | None = None
+        self.breaker = Breaker("cache", clock)
         self._tasks: set[asyncio.Task[Any]] = set()
         self.counts: dict[tuple[Kind, Outcome], int] = {}
         """Of this process since its start."""
@@ -69,7 +62,7 @@ class HotTier:
     @property
     def rests(self) -> bool:
         """Whether the cache is left out for now."""
-        return self._probing is not None
+        return self.breaker.is_open
 
     def now(self) -> float:
         return self._clock.now()
@@ -79,13 +72,14 @@ class HotTier:
         if self.rests:
             self.count(kind, "skipped")
             return None
+        began = time.perf_counter()
         try:
             kept = await self._in_time(self.cache.get(namespace, key))
         except (EngineError, TimeoutError) as error:
             self._failed(error)
             self.count(kind, "failed")
             return None
-        self._failures = 0
+        self.breaker.came_through(time.perf_counter() - began)
         if kept is None:
             self.count(kind, "miss")
             return None
@@ -128,10 +122,10 @@ class HotTier:
             await asyncio.wait(self._tasks)
 
     async def aclose(self) -> None:
-        tasks = [*self._tasks, *([self._probing] if self._probing else [])]
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, self.breaker.aclose(), return_exceptions=True)
         await self.cache.aclose()
 
     async def _in_time(self, call: Coroutine[Any, Any, T]) -> T:
@@ -165,28 +159,12 @@ class HotTier:
 
     def _failed(self, error: Exception) -> None:
         metrics.cache_errors_total.labels(TIER, type(error).__name__).inc()
-        self._failures += 1
-        if self._failures >= FAILURES and self._probing is None:
-            log.warning("the cache is left out", cache=self.cache.name, error=str(error) or "late")
-            metrics.cache_left_out.labels(TIER).set(1)
-            self._probing = asyncio.ensure_future(self._probe())
+        self.breaker.failed(error, self._probe)
 
     async def _probe(self) -> None:
-        while not await self._is_back():  # noqa: ASYNC110 (it is asked: it does not tell)
-            await asyncio.sleep(PROBE_EVERY_S)
-        self._failures, self._probing = 0, None
-        metrics.cache_left_out.labels(TIER).set(0)
-        log.info("the cache is back", cache=self.cache.name)
-
-    async def _is_back(self) -> bool:
-        """Twice: the first call may have to connect; the second has the deadline that a query has."""
-        try:
-            async with asyncio.timeout(PROBE_WITHIN_S):
-                await self.cache.get("", PROBE)
-            await self._in_time(self.cache.get("", PROBE))
-        except (EngineError, TimeoutError):
-            return False
-        return True
+        """The first call may have to connect; the second has the deadline that a query has. Raises EngineError, TimeoutError."""
+        await self.cache.get("", PROBE)
+        await self._in_time(self.cache.get("", PROBE))
 
 
 def _heard(task: asyncio.Task[Any]) -> None:

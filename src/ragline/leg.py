@@ -1,39 +1,93 @@
-"""One search of a query, kept from hurting the others: a deadline, and a bound on how many run at once.
+"""One search of a query, kept from hurting the others: a deadline, a bound on how many run at once, and a breaker.
 
-A leg that fails or is late raises `EngineError`; the query path goes on without it and says so.
+A leg that fails, is late or is left out raises `EngineError`; the query path goes on without it and says so.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 from ragline import metrics
-from ragline.errors import EngineError, EngineTimeout
+from ragline.breaker import Breaker, Probe, Standing, blames
+from ragline.clock import Clock
+from ragline.errors import EngineError, EngineTimeout, EngineUnavailable
 from ragline.types import Hit, LegName
+
+TIMES_P95 = 3
+"""A search that takes longer than so many times what nearly all of the last ones took is not worth waiting for."""
 
 
 class Leg:
-    """`deadline_ms` covers waiting for a place as well, so that a stalled engine holds no request beyond it."""
+    """`cap_ms`: the longest deadline, and the one until enough searches were seen; `floor_ms`: the shortest. It covers waiting
+    for a place as well, so that a stalled engine holds no request beyond it."""
 
-    def __init__(self, name: LegName, *, deadline_ms: int, concurrency: int) -> None:
+    def __init__(self, name: LegName, *, cap_ms: int, floor_ms: int, concurrency: int, clock: Clock) -> None:
         self.name = name
-        self._deadline_s = deadline_ms / 1000
+        self.breaker = Breaker(name, clock)
+        self._cap_s, self._floor_s = cap_ms / 1000, floor_ms / 1000
         self._places = asyncio.Semaphore(concurrency)
 
+    @property
+    def deadline_s(self) -> float:
+        p95_s = self.breaker.p95_s
+        return self._cap_s if p95_s is None else min(self._cap_s, max(self._floor_s, TIMES_P95 * p95_s))
+
     async def run(self, search: Callable[[], Awaitable[list[Hit]]]) -> list[Hit]:
-        """Raises EngineError: the engine's own, or EngineTimeout."""
+        """Raises EngineError: the engine's own; EngineTimeout; EngineUnavailable: it is left out."""
+        if self.breaker.is_open:
+            raise self._counted("left out", self._left_out())
+        deadline_s, began = self.deadline_s, 0.0
         try:
-            async with asyncio.timeout(self._deadline_s):
+            async with asyncio.timeout(deadline_s):
                 async with self._places:
-                    return await search()
+                    began = time.perf_counter()
+                    hits = await search()
         except TimeoutError:
-            metrics.retrieval_errors_total.labels(self.name, "timeout").inc()
-            raise EngineTimeout(
-                f"The {self.name} leg gave no answer within {self._deadline_s * 1000:.0f} ms.",
-                next_step=f"Look at the engine's load, or raise query.{self.name}_deadline_ms.",
-                engine=self.name,
-            ) from None
+            late = self._late(deadline_s)
+            if not began:  # too many searches wait for a place: that says nothing of the engine
+                raise self._counted("no place", late) from None
+            self.breaker.failed(late, self._probe(search), waited_s=time.perf_counter() - began)
+            raise self._counted("timeout", late) from None
         except EngineError as error:
-            metrics.retrieval_errors_total.labels(self.name, type(error).__name__).inc()
+            if blames(error):
+                self.breaker.failed(error, self._probe(search))
+            self._counted(type(error).__name__, error)
             raise
+        self.breaker.came_through(time.perf_counter() - began)
+        return hits
+
+    def was_late(self, search: Callable[[], Awaitable[list[Hit]]], waited_s: float) -> None:
+        """The query did not wait for its deadline: another leg was in."""
+        self.breaker.failed(self._counted("late", self._late(waited_s)), self._probe(search), waited_s=waited_s)
+
+    def standing(self) -> Standing:
+        return self.breaker.standing(self.deadline_s)
+
+    def _probe(self, search: Callable[[], Awaitable[list[Hit]]]) -> Probe:
+        """The search once more, for nobody: within the longest time that a query would wait."""
+
+        async def probe() -> None:
+            async with asyncio.timeout(self._cap_s):
+                await search()
+
+        return probe
+
+    def _counted(self, how: str, error: EngineError) -> EngineError:
+        metrics.retrieval_errors_total.labels(self.name, how).inc()
+        return error
+
+    def _late(self, waited_s: float) -> EngineTimeout:
+        return EngineTimeout(
+            f"The {self.name} leg gave no answer within {waited_s * 1000:.0f} ms.",
+            next_step=f"Look at the engine's load, or raise query.{self.name}_deadline_ms.",
+            engine=self.name,
+        )
+
+    def _left_out(self) -> EngineUnavailable:
+        return EngineUnavailable(
+            f"The {self.name} leg is left out: {self.standing().last_error}",
+            next_step="It is taken in again by itself once its engine answers; see `ragline status`.",
+            engine=self.name,
+        )

@@ -72,7 +72,9 @@ cache_unusable_total = Counter(
     "cache_unusable", "Entries of a cache that were not ours, of another version or damaged.", ["tier", "fault"],
     registry=REGISTRY,
 )  # fmt: skip
-cache_left_out = Gauge("cache_left_out", "1 while a cache is left out because it fails.", ["tier"], registry=REGISTRY)
+left_out = Gauge(
+    "engine_left_out", "1 while an engine is left out because it fails or is slow.", ["engine"], registry=REGISTRY
+)
 cache_audits_total = Counter(
     "cache_audits", "Hits that were searched again and compared: same, differs, moved, wrong, failed.", ["outcome"],
     registry=REGISTRY,

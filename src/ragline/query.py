@@ -9,7 +9,8 @@ hit whose content is not what its document serves, and one that the caller may n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -52,9 +53,10 @@ class Search:
         self._languages = languages
         self._reranking = reranking
         many = settings.leg_concurrency
-        self._legs: dict[LegName, Leg] = {
-            "keyword": Leg("keyword", deadline_ms=settings.keyword_deadline_ms, concurrency=many),
-            "dense": Leg("dense", deadline_ms=settings.dense_deadline_ms, concurrency=many),
+        caps: dict[LegName, int] = {"keyword": settings.keyword_deadline_ms, "dense": settings.dense_deadline_ms}
+        self._legs = {
+            name: Leg(name, cap_ms=cap_ms, floor_ms=settings.least_deadline_ms, concurrency=many, clock=clock)
+            for name, cap_ms in caps.items()
         }
 
     async def search(self, request: SearchRequest) -> Retrieved:
@@ -166,26 +168,33 @@ class Search:
             return await self._keywords.search(epoch.keywords, request.query, top_k=fetch, scope=scope)
 
         async def dense() -> list[Hit]:
-            if epoch.space != self._embedder.space:
+            with metrics.stage(timings, "embed", metrics.retrieval_latency_ms):
+                vector = (await self._embedder.embed([request.query], purpose="query"))[0]
+            return await self._vectors.search(epoch.vectors, vector, top_k=fetch, scope=scope)
+
+        searches: dict[LegName, Callable[[], Awaitable[list[Hit]]]] = {"keyword": keyword, "dense": dense}
+
+        async def timed(name: LegName) -> list[Hit]:
+            if (
+                name == "dense" and epoch.space != self._embedder.space
+            ):  # no fault of an engine: the breaker knows nothing of it
                 raise EngineUnavailable(
                     f"Namespace {epoch.namespace} holds vectors of {epoch.space.id}, the embedder is {self._embedder.space.id}.",
                     next_step=f"Run `ragline reindex --namespace {epoch.namespace}`, or set the embedder back.",
                     engine="embedder",
                 )
-            with metrics.stage(timings, "embed", metrics.retrieval_latency_ms):
-                vector = (await self._embedder.embed([request.query], purpose="query"))[0]
-            return await self._vectors.search(epoch.vectors, vector, top_k=fetch, scope=scope)
-
-        async def timed(name: LegName) -> list[Hit]:
             with metrics.stage(timings, name, metrics.retrieval_latency_ms):
-                return await self._legs[name].run(keyword if name == "keyword" else dense)
+                return await self._legs[name].run(searches[name])
 
+        began = time.perf_counter()
         tasks = {name: asyncio.create_task(timed(name)) for name in request.legs}
-        return await self._collect(tasks, degraded)
+        late = await self._in(tasks)
+        for name in late:
+            self._legs[name].was_late(searches[name], time.perf_counter() - began)
+        return _rankings_of(tasks, late, degraded)
 
-    async def _collect(
-        self, tasks: Mapping[LegName, asyncio.Task[list[Hit]]], degraded: list[str]
-    ) -> Mapping[LegName, Sequence[Hit]]:
+    async def _in(self, tasks: Mapping[LegName, asyncio.Task[list[Hit]]]) -> list[LegName]:
+        """Until all are in, or one is and the grace is over. Those that are not in then are broken off."""
         try:
             waiting = set(tasks.values())
             while waiting and not any(task.done() and not task.exception() for task in tasks.values()):
@@ -194,22 +203,7 @@ class Search:
                 await asyncio.wait(waiting, timeout=self._settings.grace_ms / 1000)
         finally:
             late = [name for name, task in tasks.items() if task.cancel()]
-        for name in late:
-            metrics.retrieval_errors_total.labels(name, "late").inc()
-        rankings: dict[LegName, Sequence[Hit]] = {}
-        failures: list[BaseException] = []
-        for name, task in tasks.items():
-            error = None if name in late else task.exception()
-            if name not in late and error is None:
-                rankings[name] = task.result()
-                continue
-            if error is not None and not isinstance(error, EngineError):
-                raise error
-            degraded.append(name)
-            failures.extend([error] if error else [])
-        if not rankings:
-            raise failures[0]
-        return rankings
+        return late
 
     async def _readable(
         self, namespace: Namespace, request: SearchRequest, best: Sequence[Hit], ranked: Callable[..., Sequence[Hit]],
@@ -241,6 +235,26 @@ class Search:
             if "guard" not in degraded:
                 degraded.append("guard")
             return GuardView(self._guard.last_seen(ids), namespace.uid, namespace.visible, 0)
+
+
+def _rankings_of(
+    tasks: Mapping[LegName, asyncio.Task[list[Hit]]], late: Collection[LegName], degraded: list[str]
+) -> Mapping[LegName, Sequence[Hit]]:
+    """Of the legs that are in; the others are named in `degraded`. Raises EngineError: there is none."""
+    rankings: dict[LegName, Sequence[Hit]] = {}
+    failures: list[BaseException] = []
+    for name, task in tasks.items():
+        error = None if name in late else task.exception()
+        if name not in late and error is None:
+            rankings[name] = task.result()
+            continue
+        if error is not None and not isinstance(error, EngineError):
+            raise error
+        degraded.append(name)
+        failures.extend([error] if error else [])
+    if not rankings:
+        raise failures[0]
+    return rankings
 
 
 def _fused(

@@ -185,6 +185,10 @@ class QuerySettings(_Section):
     deadline_ms: int = Field(10_000, gt=0, description="Limit for a whole search, waiting for `min_sequence` included.")
     keyword_deadline_ms: int = Field(1_000, gt=0, description="Limit for the keyword leg.")
     dense_deadline_ms: int = Field(1_000, gt=0, description="Limit for the dense leg, embedding included.")
+    least_deadline_ms: int = Field(
+        250, gt=0,
+        description="A leg's deadline follows 3 × the p95 of its last searches, between this and the limit above.",
+    )  # fmt: skip
     grace_ms: int = Field(500, gt=0, description="What the other leg still gets once one is in.")
     guard_deadline_ms: int = Field(
         1_000, gt=0,
