@@ -166,7 +166,9 @@ async def _round(opened: Driven, *, reads: bool) -> dict[tuple[str, str], float]
 
 async def _timed_guard(driven: Database, ids: list[str]) -> float:
     start = time.perf_counter()
-    view = await Guard(driven).look("bench", ids)  # a new one each time: it must read
+    view = await Guard(driven, SystemClock(), deadline_ms=60_000).look(
+        "bench", ids
+    )  # a new one each time: it must read
     assert len(view.rows) == GUARDED
     return (time.perf_counter() - start) * 1000
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 
@@ -29,10 +30,16 @@ from tests.engines.redis import own_redis as own_redis
 from tests.engines.redis import redis as redis
 from tests.engines.s3 import s3 as s3
 from tests.engines.s3 import s3_server as s3_server
-from tests.house import PATIENT, House
+from tests.house import House
 
 # Whoever runs us in the background may have SIGINT ignored, and the commands under test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A busy machine is no fault: nothing is left out because it takes long. Also of the processes that tests start.
+os.environ |= {
+    f"RAGLINE_QUERY__{name}_MS": "60000"
+    for name in ("DEADLINE", "KEYWORD_DEADLINE", "DENSE_DEADLINE", "LEAST_DEADLINE", "GRACE", "GUARD_DEADLINE")
+}
 
 # No test asserts on time, so neither does Hypothesis: a busy machine is not a failure.
 settings.register_profile("ragline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -66,7 +73,7 @@ def ingest_settings() -> IngestSettings:
 async def system(tmp_path_factory: pytest.TempPathFactory, ingest_settings: IngestSettings) -> AsyncIterator[System]:
     """The real engines on a folder of their own, one system for a module."""
     folder = tmp_path_factory.mktemp("data")
-    system = await build(Settings(data_dir=folder, ingest=ingest_settings, query=PATIENT))
+    system = await build(Settings(data_dir=folder, ingest=ingest_settings))
     yield system
     await system.aclose()
 

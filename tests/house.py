@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from ragline.settings import QuerySettings
 from ragline.system import System
 from ragline.types import Document, Groups, SearchRequest, Upload
 
 NOBODY: Groups = frozenset()
-
-PATIENT = QuerySettings(
-    deadline_ms=120_000, keyword_deadline_ms=60_000, dense_deadline_ms=60_000, least_deadline_ms=60_000, grace_ms=60_000,
-    guard_deadline_ms=60_000,
-)  # fmt: skip
-"""A busy machine is no fault: nothing is left out because it takes long."""
 
 
 class House:

@@ -16,7 +16,7 @@ from ragline.caching import cache_key, normalised, pipeline
 from ragline.errors import EngineUnavailable, NotFound
 from ragline.protocols import Cache
 from ragline.settings import CacheSettings, GeneratorSettings, QuerySettings, RerankerSettings, Settings
-from ragline.types import Fusion, Kept, NamespaceSettings, Retrieved, SearchRequest
+from ragline.types import Fusion, Hit, Kept, NamespaceSettings, Retrieved, SearchRequest
 from tests.clock import HandClock
 from tests.engines.redis import Redis
 
@@ -385,17 +385,28 @@ async def test_with_the_registry_away_nothing_is_served_that_nobody_can_check(
     assert corpus.tier.counts["search", "unchecked"] == 1
 
 
-async def test_an_expired_entry_that_holds_can_be_had_and_is_marked(corpus: Corpus, clock: HandClock) -> None:
+async def test_with_every_leg_down_an_expired_entry_that_holds_is_served_and_marked(
+    corpus: Corpus, clock: HandClock
+) -> None:
     await corpus.update(["a"])
     clock.move(2)
     await _asked(corpus, "a")
-    request = SearchRequest("a", NAME, frozenset(), 1, legs=("keyword",))
     clock.move(SETTINGS.ttl_s + 1)
-    found = await corpus.search.expired(request)
-    assert found is not None
-    assert (_texts(found), found.cached, found.degraded) == (["a 1"], True, ("left_out",))
+    away = EngineUnavailable("It is away.", next_step="Wait.", engine="keyword")
+
+    async def down(*_: object, **__: object) -> list[Hit]:
+        raise away
+
+    corpus.words.search = down  # type: ignore[method-assign]
+    found = await corpus.ask("a")
+    assert (_texts(found), found.cached, found.degraded) == (["a 1"], True, ("expired",))
+    with pytest.raises(EngineUnavailable):
+        await corpus.ask("a", min_sequence=1)
+    with pytest.raises(EngineUnavailable):
+        await corpus.ask("b")
     await corpus.update(["a"])
-    assert await corpus.search.expired(request) is None
+    with pytest.raises(EngineUnavailable):
+        await corpus.ask("a")
 
 
 async def test_one_that_joins_a_search_is_not_shown_what_changed_before_it_came(

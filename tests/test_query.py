@@ -15,7 +15,6 @@ from ragline.errors import EngineRejected, EngineTimeout, EngineUnavailable
 from ragline.settings import CacheSettings, Settings
 from ragline.system import System
 from ragline.types import LegName, NamespaceSettings, Retrieved, SearchRequest, Upload
-from tests.house import PATIENT
 
 NOBODY: frozenset[str] = frozenset()
 
@@ -25,7 +24,6 @@ async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Syst
     settings = Settings(
         data_dir=tmp_path_factory.mktemp("data"),
         cache=CacheSettings(url="off"),  # the path behind it is looked at
-        query=PATIENT,
     )
     system = await build(settings)
     work = asyncio.create_task(system.work())
@@ -115,7 +113,7 @@ async def test_with_the_registry_silent_a_query_waits_for_it_only_so_long(system
     monkeypatch.setattr(system.database, "commits", -1)
     monkeypatch.setattr("ragline.snapshots.READ_S", 0.001)
     monkeypatch.setattr("ragline.snapshots.KEEP_S", 0.0)  # else no newer one is wanted
-    monkeypatch.setattr(system.query, "_settings", system.settings.query.model_copy(update={"guard_deadline_ms": 1}))
+    monkeypatch.setattr(system.query._guard, "_deadline_s", 0.001)
     found = await _search(system)
     assert found.degraded == ("guard",)
     assert _uris(found) == {"open.txt"}

@@ -9,7 +9,7 @@ import pytest
 
 from ragline.build import build, open_reranker
 from ragline.errors import ConfigurationError
-from ragline.settings import RerankerSettings, Settings
+from ragline.settings import CacheSettings, RerankerSettings, Settings
 from ragline.system import System
 from ragline.types import Retrieved, SearchRequest
 from tests.engines.played import HANG, Answer, Played, played
@@ -28,7 +28,8 @@ async def server() -> AsyncIterator[Played]:
 @pytest.fixture(scope="module")
 async def system(server: Played, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
     chosen = RerankerSettings(url=f"tei+{server.url}", candidates=4, deadline_ms=60_000)
-    system = await build(Settings(data_dir=tmp_path_factory.mktemp("data"), reranker=chosen))
+    folder, off = tmp_path_factory.mktemp("data"), CacheSettings(url="off")  # the path behind it is looked at
+    system = await build(Settings(data_dir=folder, reranker=chosen, cache=off))
     house = House(system)
     for town in TOWNS:
         await house.accept(f"{town}.txt", f"A lighthouse stands in {town}, a harbour.", groups=NOBODY)

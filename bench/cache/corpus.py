@@ -67,8 +67,8 @@ class Corpus:
         self.database = database
         self.clock = clock
         self.documents, self.claims = Documents(database, clock), Claims(database, clock)
-        self.namespaces, self.guard = Namespaces(database, clock), Guard(database)
-        self.snapshots = Snapshots(self.namespaces, clock)
+        self.namespaces, self.guard = Namespaces(database, clock), Guard(database, clock, deadline_ms=60_000)
+        self.snapshots = Snapshots(self.namespaces, clock, self.guard.breaker)
         self.words = Words()
         none: Any = None
         self.query = Search(
@@ -83,7 +83,6 @@ class Corpus:
             queries=Queries(),
             audit=self.audit,
             pipeline="p",
-            guard_deadline_ms=60_000,
         )
         self.search = CachedSearch(self.query, self.hot, self.snapshots)
         self.ids: dict[str, str] = {}

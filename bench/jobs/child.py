@@ -50,8 +50,9 @@ async def main(url: str) -> None:
     clock, nothing = SystemClock(), cast(Any, None)  # no store is searched here, no text embedded
     registry = await Database.open(url, SCHEMA)
     namespaces, documents = Namespaces(registry, clock), Documents(registry, clock)
+    guard = Guard(registry, clock, deadline_ms=60_000)
     search = Search(
-        snapshots=Snapshots(namespaces, clock), documents=documents, guard=Guard(registry), embedder=nothing,
+        snapshots=Snapshots(namespaces, clock, guard.breaker), documents=documents, guard=guard, embedder=nothing,
         vectors=nothing, keywords=nothing, queries=Queries(), settings=QuerySettings(), clock=clock,
     )  # fmt: skip
     answers = Answers(search=search, generators=[SlowModel()], embedder=nothing, settings=QuerySettings())

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import structlog
 
 from ragline import metrics
 from ragline.clock import Clock
-from ragline.errors import EngineDenied, EngineError, EngineRejected
+from ragline.errors import EngineDenied, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 RUNNING = 5
 """Failures running: one or two are a hiccup."""
@@ -56,10 +59,12 @@ class Standing:
 
 
 class Breaker:
-    """`engine`: its name in metrics and status, such as ``dense``."""
+    """Stands before one engine, in this process. `engine`: its name in metrics and status, such as ``dense``; `called`: in
+    messages, such as "The dense leg"."""
 
-    def __init__(self, engine: str, clock: Clock, *, probe_every_s: float | None = None) -> None:
+    def __init__(self, engine: str, clock: Clock, *, called: str, probe_every_s: float | None = None) -> None:
         self.engine = engine
+        self._called = called
         self._clock = clock
         self._every_s = probe_every_s
         self._outcomes: deque[bool] = deque(maxlen=LOOKED_AT)
@@ -67,7 +72,7 @@ class Breaker:
         self._p95_s: float | None = None
         self._running = 0
         self._since = clock.now()
-        self._last_error, self._last_error_at = "", None
+        self._last_error, self._last_error_at = "", 0.0
         self._probing: asyncio.Task[None] | None = None
         metrics.left_out.labels(engine).set(0)
 
@@ -82,6 +87,41 @@ class Breaker:
         if self._p95_s is None and len(self._took_s) >= FEWEST:
             self._p95_s = sorted(self._took_s)[math.ceil(0.95 * len(self._took_s)) - 1]
         return self._p95_s
+
+    async def call(
+        self, work: Callable[[], Awaitable[T]], *, within_s: float, next_step: str, probe: Probe | None = None
+    ) -> T:
+        """What `work` returns. `next_step`: for whoever did not get an answer within `within_s`; `probe`: else `work` itself.
+
+        Raises:  EngineUnavailable: it is left out.  EngineTimeout.  Whatever `work` raises.
+        """
+        if self.is_open:
+            raise self.left_out()
+        began = time.perf_counter()
+        try:
+            async with asyncio.timeout(within_s):
+                answer = await work()
+        except TimeoutError:
+            late = self.late(within_s, next_step)
+            self.failed(late, probe or work, waited_s=time.perf_counter() - began)
+            raise late from None
+        except EngineError as error:
+            if blames(error):
+                self.failed(error, probe or work)
+            raise
+        self.came_through(time.perf_counter() - began)
+        return answer
+
+    def left_out(self) -> EngineUnavailable:
+        return EngineUnavailable(
+            f"{self._called} is left out: {self._last_error}",
+            next_step="It is taken in again by itself once it answers; see `ragline status`.",
+            engine=self.engine,
+        )
+
+    def late(self, waited_s: float, next_step: str) -> EngineTimeout:
+        words = f"{self._called} gave no answer within {waited_s * 1000:.0f} ms."
+        return EngineTimeout(words, next_step=next_step, engine=self.engine)
 
     def came_through(self, took_s: float) -> None:
         self._running = 0
@@ -106,7 +146,7 @@ class Breaker:
         p95_s = self.p95_s
         return Standing(
             self.engine, self.is_open, self._since, None if p95_s is None else round(p95_s * 1000, 1),
-            None if deadline_s is None else round(deadline_s * 1000, 1), self._last_error, self._last_error_at,
+            None if deadline_s is None else round(deadline_s * 1000, 1), self._last_error, self._last_error_at or None,
         )  # fmt: skip
 
     async def aclose(self) -> None:

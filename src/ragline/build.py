@@ -127,7 +127,8 @@ async def build(settings: Settings) -> System:
         if chunk_log:
             closers.append(chunk_log.aclose)
         contents = Contents(blobs)
-        snapshots = Snapshots(namespaces, clock)
+        guard = Guard(database, clock, deadline_ms=settings.query.guard_deadline_ms)
+        snapshots = Snapshots(namespaces, clock, guard.breaker)
         member_rows = MemberRows(database, clock)
         members = Members(contents=contents, registry=member_rows, settings=settings.ingest)
         languages = known_to(embedder.space, settings.embedder.languages)
@@ -155,11 +156,10 @@ async def build(settings: Settings) -> System:
             namespaces=namespaces, documents=documents, claims=claims, upkeep=upkeep, contents=contents,
             vectors=vectors, keywords=keywords, epochs=epochs, clock=clock, limits=may_stand,
         )  # fmt: skip
-        guard = Guard(database)
         query = Search(
             snapshots=snapshots, documents=documents, guard=guard, embedder=embedder, vectors=vectors,
             keywords=keywords, queries=queries, settings=settings.query, clock=clock, languages=languages,
-            reranking=Reranking(reranker, settings.reranker) if reranker else None,
+            reranking=Reranking(reranker, settings.reranker, clock) if reranker else None,
         )  # fmt: skip
         tier = await open_hot_tier(settings, clock)
         cache_audit = None
@@ -167,14 +167,7 @@ async def build(settings: Settings) -> System:
             closers.append(tier.aclose)
             cache_audit = CacheAudit(search=query, documents=documents, share=settings.cache.audit_share)
             closers.append(cache_audit.aclose)
-        hot = HotCache(
-            tier=tier,
-            guard=guard,
-            queries=queries,
-            audit=cache_audit,
-            pipeline=pipeline(settings),
-            guard_deadline_ms=settings.query.guard_deadline_ms,
-        )
+        hot = HotCache(tier=tier, guard=guard, queries=queries, audit=cache_audit, pipeline=pipeline(settings))
         search = CachedSearch(query, hot, snapshots)
         edge, popularity = open_edge(settings), open_popularity(settings, clock)
         closers.extend(one.aclose for one in (edge, popularity) if one is not None)

@@ -11,7 +11,6 @@ place, and never by a query with `min_sequence` (docs/caching.md).
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import unicodedata
@@ -22,7 +21,7 @@ from typing import TypeVar
 from ragline import __version__, metrics
 from ragline.background import Queries
 from ragline.cache_audit import CacheAudit
-from ragline.errors import EngineError, EngineTimeout
+from ragline.errors import EngineError, EngineRejected
 from ragline.hot_tier import HotTier, Kind, Outcome
 from ragline.prompting import SYSTEM
 from ragline.protocols import Searcher
@@ -35,10 +34,13 @@ from ragline.types import Answer, Groups, Namespace, Passage, Retrieved, SearchR
 
 R = TypeVar("R", Retrieved, Answer)
 
-LEFT_OUT = "left_out"
-"""Marks a result that is older than it may be, served because nothing else is left."""
+EXPIRED = "expired"
+"""Marks a result that is older than it may be, served because every leg is down."""
 
-_NO_MATTER = {"threads", "concurrency", "leg_concurrency", "timeout_s", "patience_s", "deadline_ms"}
+_NO_MATTER = {
+    "threads", "concurrency", "leg_concurrency", "timeout_s", "patience_s", "deadline_ms", "keyword_deadline_ms",
+    "dense_deadline_ms", "least_deadline_ms", "grace_ms", "guard_deadline_ms",
+}  # fmt: skip
 """Settings that change when a result comes, not which: late steps are told in `degraded`, and such results are not kept."""
 
 
@@ -99,10 +101,8 @@ class HotCache:
     """What the wrappers around the two paths share: find an entry that holds, or keep one. Without a `tier` neither happens."""
 
     def __init__(
-        self, *, tier: HotTier | None, guard: Guard, queries: Queries, audit: CacheAudit | None, pipeline: str,
-        guard_deadline_ms: int,
-    ) -> None:  # fmt: skip
-        self._guard_deadline_s = guard_deadline_ms / 1000
+        self, *, tier: HotTier | None, guard: Guard, queries: Queries, audit: CacheAudit | None, pipeline: str
+    ) -> None:
         self.tier = tier
         self._guard = guard
         self._queries = queries
@@ -160,7 +160,7 @@ class HotCache:
             or not holds(found.seen, found.passages, view, request.groups, joined=True)
         ):
             return None
-        return replace(found, cached=True, degraded=(LEFT_OUT,), sequence=found.seen.settled)
+        return replace(found, cached=True, degraded=(EXPIRED,), sequence=found.seen.settled)
 
     async def holds_now(self, namespace: Namespace, found: Retrieved, groups: Groups) -> bool:
         """Whether what another caller's search has just found may be shown to this one, who came while it was under way."""
@@ -217,13 +217,7 @@ class HotCache:
         """Raises EngineError, NotFound: the namespace."""
         if found.seen is None:
             return None
-        try:
-            async with asyncio.timeout(self._guard_deadline_s):
-                return await self._guard.look(namespace.name, list(found.seen.documents))
-        except TimeoutError as error:
-            raise EngineTimeout(
-                "The registry did not answer in time.", next_step="Look at its load.", engine="registry"
-            ) from error
+        return await self._guard.look(namespace.name, list(found.seen.documents))
 
 
 def _can_be_kept(namespace: Namespace, found: Retrieved) -> bool:
@@ -235,7 +229,8 @@ def _can_be_kept(namespace: Namespace, found: Retrieved) -> bool:
 
 
 class CachedSearch:
-    """A `Searcher` around another. Identical queries that are in flight together are answered by one search."""
+    """A `Searcher` around another. Identical queries that are in flight together are answered by one search; while every leg is
+    down, by what was found before, if it still holds."""
 
     def __init__(self, search: Searcher, hot: HotCache, snapshots: Snapshots) -> None:
         self._search = search
@@ -265,14 +260,17 @@ class CachedSearch:
     async def still_serves(self, request: SearchRequest, found: Retrieved) -> bool:
         return await self._search.still_serves(request, found)
 
-    async def expired(self, request: SearchRequest) -> Retrieved | None:
-        """What was found for this query before, though its time is over, if it still holds; `degraded` says so."""
-        namespace = await self._snapshots.get(request.namespace)
-        return await self._hot.expired(namespace, self._hot.key("search", namespace, request), request)
-
     async def _found(self, namespace: Namespace, key: str, request: SearchRequest) -> Retrieved:
         if (kept := await self._hot.passages(namespace, key, request)) is not None:
             return kept
-        found = await self._search.search(request)
+        try:
+            found = await self._search.search(request)
+        except EngineError as error:
+            if isinstance(error, EngineRejected) or request.min_sequence is not None:
+                raise
+            if (kept := await self._hot.expired(namespace, key, request)) is None:
+                raise
+            metrics.degraded_total.labels(EXPIRED).inc()
+            return kept
         self._hot.keep(namespace, key, found)
         return found

@@ -54,7 +54,7 @@ class HotTier:
         self._settings = settings
         self._clock = clock
         self._in_process = in_process
-        self.breaker = Breaker("cache", clock)
+        self.breaker = Breaker("cache", clock, called="The cache")
         self._tasks: set[asyncio.Task[Any]] = set()
         self.counts: dict[tuple[Kind, Outcome], int] = {}
         """Of this process since its start."""

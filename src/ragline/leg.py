@@ -10,9 +10,9 @@ import time
 from collections.abc import Awaitable, Callable
 
 from ragline import metrics
-from ragline.breaker import Breaker, Probe, Standing, blames
+from ragline.breaker import Breaker, Probe, Standing
 from ragline.clock import Clock
-from ragline.errors import EngineError, EngineTimeout, EngineUnavailable
+from ragline.errors import EngineError
 from ragline.types import Hit, LegName
 
 TIMES_P95 = 3
@@ -25,9 +25,10 @@ class Leg:
 
     def __init__(self, name: LegName, *, cap_ms: int, floor_ms: int, concurrency: int, clock: Clock) -> None:
         self.name = name
-        self.breaker = Breaker(name, clock)
+        self.breaker = Breaker(name, clock, called=f"The {name} leg")
         self._cap_s, self._floor_s = cap_ms / 1000, floor_ms / 1000
         self._places = asyncio.Semaphore(concurrency)
+        self._step = f"Look at the engine's load, or raise query.{name}_deadline_ms."
 
     @property
     def deadline_s(self) -> float:
@@ -37,30 +38,26 @@ class Leg:
     async def run(self, search: Callable[[], Awaitable[list[Hit]]]) -> list[Hit]:
         """Raises EngineError: the engine's own; EngineTimeout; EngineUnavailable: it is left out."""
         if self.breaker.is_open:
-            raise self._counted("left out", self._left_out())
-        deadline_s, began = self.deadline_s, 0.0
+            raise self._counted("left out", self.breaker.left_out())
+        deadline_s, asked = self.deadline_s, time.perf_counter()
         try:
             async with asyncio.timeout(deadline_s):
-                async with self._places:
-                    began = time.perf_counter()
-                    hits = await search()
-        except TimeoutError:
-            late = self._late(deadline_s)
-            if not began:  # too many searches wait for a place: that says nothing of the engine
-                raise self._counted("no place", late) from None
-            self.breaker.failed(late, self._probe(search), waited_s=time.perf_counter() - began)
-            raise self._counted("timeout", late) from None
+                await self._places.acquire()
+        except TimeoutError:  # too many searches wait: that says nothing of the engine
+            raise self._counted("no place", self.breaker.late(deadline_s, self._step)) from None
+        try:
+            left_s = deadline_s - (time.perf_counter() - asked)
+            return await self.breaker.call(search, within_s=left_s, next_step=self._step, probe=self._probe(search))
         except EngineError as error:
-            if blames(error):
-                self.breaker.failed(error, self._probe(search))
             self._counted(type(error).__name__, error)
             raise
-        self.breaker.came_through(time.perf_counter() - began)
-        return hits
+        finally:
+            self._places.release()
 
     def was_late(self, search: Callable[[], Awaitable[list[Hit]]], waited_s: float) -> None:
         """The query did not wait for its deadline: another leg was in."""
-        self.breaker.failed(self._counted("late", self._late(waited_s)), self._probe(search), waited_s=waited_s)
+        late = self.breaker.late(waited_s, self._step)
+        self.breaker.failed(self._counted("late", late), self._probe(search), waited_s=waited_s)
 
     def standing(self) -> Standing:
         return self.breaker.standing(self.deadline_s)
@@ -77,17 +74,3 @@ class Leg:
     def _counted(self, how: str, error: EngineError) -> EngineError:
         metrics.retrieval_errors_total.labels(self.name, how).inc()
         return error
-
-    def _late(self, waited_s: float) -> EngineTimeout:
-        return EngineTimeout(
-            f"The {self.name} leg gave no answer within {waited_s * 1000:.0f} ms.",
-            next_step=f"Look at the engine's load, or raise query.{self.name}_deadline_ms.",
-            engine=self.name,
-        )
-
-    def _left_out(self) -> EngineUnavailable:
-        return EngineUnavailable(
-            f"The {self.name} leg is left out: {self.standing().last_error}",
-            next_step="It is taken in again by itself once its engine answers; see `ragline status`.",
-            engine=self.name,
-        )

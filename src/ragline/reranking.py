@@ -5,11 +5,12 @@ A reranker that fails or is late raises no error: the fused order stands, and `d
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
 from ragline import metrics
+from ragline.breaker import Breaker
+from ragline.clock import Clock
 from ragline.errors import EngineError
 from ragline.protocols import Reranker
 from ragline.settings import RerankerSettings
@@ -17,7 +18,8 @@ from ragline.types import Hit
 
 
 class Reranking:
-    def __init__(self, reranker: Reranker, settings: RerankerSettings) -> None:
+    def __init__(self, reranker: Reranker, settings: RerankerSettings, clock: Clock) -> None:
+        self.breaker = Breaker("reranker", clock, called="The reranker")
         self._reranker = reranker
         self._deadline_s = settings.deadline_ms / 1000
         self.candidates = settings.candidates
@@ -29,10 +31,14 @@ class Reranking:
         The places in the legs' rankings stay in `ranks`.
         """
         looked_at = hits[: self.candidates]
+        texts = [_text(hit) for hit in looked_at]
         try:
-            async with asyncio.timeout(self._deadline_s):
-                scores = await self._reranker.rerank(query, [_text(hit) for hit in looked_at])
-        except (EngineError, TimeoutError) as error:
+            scores = await self.breaker.call(
+                lambda: self._reranker.rerank(query, texts),
+                within_s=self._deadline_s,
+                next_step="Look at its load, lower reranker.candidates, or raise reranker.deadline_ms.",
+            )
+        except EngineError as error:
             metrics.retrieval_errors_total.labels("rerank", type(error).__name__).inc()
             degraded.append("rerank")
             return list(hits)

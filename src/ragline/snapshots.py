@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+from ragline.breaker import Breaker
 from ragline.clock import Clock
 from ragline.errors import EngineError
 from ragline.registry.namespaces import Namespaces
@@ -23,7 +24,10 @@ READ_S = 1.0
 
 
 class Snapshots:
-    def __init__(self, namespaces: Namespaces, clock: Clock) -> None:
+    """`registry`: while it is left out, what is kept serves without another try."""
+
+    def __init__(self, namespaces: Namespaces, clock: Clock, registry: Breaker) -> None:
+        self._registry = registry
         self._namespaces = namespaces
         self._clock = clock
         self._kept: dict[str, tuple[float, Namespace]] = {}
@@ -33,7 +37,7 @@ class Snapshots:
     async def get(self, name: str) -> Namespace:
         """Raises NotFound, and EngineError when the registry is away and the namespace was never read."""
         read_at, namespace = self._kept.get(name, (0.0, None))
-        if namespace is not None and self._clock.monotonic() - read_at < KEEP_S:
+        if namespace is not None and (self._clock.monotonic() - read_at < KEEP_S or self._registry.is_open):
             return namespace
         # One read for all who find it too old: under load that is everybody at once.
         return await self._reading.run((name, self._forgotten), partial(self._read, name, namespace))

@@ -45,7 +45,7 @@ class Registry:
         self.clock = clock
         self.documents = Documents(database, clock)
         self.claims = Claims(database, clock)
-        self.guard = Guard(database)
+        self.guard = Guard(database, clock, deadline_ms=60_000)
         self.namespaces = Namespaces(database, clock)
 
     async def accept(self, uri: str = "a.txt", **words: object) -> Accepted:

@@ -128,7 +128,7 @@ async def test_a_commit_of_one_process_wakes_the_others(processes: list[Process]
 
 
 async def test_the_guard_sees_what_another_process_has_committed(processes: list[Process]) -> None:
-    guard = Guard(processes[1].database)
+    guard = Guard(processes[1].database, SystemClock(), deadline_ms=60_000)
     before = (await guard.look("n", [])).settled
     await processes[0].accept("a.txt")
     assert (before, (await guard.look("n", [])).settled) == (0, 0)

@@ -11,6 +11,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ragline.breaker import Breaker
+from ragline.clock import Clock
 from ragline.connections.database import Database
 from ragline.registry.rows import GUARD, unknown_namespace
 from ragline.types import Groups
@@ -57,13 +59,18 @@ class _Known:
 
 
 class Guard:
-    def __init__(self, database: Database) -> None:
+    """`deadline_ms`: of one look at the registry. One that fails several times running is left out for a while."""
+
+    def __init__(self, database: Database, clock: Clock, *, deadline_ms: int) -> None:
+        self.breaker = Breaker("registry", clock, called="The registry")
         self._database = database
+        self._deadline_s = deadline_ms / 1000
         self._known: dict[str, _Known] = {}
         self._last_seen: dict[str, GuardRow] = {}
 
     async def look(self, namespace: str, ids: Sequence[str]) -> GuardView:
-        """Unknown ids, and ids of other namespaces, have no row. Raises NotFound: the namespace.  EngineError."""
+        """Unknown ids, and ids of other namespaces, have no row. Raises NotFound: the namespace.  EngineError: the registry is
+        away, late or left out."""
         commits = self._database.commits
         known = self._known.get(namespace)
         if known is None or known.commits != commits or not self._database.alone or len(known.rows) > KEEP_ROWS:
@@ -71,7 +78,11 @@ class Guard:
         missing = [id for id in ids if id not in known.rows]
         if missing or not known.uid:
             given = {"which": namespace, "ids": missing}
-            read = await self._database.read(lambda connection: connection.execute(GUARD, given).first())
+            read = await self.breaker.call(
+                lambda: self._database.read(lambda connection: connection.execute(GUARD, given).first()),
+                within_s=self._deadline_s,
+                next_step="Look at the registry's load, or raise query.guard_deadline_ms.",
+            )
             if not read:
                 raise unknown_namespace(namespace)
             known.uid, known.visible, known.settled = read.uid, read.visible, read.settled
