@@ -54,7 +54,11 @@ class Scripted:
 def says(system: System, *generators: Generator) -> None:
     """From now on jobs are answered by these."""
     system.jobs.answers = Answers(
-        search=system.search, generators=generators, embedder=system.embedder, settings=system.settings.query
+        search=system.search,
+        generators=generators,
+        embedder=system.embedder,
+        settings=system.settings.query,
+        clock=system.clock,
     )
 
 

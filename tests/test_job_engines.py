@@ -164,7 +164,11 @@ async def test_a_queue_that_says_things_twice_late_never_and_mixed_up_changes_no
         )  # fmt: skip
         scripted = Scripted()
         jobs.answers = type(system.jobs.answers)(
-            search=system.search, generators=[scripted], embedder=system.embedder, settings=system.settings.query
+            search=system.search,
+            generators=[scripted],
+            embedder=system.embedder,
+            settings=system.settings.query,
+            clock=system.clock,
         )
         system.jobs.notify = jobs.notify  # type: ignore[method-assign]
         ids = [(await house.ask(f"How many days to return an item, case {n}?")).id for n in range(MANY)]

@@ -73,7 +73,7 @@ async def test_a_leg_that_fails_or_hangs_leaves_the_other_one_answering(
     system: System, monkeypatch: Any, fault: Any, part: str, verb: str, lost: LegName, left: str
 ) -> None:
     monkeypatch.setattr(getattr(system, part), verb, fault)
-    monkeypatch.setattr(system.query._legs[lost], "_cap_s", 0.05)  # the other one has a minute
+    monkeypatch.setattr(system.query.legs[lost], "_cap_s", 0.05)  # the other one has a minute
     found = await _search(system)
     assert found.degraded == (lost,)
     assert _uris(found) == {"open.txt", "board.txt"}

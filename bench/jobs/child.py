@@ -55,7 +55,7 @@ async def main(url: str) -> None:
         snapshots=Snapshots(namespaces, clock, guard.breaker), documents=documents, guard=guard, embedder=nothing,
         vectors=nothing, keywords=nothing, queries=Queries(), settings=QuerySettings(), clock=clock,
     )  # fmt: skip
-    answers = Answers(search=search, generators=[SlowModel()], embedder=nothing, settings=QuerySettings())
+    answers = Answers(search=search, generators=[SlowModel()], embedder=nothing, settings=QuerySettings(), clock=clock)
     store, queue = await SqlJobStore.open(url, clock), InProcessJobQueue(clock)
     settings = JobsSettings(lease_s=LEASE_S, generations=2)
     jobs = Jobs(store=store, queue=queue, search=search, answers=answers, clock=clock, settings=settings)

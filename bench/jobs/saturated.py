@@ -50,7 +50,11 @@ async def run(folder: Path) -> list[Figure]:
             for document in claimed:
                 await system.ingest.process(document)
         system.jobs.answers = Answers(
-            search=system.search, generators=[FarModel()], embedder=system.embedder, settings=system.settings.query
+            search=system.search,
+            generators=[FarModel()],
+            embedder=system.embedder,
+            settings=system.settings.query,
+            clock=system.clock,
         )
 
         async def p95(turn: int) -> float:

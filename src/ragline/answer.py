@@ -19,7 +19,9 @@ from typing import TypeAlias
 import structlog
 
 from ragline import metrics
+from ragline.breaker import Breaker, blames
 from ragline.citations import CitationStream, holds, is_refusal
+from ragline.clock import Clock
 from ragline.errors import EngineError, Overloaded
 from ragline.generators.extractive import ExtractiveGenerator
 from ragline.prompting import build_prompt, pack
@@ -29,6 +31,9 @@ from ragline.types import Answer, Passage, Prompt, Retrieved, SearchRequest, Usa
 
 log = structlog.get_logger()
 
+
+PROBE_EVERY_S, PROBE_WITHIN_S = 5.0, 30.0
+"""Of a generator that is left out: a token costs money, and the first one takes a while."""
 
 LEAST_WAIT_S = 0.1
 """Between two tries, whatever Retry-After says: one that says 0 and means it not is asked a few times only."""
@@ -54,8 +59,9 @@ Event: TypeAlias = Retrieved | Piece | Restarted | Answer
 
 class Answers:
     def __init__(
-        self, *, search: Searcher, generators: Sequence[Generator], embedder: Embedder, settings: QuerySettings
-    ) -> None:
+        self, *, search: Searcher, generators: Sequence[Generator], embedder: Embedder, settings: QuerySettings,
+        clock: Clock,
+    ) -> None:  # fmt: skip
         self._search = search
         self._embedder = embedder
         self._settings = settings
@@ -63,6 +69,13 @@ class Answers:
         self._generators = [*generators]
         if not any(isinstance(generator, ExtractiveGenerator) for generator in generators):
             self._generators.append(self._extractive)
+        self.breakers = [
+            Breaker(
+                f"generator:{one.name}", clock, called=f"The generator {one.name}", probe_every_s=PROBE_EVERY_S,
+                probe_within_s=PROBE_WITHIN_S,
+            )
+            for one in self._generators
+        ]  # fmt: skip
 
     async def answer(self, request: SearchRequest) -> Answer:
         """The answer, whole. Raises as `Search.search` does; a generator's failure is not an error here."""
@@ -98,13 +111,17 @@ class Answers:
         prompt = build_prompt(query, found.passages)
         degraded: list[str] = []
         patience_s = self._settings.generator_patience_ms / 1000
-        for position, generator in enumerate(self._generators):
-            last = position == len(self._generators) - 1
+        for generator, breaker in zip(self._generators, self.breakers, strict=True):
+            last = generator is self._generators[-1]
+            if breaker.is_open and not last:
+                degraded.append(self._left_out(generator, breaker.standing().last_error))
+                continue
             while True:
                 attempt = _Attempt(generator, prompt, self._settings.answer_tokens, start)
                 async with aclosing(attempt.pieces()) as pieces:
                     async for piece in pieces:
                         yield Piece(piece)
+                attempt.tell(breaker)
                 wait_s = attempt.asks_to_wait_s()
                 if wait_s is None or wait_s > patience_s:
                     break
@@ -113,13 +130,16 @@ class Answers:
             if not attempt.failed and (last or attempt.stands()):
                 yield attempt.answer(found, degraded, start)
                 return
-            reason = attempt.failed or "ungrounded"
-            degraded.append(f"generator:{generator.name}" if attempt.failed else "ungrounded")
-            metrics.degraded_total.labels("generator" if attempt.failed else "ungrounded").inc()
-            log.warning("generator left out", generator=generator.name, reason=reason)
+            degraded.append(self._left_out(generator, attempt.failed))
             if attempt.text:
-                yield Restarted(reason)
+                yield Restarted(attempt.failed or "ungrounded")
         raise attempt.error or AssertionError("the last generator either answers or raises")
+
+    def _left_out(self, generator: Generator, failed: str) -> str:
+        """How `degraded` says it. `failed`: why; empty: its answer does not hold to the passages."""
+        log.warning("generator left out", generator=generator.name, reason=failed or "ungrounded")
+        metrics.degraded_total.labels("generator" if failed else "ungrounded").inc()
+        return f"generator:{generator.name}" if failed else "ungrounded"
 
     def _count_tokens(self, text: str) -> int:
         return len(self._embedder.token_spans(text))
@@ -138,6 +158,7 @@ class _Attempt:
         self.text = ""
         self.failed = ""
         self.error: EngineError | Overloaded | None = None
+        self.took_s = 0.0
 
     async def pieces(self) -> AsyncGenerator[str, None]:
         """What may be shown. Ends early, with `failed` set, when the generator fails."""
@@ -153,10 +174,24 @@ class _Attempt:
                 yield shown
         except (EngineError, Overloaded) as error:
             self.failed, self.error = str(error), error
-        metrics.generation_latency_ms.labels(name).observe((time.perf_counter() - start) * 1000)
+        self.took_s = time.perf_counter() - start
+        metrics.generation_latency_ms.labels(name).observe(self.took_s * 1000)
         metrics.citations_removed_total.inc(self._citations.removed)
         metrics.tokens_total.labels(name, "prompt").inc(self._usage.prompt_tokens)
         metrics.tokens_total.labels(name, "completion").inc(self._usage.completion_tokens)
+
+    def tell(self, breaker: Breaker) -> None:
+        if self.error is None:
+            breaker.came_through(self.took_s)
+        elif blames(self.error):
+            breaker.failed(self.error, self._probe)
+
+    async def _probe(self) -> None:
+        """One token for nobody."""
+        prompt = build_prompt("Are you there?", ())
+        async with aclosing(self._generator.generate(prompt, max_tokens=1)) as tokens:
+            async for _ in tokens:
+                return
 
     def asks_to_wait_s(self) -> float | None:
         """Of a generator that limits its requests and has said nothing yet: for how long."""

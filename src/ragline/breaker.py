@@ -20,7 +20,7 @@ import structlog
 
 from ragline import metrics
 from ragline.clock import Clock
-from ragline.errors import EngineDenied, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from ragline.errors import EngineDenied, EngineError, EngineRejected, EngineTimeout, EngineUnavailable, Overloaded
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -62,11 +62,14 @@ class Breaker:
     """Stands before one engine, in this process. `engine`: its name in metrics and status, such as ``dense``; `called`: in
     messages, such as "The dense leg"."""
 
-    def __init__(self, engine: str, clock: Clock, *, called: str, probe_every_s: float | None = None) -> None:
+    def __init__(
+        self, engine: str, clock: Clock, *, called: str, probe_every_s: float | None = None,
+        probe_within_s: float = PROBE_WITHIN_S,
+    ) -> None:  # fmt: skip
         self.engine = engine
         self._called = called
         self._clock = clock
-        self._every_s = probe_every_s
+        self._every_s, self._within_s = probe_every_s, probe_within_s
         self._outcomes: deque[bool] = deque(maxlen=LOOKED_AT)
         self._took_s: deque[float] = deque(maxlen=SAMPLES)
         self._p95_s: float | None = None
@@ -178,7 +181,7 @@ class Breaker:
 
     async def _answers(self, probe: Probe) -> bool:
         try:
-            async with asyncio.timeout(PROBE_WITHIN_S):
+            async with asyncio.timeout(self._within_s):
                 await probe()
         except Exception as error:  # noqa: BLE001 (whatever it is, it was a probe)
             return not blames(error)
@@ -189,4 +192,4 @@ def blames(error: Exception) -> bool:
     """Whether `error` is the engine's doing: what it refuses to a single request says that it answers."""
     if isinstance(error, EngineRejected):
         return isinstance(error, EngineDenied)
-    return isinstance(error, EngineError | TimeoutError | OSError)
+    return isinstance(error, EngineError | Overloaded | TimeoutError | OSError)

@@ -156,10 +156,11 @@ async def build(settings: Settings) -> System:
             namespaces=namespaces, documents=documents, claims=claims, upkeep=upkeep, contents=contents,
             vectors=vectors, keywords=keywords, epochs=epochs, clock=clock, limits=may_stand,
         )  # fmt: skip
+        reranking = Reranking(reranker, settings.reranker, clock) if reranker else None
         query = Search(
             snapshots=snapshots, documents=documents, guard=guard, embedder=embedder, vectors=vectors,
             keywords=keywords, queries=queries, settings=settings.query, clock=clock, languages=languages,
-            reranking=Reranking(reranker, settings.reranker, clock) if reranker else None,
+            reranking=reranking,
         )  # fmt: skip
         tier = await open_hot_tier(settings, clock)
         cache_audit = None
@@ -179,7 +180,9 @@ async def build(settings: Settings) -> System:
             index_worker = IndexWorker(
                 ingest=ingest, chunk_log=chunk_log, dead_letters=dead_letters, clock=clock, attempts=attempts
             )
-        answers = Answers(search=search, generators=generators, embedder=embedder, settings=settings.query)
+        answers = Answers(search=search, generators=generators, embedder=embedder, settings=settings.query, clock=clock)
+        breakers = [*(one.breaker for one in (guard, tier, reranking) if one), *answers.breakers]
+        closers.extend(one.aclose for one in (*breakers, *(leg.breaker for leg in query.legs.values())))
         job_store = await open_job_store(settings, clock, queries)
         closers.append(job_store.aclose)
         job_queue = open_job_queue(settings, clock)
@@ -217,6 +220,9 @@ async def build(settings: Settings) -> System:
             ),
             purge_worker=PurgeWorker(
                 purges=purges, edge=edge, database=database, clock=clock, settings=settings.edge
+            ),
+            standings=(
+                *(leg.standing for leg in query.legs.values()), *(breaker.standing for breaker in breakers),
             ),
             closers=tuple(reversed(closers)),
         )  # fmt: skip

@@ -54,7 +54,7 @@ class Search:
         self._reranking = reranking
         many = settings.leg_concurrency
         caps: dict[LegName, int] = {"keyword": settings.keyword_deadline_ms, "dense": settings.dense_deadline_ms}
-        self._legs = {
+        self.legs = {
             name: Leg(name, cap_ms=cap_ms, floor_ms=settings.least_deadline_ms, concurrency=many, clock=clock)
             for name, cap_ms in caps.items()
         }
@@ -184,13 +184,13 @@ class Search:
                     engine="embedder",
                 )
             with metrics.stage(timings, name, metrics.retrieval_latency_ms):
-                return await self._legs[name].run(searches[name])
+                return await self.legs[name].run(searches[name])
 
         began = time.perf_counter()
         tasks = {name: asyncio.create_task(timed(name)) for name in request.legs}
         late = await self._in(tasks)
         for name in late:
-            self._legs[name].was_late(searches[name], time.perf_counter() - began)
+            self.legs[name].was_late(searches[name], time.perf_counter() - began)
         return _rankings_of(tasks, late, degraded)
 
     async def _in(self, tasks: Mapping[LegName, asyncio.Task[list[Hit]]]) -> list[LegName]:

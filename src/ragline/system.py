@@ -11,6 +11,7 @@ import structlog
 
 from ragline.audit import Audit
 from ragline.blobs import KeepingBlobs
+from ragline.breaker import Standing
 from ragline.cache_audit import CacheAudit
 from ragline.cached_answers import CachedAnswers
 from ragline.caching import CachedSearch
@@ -103,6 +104,8 @@ class System:
     job_upkeep: JobUpkeep
     cold_tier: ColdTier
     purge_worker: PurgeWorker
+    standings: tuple[Callable[[], Standing], ...]
+    """What this process knows of each engine that queries depend on."""
     closers: tuple[Callable[[], Awaitable[None]], ...]
     """What to close, in order, each once."""
 

@@ -62,7 +62,11 @@ class Scripted:
 def _with(api: Api, *generators: Generator) -> Answers:
     system = api.system
     return Answers(
-        search=system.search, generators=generators, embedder=system.embedder, settings=system.settings.query
+        search=system.search,
+        generators=generators,
+        embedder=system.embedder,
+        settings=system.settings.query,
+        clock=system.clock,
     )
 
 

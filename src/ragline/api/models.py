@@ -244,6 +244,25 @@ class CacheOut(BaseModel):
     audits: dict[str, int] = Field(description="Hits that were searched again and compared, by verdict.")
 
 
+class EngineOut(BaseModel):
+    name: str = Field(description="keyword, dense, registry, cache, reranker or generator:NAME.")
+    left_out: bool = Field(description="It fails or is slow: nobody waits for it until a probe finds it back.")
+    since: float = Field(description="When it began to be so, in seconds since 1970.")
+    p95_ms: float | None = Field(description="Of the last calls; null: too few to say.")
+    deadline_ms: float | None = Field(description="How long a query waits for it now; null: it has a fixed limit.")
+    last_error: str | None
+    last_error_at: float | None
+
+
+class StatusOut(BaseModel):
+    version: str
+    engines: list[EngineOut] = Field(description="As the process has seen them that answers.")
+    documents_waiting: int | None = Field(description="With a change that is not settled; null: the registry is away.")
+    queues: dict[str, int | None] = Field(
+        description="Jobs, waiting or at work, by queue; null: the job store is away."
+    )
+
+
 class CacheCleared(BaseModel):
     namespace: str
     entries: int

@@ -21,6 +21,7 @@ from ragline.cli.namespaces import namespaces
 from ragline.cli.options import Json
 from ragline.cli.reindex import reindex
 from ragline.cli.screen import Screen
+from ragline.cli.status import status
 from ragline.cli.tune import tune
 from ragline.cli.up import serve, up
 from ragline.cli.work import work
@@ -44,7 +45,7 @@ def version(as_json: Json = False) -> None:
     return screen.line(f"ragline {__version__} (Python {platform.python_version()})")
 
 
-for _command in (up, ingest, ask, search, evaluate, tune, reindex, backup, restore, doctor, serve, work):
+for _command in (up, ingest, ask, search, evaluate, tune, reindex, backup, restore, status, doctor, serve, work):
     app.command()(_command)
 for _group in (documents, namespaces, jobs, keys, cache):
     app.add_typer(_group)
