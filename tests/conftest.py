@@ -38,7 +38,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # A busy machine is no fault: nothing is left out because it takes long. Also of the processes that tests start.
 os.environ |= {
     f"RAGLINE_QUERY__{name}_MS": "60000"
-    for name in ("DEADLINE", "KEYWORD_DEADLINE", "DENSE_DEADLINE", "LEAST_DEADLINE", "GRACE", "GUARD_DEADLINE")
+    for name in (
+        "TARGET",
+        "DEADLINE",
+        "KEYWORD_DEADLINE",
+        "DENSE_DEADLINE",
+        "LEAST_DEADLINE",
+        "GRACE",
+        "GUARD_DEADLINE",
+    )
 }
 
 # No test asserts on time, so neither does Hypothesis: a busy machine is not a failure.

@@ -17,6 +17,7 @@ from ragline.caching import CachedSearch, HotCache
 from ragline.clock import Clock
 from ragline.connections.database import Database, sqlite_url
 from ragline.hot_tier import HotTier
+from ragline.pressure import Pressure
 from ragline.protocols import Cache
 from ragline.query import Search
 from ragline.registry.acceptance import Incoming
@@ -73,7 +74,7 @@ class Corpus:
         none: Any = None
         self.query = Search(
             snapshots=self.snapshots, documents=self.documents, guard=self.guard, embedder=none, vectors=none,
-            keywords=self.words, queries=Queries(), settings=PATIENT, clock=clock,  # type: ignore[arg-type]
+            keywords=self.words, queries=Queries(), settings=PATIENT, clock=clock, pressure=Pressure(clock, target_ms=60_000),  # type: ignore[arg-type]
         )  # fmt: skip
         self.tier = HotTier(cache, settings, clock, in_process=cache.name == "memory") if cache else None
         self.audit = CacheAudit(search=self.query, documents=self.documents, share=settings.audit_share, draw=draw)

@@ -17,6 +17,7 @@ from ragline.connections.database import Database
 from ragline.job_workers import JobWorker
 from ragline.jobs import Jobs
 from ragline.jobstores.sql import SqlJobStore
+from ragline.pressure import Pressure
 from ragline.query import Search
 from ragline.queues.memory import InProcessJobQueue
 from ragline.registry.documents import Documents
@@ -54,6 +55,7 @@ async def main(url: str) -> None:
     search = Search(
         snapshots=Snapshots(namespaces, clock, guard.breaker), documents=documents, guard=guard, embedder=nothing,
         vectors=nothing, keywords=nothing, queries=Queries(), settings=QuerySettings(), clock=clock,
+        pressure=Pressure(clock, target_ms=60_000),
     )  # fmt: skip
     answers = Answers(search=search, generators=[SlowModel()], embedder=nothing, settings=QuerySettings(), clock=clock)
     store, queue = await SqlJobStore.open(url, clock), InProcessJobQueue(clock)

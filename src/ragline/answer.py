@@ -24,6 +24,7 @@ from ragline.citations import CitationStream, holds, is_refusal
 from ragline.clock import Clock
 from ragline.errors import EngineError, Overloaded
 from ragline.generators.extractive import ExtractiveGenerator
+from ragline.pressure import Pressure
 from ragline.prompting import build_prompt, pack
 from ragline.protocols import Embedder, Generator, Searcher
 from ragline.settings import QuerySettings
@@ -60,11 +61,12 @@ Event: TypeAlias = Retrieved | Piece | Restarted | Answer
 class Answers:
     def __init__(
         self, *, search: Searcher, generators: Sequence[Generator], embedder: Embedder, settings: QuerySettings,
-        clock: Clock,
+        clock: Clock, pressure: Pressure | None = None,
     ) -> None:  # fmt: skip
         self._search = search
         self._embedder = embedder
         self._settings = settings
+        self._pressure = pressure
         self._extractive = ExtractiveGenerator(embedder)
         self._generators = [*generators]
         if not any(isinstance(generator, ExtractiveGenerator) for generator in generators):
@@ -113,8 +115,8 @@ class Answers:
         patience_s = self._settings.generator_patience_ms / 1000
         for generator, breaker in zip(self._generators, self.breakers, strict=True):
             last = generator is self._generators[-1]
-            if breaker.is_open and not last:
-                degraded.append(self._left_out(generator, breaker.standing().last_error))
+            if not last and (why := self._passed_over(breaker)):
+                degraded.append(self._left_out(generator, why))
                 continue
             while True:
                 attempt = _Attempt(generator, prompt, self._settings.answer_tokens, start)
@@ -134,6 +136,12 @@ class Answers:
             if attempt.text:
                 yield Restarted(attempt.failed or "ungrounded")
         raise attempt.error or AssertionError("the last generator either answers or raises")
+
+    def _passed_over(self, breaker: Breaker) -> str:
+        """Why this generator is not asked; empty: it is. The last one always is: it takes words from the passages."""
+        if breaker.is_open:
+            return breaker.standing().last_error
+        return "overload" if self._pressure and self._pressure.sheds("generator") else ""
 
     def _left_out(self, generator: Generator, failed: str) -> str:
         """How `degraded` says it. `failed`: why; empty: its answer does not hold to the passages."""

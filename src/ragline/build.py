@@ -38,6 +38,7 @@ from ragline.languages import known_to
 from ragline.log_workers import DeadLetters, EmbedWorker, IndexWorker
 from ragline.members import Members
 from ragline.mending import Mending
+from ragline.pressure import Pressure
 from ragline.protocols import (
     Blobs,
     Cache,
@@ -156,11 +157,12 @@ async def build(settings: Settings) -> System:
             namespaces=namespaces, documents=documents, claims=claims, upkeep=upkeep, contents=contents,
             vectors=vectors, keywords=keywords, epochs=epochs, clock=clock, limits=may_stand,
         )  # fmt: skip
+        pressure = Pressure(clock, target_ms=settings.query.target_ms)
         reranking = Reranking(reranker, settings.reranker, clock) if reranker else None
         query = Search(
             snapshots=snapshots, documents=documents, guard=guard, embedder=embedder, vectors=vectors,
             keywords=keywords, queries=queries, settings=settings.query, clock=clock, languages=languages,
-            reranking=reranking,
+            reranking=reranking, pressure=pressure,
         )  # fmt: skip
         tier = await open_hot_tier(settings, clock)
         cache_audit = None
@@ -180,7 +182,10 @@ async def build(settings: Settings) -> System:
             index_worker = IndexWorker(
                 ingest=ingest, chunk_log=chunk_log, dead_letters=dead_letters, clock=clock, attempts=attempts
             )
-        answers = Answers(search=search, generators=generators, embedder=embedder, settings=settings.query, clock=clock)
+        answers = Answers(
+            search=search, generators=generators, embedder=embedder, settings=settings.query, clock=clock,
+            pressure=pressure,
+        )  # fmt: skip
         breakers = [*(one.breaker for one in (guard, tier, reranking) if one), *answers.breakers]
         closers.extend(one.aclose for one in (*breakers, *(leg.breaker for leg in query.legs.values())))
         job_store = await open_job_store(settings, clock, queries)

@@ -32,6 +32,9 @@ ingest_latency_ms = Histogram(
 )  # fmt: skip
 retrieval_errors_total = Counter("retrieval_errors", "Failed legs and searches.", ["leg", "error"], registry=REGISTRY)
 degraded_total = Counter("degraded", "Answers and searches that left a step out.", ["step"], registry=REGISTRY)
+searches_in_flight = Gauge("searches_in_flight", "Searches under way in this process.", registry=REGISTRY)
+search_places = Gauge("search_places", "How many may be; it follows how long they take.", registry=REGISTRY)
+refused_total = Counter("searches_refused", "Searches refused because too many were under way.", registry=REGISTRY)
 documents_total = Counter("documents", "Documents by how a revision ended.", ["outcome"], registry=REGISTRY)
 documents_waiting = Gauge("documents_waiting", "Documents with a change that is not settled.", registry=REGISTRY)
 redriven_total = Counter(

@@ -22,6 +22,7 @@ from ragline.filters import parse_filters
 from ragline.fusion import fuse
 from ragline.languages import of_query, weighed
 from ragline.leg import Leg
+from ragline.pressure import Pressure
 from ragline.protocols import Embedder, KeywordIndex, VectorStore
 from ragline.registry.documents import Documents
 from ragline.registry.guard import Guard, GuardRow, GuardView
@@ -38,7 +39,7 @@ class Search:
     def __init__(
         self, *, snapshots: Snapshots, documents: Documents, guard: Guard, embedder: Embedder, vectors: VectorStore,
         keywords: KeywordIndex, queries: Queries, settings: QuerySettings, clock: Clock,
-        languages: frozenset[str] | None = None, reranking: Reranking | None = None,
+        pressure: Pressure, languages: frozenset[str] | None = None, reranking: Reranking | None = None,
     ) -> None:  # fmt: skip
         """`queries`: are told which are under way.   `languages`: that the embedder knows; None: all."""
         self._queries = queries
@@ -52,6 +53,7 @@ class Search:
         self._clock = clock
         self._languages = languages
         self._reranking = reranking
+        self._pressure = pressure
         many = settings.leg_concurrency
         caps: dict[LegName, int] = {"keyword": settings.keyword_deadline_ms, "dense": settings.dense_deadline_ms}
         self.legs = {
@@ -63,10 +65,11 @@ class Search:
         """The passages for a query. Identical ones that are in flight together are one already: see `caching.CachedSearch`.
 
         Raises:  InvalidRequest, NotFound: the namespace.  EngineError: every leg failed, or the registry is away and
-                 the namespace was never read.
+                 the namespace was never read.  Overloaded: too many are under way.
         """
         _check(request, self._settings)
-        found = await self._in_time(request)
+        with self._pressure.place(waits=request.min_sequence is not None):
+            found = await self._in_time(request)
         for step in found.degraded:
             metrics.degraded_total.labels(step).inc()
         return found
@@ -119,6 +122,9 @@ class Search:
                 namespace = await self._snapshots.get(request.namespace)
                 scope = Scope(request.groups, parse_filters(request.filters, namespace.epoch.fields))
             reranking = self._reranking if len(request.legs) > 1 else None  # one leg alone keeps its own scores
+            if reranking and self._pressure.sheds("rerank"):
+                degraded.append("rerank")
+                reranking = None
             wanted = max(request.top_k, reranking.candidates) if reranking else request.top_k
             began_at = self._clock.now()
             with self._queries.under_way():
@@ -163,6 +169,9 @@ class Search:
         """Run the asked-for legs side by side. Once one is in, the other gets only the grace."""
         epoch = namespace.epoch
         fetch = max(namespace.settings.candidates or self._settings.candidates, 2 * request.top_k)
+        if self._pressure.sheds("candidates") and fetch > 2 * request.top_k:
+            degraded.append("candidates")
+            fetch = max(fetch // 2, 2 * request.top_k)
 
         async def keyword() -> list[Hit]:
             return await self._keywords.search(epoch.keywords, request.query, top_k=fetch, scope=scope)

@@ -183,6 +183,11 @@ class QuerySettings(_Section):
     """The query path."""
 
     deadline_ms: int = Field(10_000, gt=0, description="Limit for a whole search, waiting for `min_sequence` included.")
+    target_ms: int = Field(
+        200, gt=0,
+        description="What 95 % of searches are to take at most. Under overload steps are left out, then searches refused (429), "
+        "as few as keep to it.",
+    )  # fmt: skip
     keyword_deadline_ms: int = Field(1_000, gt=0, description="Limit for the keyword leg.")
     dense_deadline_ms: int = Field(1_000, gt=0, description="Limit for the dense leg, embedding included.")
     least_deadline_ms: int = Field(
