@@ -35,7 +35,9 @@ class Machine:
     def run(self, for_s: float) -> None:
         """Events: (when, order, kind, which). A search waits for the processor, then elsewhere, then it is done."""
         self.took_ms, self.refused = [], 0
-        begun, places, waiting, busy = {}, {}, deque(), False
+        begun: dict[int, float] = {}
+        places: dict[int, ExitStack] = {}
+        waiting, busy = deque[int](), False
         start, n = self.clock.since, 0
         events = [(start + self._dice.expovariate(self._rate), 0, "comes", 0)]
         while events:
