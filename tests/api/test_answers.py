@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 
+from ragline import answer as path
 from ragline.answer import Answers
+from ragline.breaker import RUNNING
 from ragline.errors import EngineUnavailable, Overloaded
 from ragline.protocols import Generator
 from ragline.types import Prompt, Token, Usage
@@ -44,9 +47,13 @@ class Scripted:
         self._pieces = pieces
         self._breaks = breaks
         self.closed = 0
+        self.asked_for: list[int] = []
 
     async def generate(self, prompt: Prompt, *, max_tokens: int) -> AsyncGenerator[Token, None]:
+        self.asked_for.append(max_tokens)
         try:
+            if max_tokens == 1 and self._breaks:
+                raise EngineUnavailable("The line went dead.", next_step="Wait.", engine=self.name)
             for piece in self._pieces:
                 yield Token(piece)
             if self._breaks:
@@ -67,6 +74,7 @@ def _with(api: Api, *generators: Generator) -> Answers:
         embedder=system.embedder,
         settings=system.settings.query,
         clock=system.clock,
+        pressure=system.query._pressure,
     )
 
 
@@ -192,3 +200,46 @@ async def test_one_that_says_0_and_means_it_not_is_asked_a_few_times_only(
     monkeypatch.setattr(api.system.answers, "_settings", quick)
     answer = await api.call("POST", "/v1/answers", json=QUESTION)
     assert (answer["generator"], limited.asked) == ("second", 3)
+
+
+async def test_one_that_fails_again_and_again_is_passed_over_until_it_answers_a_token(
+    api: Api, generators: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(path, "PROBE_EVERY_S", 0.001)
+    broken = Scripted("broken", HOLDS, breaks=True)
+    generators(broken, Scripted("second", HOLDS))
+    for n in range(RUNNING):
+        told = await api.call("POST", "/v1/answers", json={**QUESTION, "query": f"{QUESTION['query']} {n}"})
+        assert (told["generator"], told["degraded"], len(broken.asked_for)) == ("second", ["generator:broken"], n + 1)
+    breaker = api.system.answers.breakers[0]
+    assert breaker.is_open
+    told = await api.call("POST", "/v1/answers", json=QUESTION)
+    assert (told["generator"], told["degraded"]) == ("second", ["generator:broken"])
+    broken._breaks = False
+    while breaker.is_open:
+        await asyncio.sleep(0)
+    told = await api.call("POST", "/v1/answers", json={**QUESTION, "query": f"{QUESTION['query']} again"})
+    assert (told["generator"], told["degraded"]) == ("broken", [])
+    assert broken.asked_for[RUNNING:-1], "it was probed"
+    assert set(broken.asked_for[RUNNING:-1]) == {1}, "each probe is a token, and no question was spent on finding out"
+
+
+async def test_under_overload_the_sentences_of_the_passages_answer(api: Api, generators: Any) -> None:
+    scripted = Scripted("dear", HOLDS)
+    generators(scripted)
+    pressure = api.system.answers._pressure
+    pressure._in_use = pressure.places - 1
+    told = await api.call("POST", "/v1/answers", json={**QUESTION, "query": f"{QUESTION['query']} In a hurry?"})
+    pressure._in_use -= pressure.places - 1
+    assert (told["generator"], len(scripted.asked_for)) == ("extractive", 0)
+    assert told["degraded"] == ["candidates", "generator:dear"]
+
+
+async def test_beyond_that_it_is_refused_with_a_time(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    pressure = api.system.query._pressure
+    monkeypatch.setattr(pressure, "_in_use", pressure.places)
+    refused = await api.call("POST", "/v1/answers", json={**QUESTION, "query": "Is it full?"}, status=429)
+    assert refused["next_step"]
+    async with api.client() as client:
+        response = await client.post("/v1/search", json={"query": "Is it full?", "namespace": "help"})
+    assert (response.status_code, response.headers["retry-after"]) == (429, "1")
