@@ -12,7 +12,7 @@ LARGE = ("test_fleet", "milvus", "elasticsearch", "chunklogs")
 """What is in the names of files that ask Milvus, Elasticsearch or Kafka: between 300 MB and 1 GB each, up to 20 s to start."""
 
 
-class Spread(LoadScopeScheduling):  # type: ignore[misc] (xdist has no types)
+class Spread(LoadScopeScheduling):  # type: ignore[misc]
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::", 1)[0]
         return "large servers" if any(part in file for part in LARGE) else file
