@@ -42,7 +42,7 @@ settings.load_profile("ragline")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Spread:
-    return Spread(config)
+    return Spread(config, log)
 
 
 @pytest.fixture(autouse=True)
