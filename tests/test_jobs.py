@@ -70,7 +70,7 @@ async def test_a_question_becomes_a_cited_answer_and_every_step_is_told(house: J
     shown = "".join(json.loads(event.data)["text"] for event in events if event.name == "token")
     assert shown == answer.text
     assert json.loads(events[-1].data)["answer"] == answer.text
-    (delivery,) = await house.store.claim_deliveries(most=9, lease_s=LEASE_S)
+    (delivery,) = await house.store.claim_deliveries(most=9, of_host=9, in_flight={}, lease_s=LEASE_S)
     body = json.loads(delivery.body)
     assert (body["type"], body["data"]["job_id"]) == ("job.done", job.id)
     assert body["data"]["answer"]["answer"] == answer.text
@@ -255,7 +255,7 @@ async def test_past_its_deadline_a_job_fails_in_words(house: JobHouse, where: st
     assert ("its passages" if where == "retrieval" else "its answer") in job.detail
     assert "deadline_s" in job.next_step
     assert (await house.names(job.id))[-1] == "failed"
-    (delivery,) = await house.store.claim_deliveries(most=9, lease_s=LEASE_S)
+    (delivery,) = await house.store.claim_deliveries(most=9, of_host=9, in_flight={}, lease_s=LEASE_S)
     assert json.loads(delivery.body)["type"] == "job.failed"
     if claimed:
         with pytest.raises(Lost):

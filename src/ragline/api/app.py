@@ -27,6 +27,7 @@ from ragline.api import (
     search,
     sources,
     wakes,
+    webhooks,
 )
 from ragline.api.access import Access
 from ragline.clock import Clock
@@ -44,7 +45,20 @@ def gateway(system: System, *, owner_token: str) -> FastAPI:
     app = _app(system.settings.http, system.keys, system.clock, owner_token, _ready(system))
     app.state.system, app.state.embedder = system, system.embedder
     # Routes are tried in this order, and most requests are searches; none shadows another.
-    for module in (search, answers, jobs, namespaces, documents, sources, keys, audit, backup, cache, embeddings):
+    for module in (
+        search,
+        answers,
+        jobs,
+        webhooks,
+        namespaces,
+        documents,
+        sources,
+        keys,
+        audit,
+        backup,
+        cache,
+        embeddings,
+    ):
         app.include_router(module.router, responses=problems.RESPONSES)
     _take_wakes(app, system)
     return app

@@ -23,6 +23,7 @@ from ragline.cli.reindex import reindex
 from ragline.cli.screen import Screen
 from ragline.cli.tune import tune
 from ragline.cli.up import serve, up
+from ragline.cli.webhooks import webhooks
 from ragline.cli.work import work
 
 app = typer.Typer(
@@ -46,7 +47,7 @@ def version(as_json: Json = False) -> None:
 
 for _command in (up, ingest, ask, search, evaluate, tune, reindex, backup, restore, doctor, serve, work):
     app.command()(_command)
-for _group in (documents, namespaces, jobs, keys, cache):
+for _group in (documents, namespaces, jobs, webhooks, keys, cache):
     app.add_typer(_group)
 
 
