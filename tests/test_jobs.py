@@ -18,7 +18,7 @@ from ragline.build import build
 from ragline.errors import Conflict, InvalidRequest, NotFound, Overloaded
 from ragline.jobs import Lost, Question
 from ragline.serialisation import load_answer
-from ragline.settings import JobsSettings, Settings
+from ragline.settings import JobsSettings, Settings, WebhooksSettings
 from ragline.system import System
 from ragline.types import Caller, JobState
 from tests.house import House
@@ -30,7 +30,8 @@ HR = Caller("ann", "read", None, frozenset({"hr"}))
 @pytest.fixture
 async def system(tmp_path: Path) -> AsyncIterator[System]:
     settings = JobsSettings(max_waiting=4, namespace_share=1.0, deadline_s=600.0)
-    system = await build(Settings(data_dir=tmp_path, jobs=settings))
+    webhooks = WebhooksSettings.model_validate({"allow_networks": ["127.0.0.0/8", "::1/128"]})
+    system = await build(Settings(data_dir=tmp_path, jobs=settings, webhooks=webhooks))
     yield system
     await system.aclose()
 
@@ -55,7 +56,7 @@ def _change(house: JobHouse, statement: str) -> None:
 
 async def test_a_question_becomes_a_cited_answer_and_every_step_is_told(house: JobHouse) -> None:
     says(house.system, Scripted())
-    job = await house.ask(webhook="https://example.org/hook")
+    job = await house.ask(webhook="https://localhost/hook")
     assert job.state is JobState.QUEUED
     assert (await house.retrieve()).state is JobState.GENERATING
     job = await house.generate()
@@ -244,7 +245,7 @@ async def test_a_generator_that_does_not_hold_to_the_passages_is_taken_back(hous
 @pytest.mark.parametrize("where", ["retrieval", "generation"])
 @pytest.mark.parametrize("leased", [False, True], ids=["waiting", "leased"])
 async def test_past_its_deadline_a_job_fails_in_words(house: JobHouse, where: str, leased: bool) -> None:
-    job = await house.ask(webhook="https://example.org/hook")
+    job = await house.ask(webhook="https://localhost/hook")
     if where == "generation":
         await house.retrieve()
     claimed = await house.claim(where) if leased else None  # type: ignore[arg-type]
