@@ -45,7 +45,10 @@ async def _ask(api: Api, webhook: str, *, key: str | None = OWNER, status: int =
 
 async def _deliveries(api: Api, *, key: str | None = OWNER, many: int = 1, **params: str) -> list[Any]:
     async with asyncio.timeout(WITHIN_S):
-        while len(found := (await api.call("GET", "/v1/webhooks/deliveries", key=key, params=params))["deliveries"]) < many:
+        while (
+            len(found := (await api.call("GET", "/v1/webhooks/deliveries", key=key, params=params))["deliveries"])
+            < many
+        ):
             await asyncio.sleep(0.02)
     return list(found)
 
@@ -120,7 +123,8 @@ async def test_an_admin_sees_all_but_the_paths_which_may_be_secret(api: Api) -> 
 
 
 @pytest.mark.parametrize(
-    "url", ["http://169.254.169.254/latest/meta-data/", "http://[::ffff:127.0.0.1]:1/x", "http://10.0.0.1/", "http://0/"]
+    "url",
+    ["http://169.254.169.254/latest/meta-data/", "http://[::ffff:127.0.0.1]:1/x", "http://10.0.0.1/", "http://0/"],
 )
 async def test_where_it_must_not_go_is_said_at_once(api: Api, url: str) -> None:
     before = await api.system.jobs.store.lengths()

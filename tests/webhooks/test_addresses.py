@@ -74,7 +74,7 @@ async def test_an_operator_may_allow_a_network_and_no_more() -> None:
 async def test_this_machine_by_any_spelling_is_not_called_nor_is_no_name(url: str) -> None:
     """Resolved by the system, as in production."""
     checked = Addresses(WebhooksSettings())
-    with pytest.raises(InvalidRequest, match="webhook: .*public address"):
+    with pytest.raises(InvalidRequest, match=r"webhook: .*public address"):
         await checked.check(url)
     await checked.aclose()
 
@@ -88,7 +88,7 @@ async def test_this_machine_by_any_spelling_is_not_called_nor_is_no_name(url: st
         ("https://receiver.example:0/", "host and port"), ("https://receiver.example:99999/", "host and port"),
         ("https://user:secret@receiver.example/", "user or password"), ("https://user@receiver.example/", "user or password"),
         ("https://a b/", "host and port"), ("https://[::1/", "not a URL"), ("https://[fe80::1%25lo]/", "host and port"),
-        ("https://receiver.example/\r\nX: y", "not a URL"), 
+        ("https://receiver.example/\r\nX: y", "not a URL"),
         ("https://receiver.example/" + "x" * 2_048, "characters"), ("https://\ud800/", "not a URL"), ("", "scheme"),
     ],
 )  # fmt: skip

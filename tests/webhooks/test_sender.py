@@ -279,7 +279,11 @@ async def main():
 
 asyncio.run(main())
 """
-    proxied = {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "http://127.0.0.1:9"}
+    proxied = {
+        "HTTP_PROXY": "http://127.0.0.1:9",
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+        "ALL_PROXY": "http://127.0.0.1:9",
+    }
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
         [sys.executable, "-c", source], cwd=root, env=proxied, capture_output=True, text=True, check=False, timeout=120

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -67,7 +68,7 @@ def store(request: pytest.FixtureRequest) -> JobStore:
 
 
 @asynccontextmanager
-async def working(outbox: WebhookOutbox, **given: Any) -> AsyncIterator[None]:
+async def working(outbox: Any, **given: Any) -> AsyncIterator[None]:
     settings = Settings(webhooks=WebhooksSettings.model_validate(QUICK | given))
     addresses = Addresses(settings.webhooks)
     sender = Sender(addresses=addresses, signing=Signing(settings), clock=SystemClock(), settings=settings.webhooks)
@@ -262,13 +263,12 @@ async def test_a_store_that_is_away_for_the_word_costs_a_second_sending(sqlite: 
 
 
 def _leases_end(folder: Path) -> None:
-    import sqlite3
-
     with sqlite3.connect(folder / "jobs.sqlite", timeout=30) as connection:
         connection.execute("UPDATE job_deliveries SET due_at = 0")
     connection.close()
 
 
+ROOT = Path(__file__).resolve().parents[2]
 KILLED = """
 import asyncio, os, signal, sys
 from ragline.clock import SystemClock
@@ -290,16 +290,13 @@ asyncio.run(main())
 
 async def _killed(url: str, receiver: Receiver) -> None:
     """A process that sends, and is killed before it can say so."""
-    root = Path(__file__).resolve().parents[2]
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, url, cwd=root)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, url, cwd=ROOT)
     async with asyncio.timeout(WITHIN_S):
         assert await process.wait() == -signal.SIGKILL
     assert len(receiver.got) == 1
 
 
-async def test_killed_between_the_sending_and_the_word_it_is_sent_again_under_the_same_id(
-    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_killed_between_the_sending_and_the_word_it_is_sent_again_under_the_same_id(postgres: Postgres) -> None:
     url = await postgres.database()
     store = await SqlJobStore.open(url, SystemClock())
     async with receiving() as receiver:
