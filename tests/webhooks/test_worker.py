@@ -313,6 +313,36 @@ async def test_killed_between_the_sending_and_the_word_it_is_sent_again_under_th
     await store.aclose()
 
 
+async def test_a_defect_costs_a_try_and_no_other_delivery(sqlite: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    send = Sender.send
+
+    async def breaks(self: Sender, delivery: WebhookDelivery) -> Any:
+        if delivery.url.endswith("/bad"):
+            raise RuntimeError("a defect")
+        return await send(self, delivery)
+
+    monkeypatch.setattr(Sender, "send", breaks)
+    async with receiving() as receiver:
+        bad, good = await ended(sqlite, receiver.url("/bad")), await ended(sqlite, receiver.url())
+        async with working(sqlite, attempts=2), asyncio.timeout(WITHIN_S):
+            while await sqlite.deliveries(principal=None, state="waiting", most=9):
+                await asyncio.sleep(0.01)
+        (dead,) = await sqlite.deliveries(principal=None, state="dead", most=9)
+        assert (dead.job, dead.attempt, "RuntimeError" in dead.error) == (bad.id, 2, True)
+        assert [got.id for got in receiver.got] == [f"msg_{good.id}"]
+
+
+async def test_one_whose_tries_all_ended_with_their_process_is_dead_at_last(sqlite: JobStore, tmp_path: Path) -> None:
+    async with receiving() as receiver:
+        await ended(sqlite, receiver.url())
+        for _ in range(2):
+            assert await sqlite.claim_deliveries(most=1, of_host=1, in_flight={}, lease_s=600.0)
+            _leases_end(tmp_path)
+        async with working(sqlite, attempts=2):
+            (dead,) = await all_are(sqlite, "dead", many=1)
+        assert (dead.attempt, receiver.got) == (3, [])
+
+
 async def test_a_late_word_of_a_try_that_is_not_the_newest_changes_nothing(sqlite: JobStore, tmp_path: Path) -> None:
     """Paused in the middle, for longer than its lease: another try is under way, and it alone has a say."""
     before = counted("lost")

@@ -20,6 +20,7 @@ import structlog
 
 from ragline.errors import InvalidRequest
 from ragline.settings import WebhooksSettings
+from ragline.types import delivery_host
 
 log = structlog.get_logger()
 
@@ -28,6 +29,9 @@ Resolve: TypeAlias = Callable[[str], Awaitable[list[Address]]]
 """All addresses of a name. Raises Unresolved."""
 
 MOST_URL_CHARS = 2_048
+
+MOST_HOST_CHARS = 253
+"""RFC 1035."""
 
 LOOKUPS = 8
 """Threads that resolve names: a name server that hangs holds these, and not those by which everybody else connects."""
@@ -108,7 +112,8 @@ class Addresses:
         try:
             parsed = httpx.URL(url)
             host, netloc = parsed.raw_host.decode("ascii"), parsed.netloc.decode("ascii")
-        except (httpx.InvalidURL, UnicodeError) as error:
+            delivery_host(url)  # by another parser, whose word the store takes
+        except (httpx.InvalidURL, ValueError) as error:
             raise NotAllowed("it is not a URL") from error
         if parsed.scheme not in ("https", "http"):
             raise NotAllowed("its scheme is not https")
@@ -117,7 +122,7 @@ class Addresses:
         if parsed.userinfo:
             raise NotAllowed("a user or password does not belong into it; deliveries are signed")
         port = parsed.port or (443 if parsed.scheme == "https" else 80)
-        if not host or "%" in host or not 0 < port < 65_536 or parsed.port == 0:
+        if not 0 < len(host) <= MOST_HOST_CHARS or "%" in host or not 0 < port < 65_536 or parsed.port == 0:
             raise NotAllowed("it names no host and port that can be")
         return Target(parsed.scheme, host, netloc, port, parsed.raw_path.decode("ascii"))
 
@@ -146,7 +151,9 @@ class Addresses:
                 code = error.errno if isinstance(error, socket.gaierror) else socket.EAI_NONAME
                 gone = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
                 raise Unresolved(host, definite=code in gone) from error
-            return list(dict.fromkeys(ipaddress.ip_address(str(sockaddr[0])) for *_, sockaddr in found))
+            return list(
+                dict.fromkeys(ipaddress.ip_address(str(sockaddr[0]).partition("%")[0]) for *_, sockaddr in found)
+            )
 
         return await asyncio.get_running_loop().run_in_executor(self._lookups, ask)
 

@@ -93,14 +93,23 @@ class WebhookWorker:
 
     async def _one(self, delivery: WebhookDelivery) -> None:
         try:
-            what = await self._settle(delivery, await self._sender.send(delivery))
+            what = await self._settle(delivery, await self._tried(delivery))
         except RaglineError as error:
             log.warning("the end of a delivery is not written, it is sent again", id=delivery.id, error=str(error))
             what = "unwritten"
         except Exception:  # a defect must cost its own delivery only, and must be seen; the lease ends by itself
-            log.exception("defect in a delivery", id=delivery.id)
-            what = "defect"
+            log.exception("defect while writing the end of a delivery", id=delivery.id)
+            what = "unwritten"
         metrics.webhook_deliveries_total.labels(what).inc()
+
+    async def _tried(self, delivery: WebhookDelivery) -> Outcome:
+        if delivery.attempt - delivery.spent > self._settings.attempts:  # each ended with its process
+            return Outcome(None, "No try came to its end: the processes that were at it were lost.", final=True)
+        try:
+            return await self._sender.send(delivery)
+        except Exception as error:  # a defect must be seen, and must not be tried for ever
+            log.exception("defect in a delivery", id=delivery.id)
+            return Outcome(None, f"Ragline failed in a way it should not: {type(error).__name__}.")
 
     async def _settle(self, delivery: WebhookDelivery, outcome: Outcome) -> str:
         """Write what became of a try; what that was, in one word."""

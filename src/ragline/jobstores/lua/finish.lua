@@ -26,7 +26,7 @@ if answer ~= '' then
 end
 if url ~= '' and webhook ~= '' then
   local delivery = 'msg_' .. id .. (retries ~= '0' and '_' .. retries or '') -- as types.delivery_id
-  local host = string.lower(string.match(url, '^%a+://([^/?#]*)')) -- as types.delivery_host
+  local host = string.lower(string.match(url, '^%a+://([^/?#]*)') or '') -- as types.delivery_host
   redis.call('HSET', key('delivery', delivery),
     'id', delivery, 'job', id, 'principal', principal, 'url', url, 'host', host, 'body', webhook:sub(2), 'attempt', 0, 'spent', 0,
     'state', 'waiting', 'created', whole(now), 'due', whole(now), 'status', '', 'error', '')
