@@ -18,8 +18,8 @@ WITHIN_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`body`: what follows the head. `then`: `close` as usual; `hang`: nothing more, until the client goes; `endless`: the body
-    again and again; `break`: closed before a word."""
+    """`body`: what follows the head. `then`: `close`; `keep` the connection, whatever the client says; `hang`: nothing more,
+    until the client goes; `endless`: the body again and again; `break`: closed before a word."""
 
     status: int = 204
     headers: tuple[str, ...] = ()
@@ -80,7 +80,8 @@ async def receiving(
         handlers.add(task)
         task.add_done_callback(handlers.discard)
         try:
-            await _one(ours, reader, writer)
+            while await _one(ours, reader, writer):
+                pass
         except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
             return  # the client went: some tests are about that
         finally:
@@ -97,7 +98,8 @@ async def receiving(
         await asyncio.gather(*handlers, return_exceptions=True)
 
 
-async def _one(ours: Receiver, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _one(ours: Receiver, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    """Whether another request may come on this connection."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
     body = await reader.readexactly(int(headers.get("content-length", "0")))
@@ -105,14 +107,15 @@ async def _one(ours: Receiver, reader: asyncio.StreamReader, writer: asyncio.Str
     ours.got.append(Got(head[0].split(" ")[1], headers, body))
     ours.came.set()
     if answer.then == "break":
-        return
+        return False
     if answer.then == "hang" and not answer.status:
         await reader.read()  # until the client goes
-        return
+        return False
     lines = [f"HTTP/1.1 {answer.status} .", *answer.headers]
-    if answer.then == "close":
+    if answer.then in ("close", "keep"):
         lines += [f"Content-Length: {len(answer.body)}"] if answer.status != 204 else []
-    writer.write("\r\n".join([*lines, "Connection: close", "", ""]).encode() + answer.body)
+    lines += [] if answer.then == "keep" else ["Connection: close"]
+    writer.write("\r\n".join([*lines, "", ""]).encode() + answer.body)
     await writer.drain()
     while answer.then == "endless":
         writer.write(answer.body)
@@ -120,6 +123,7 @@ async def _one(ours: Receiver, reader: asyncio.StreamReader, writer: asyncio.Str
         await writer.drain()
     if answer.then == "hang":
         await reader.read()
+    return answer.then == "keep"
 
 
 HANGS = Answer(0, then="hang")

@@ -234,7 +234,7 @@ async def test_the_certificate_must_be_for_the_name_not_for_the_address(
 ) -> None:
     server, client = tls("receiver.invalid")
     resolve, _ = at("127.0.0.1")
-    async with receiving(tls=server) as receiver, sending(resolve, tls=client) as sender:
+    async with receiving(Answer(then="keep"), tls=server) as receiver, sending(resolve, tls=client) as sender:
         good = await sender.send(delivery(receiver.url(host="receiver.invalid", scheme="https")))
         other = await sender.send(delivery(receiver.url(host="other.invalid", scheme="https")))
         bare = await sender.send(delivery(receiver.url(scheme="https")))
