@@ -196,14 +196,15 @@ async def build(settings: Settings) -> System:
         job_queue = open_job_queue(settings, clock)
         closers.append(job_queue.aclose)
         await check_queue(job_queue)
-        signing, addresses = Signing(settings), Addresses(settings.webhooks)
-        closers.append(addresses.aclose)
-        sender = Sender(addresses=addresses, signing=signing, clock=clock, settings=settings.webhooks)
+        signing = Signing(settings)
+        asked_for, sent_to = Addresses(settings.webhooks), Addresses(settings.webhooks)  # neither waits for the other
+        closers.extend((asked_for.aclose, sent_to.aclose))
+        sender = Sender(addresses=sent_to, signing=signing, clock=clock, settings=settings.webhooks)
         closers.append(sender.aclose)
 
         async def check_webhook(url: str) -> None:
             signing.must_be_possible()
-            await addresses.check(url)
+            await asked_for.check(url)
 
         jobs = Jobs(
             store=job_store, queue=job_queue, search=search, answers=answers, clock=clock, settings=settings.jobs,

@@ -46,19 +46,8 @@ def gateway(system: System, *, owner_token: str) -> FastAPI:
     app.state.system, app.state.embedder = system, system.embedder
     # Routes are tried in this order, and most requests are searches; none shadows another.
     for module in (
-        search,
-        answers,
-        jobs,
-        webhooks,
-        namespaces,
-        documents,
-        sources,
-        keys,
-        audit,
-        backup,
-        cache,
-        embeddings,
-    ):
+        search, answers, jobs, webhooks, namespaces, documents, sources, keys, audit, backup, cache, embeddings,
+    ):  # fmt: skip
         app.include_router(module.router, responses=problems.RESPONSES)
     _take_wakes(app, system)
     return app

@@ -33,9 +33,6 @@ MOST_URL_CHARS = 2_048
 MOST_HOST_CHARS = 253
 """RFC 1035."""
 
-LOOKUPS = 8
-"""Threads that resolve names: a name server that hangs holds these, and not those by which everybody else connects."""
-
 ACCEPT_S = 2.0
 """How long a request waits for the look at its webhook. A name server that is slow refuses nobody: it is looked at again."""
 
@@ -77,11 +74,12 @@ class Target:
 
 
 class Addresses:
-    """What the settings allow."""
+    """What the settings allow. Names are resolved by threads of its own, as many as deliveries are under way: a name server that
+    hangs holds these, and not those by which everybody else connects."""
 
     def __init__(self, settings: WebhooksSettings, resolve: Resolve | None = None) -> None:
         self._settings = settings
-        self._lookups = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="webhook-names")
+        self._lookups = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="webhook-names")
         self._resolve = resolve or self._look_up
 
     async def check(self, url: str) -> None:
