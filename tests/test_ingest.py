@@ -517,7 +517,9 @@ async def test_words_written_late_bring_back_no_older_content(house: House, monk
     async def overtaken(collection: str, id: str, **words: Any) -> None:
         monkeypatch.undo()
         epoch, old = (await system.namespaces.get("default")).epoch, await house.look(document)
-        content = await system.contents.get(await system.namespaces.get("default"), old, old.live_blob or "", old.content)
+        content = await system.contents.get(
+            await system.namespaces.get("default"), old, old.live_blob or "", old.content
+        )
         assert content is not None
         rows = records(old, content, old.content, old.title, epoch)
         await house.accept("a.txt", "Only the council may read of mergers.", groups=frozenset({"council"}))

@@ -10,7 +10,14 @@ import pytest
 from redis import exceptions
 
 from ragline.connections.redis import BY_CLASS, BY_CODE, Durability, RedisServer, options_of, translated
-from ragline.errors import ConfigurationError, EngineDenied, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from ragline.errors import (
+    ConfigurationError,
+    EngineDenied,
+    EngineError,
+    EngineRejected,
+    EngineTimeout,
+    EngineUnavailable,
+)
 from tests.engines.elasticsearch_door import certificate
 from tests.engines.redis import Redis, server
 from tests.engines.server import free_port

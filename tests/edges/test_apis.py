@@ -13,7 +13,14 @@ from ragline.connections.model_server import Busy
 from ragline.edges.cloudflare import CloudflareEdge
 from ragline.edges.fastly import FastlyEdge
 from ragline.edges.varnish import VarnishEdge
-from ragline.errors import ConfigurationError, EngineDenied, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from ragline.errors import (
+    ConfigurationError,
+    EngineDenied,
+    EngineError,
+    EngineRejected,
+    EngineTimeout,
+    EngineUnavailable,
+)
 from ragline.protocols import Edge
 from ragline.testing.edges import UID, EdgeContract
 from tests.engines.played import HANG, Answer, Asked, Played, nowhere, played

@@ -19,7 +19,14 @@ import httpx
 from pydantic import SecretStr
 
 from ragline.connections.model_server import Busy, broken, retry_after_s
-from ragline.errors import ConfigurationError, EngineDenied, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from ragline.errors import (
+    ConfigurationError,
+    EngineDenied,
+    EngineError,
+    EngineRejected,
+    EngineTimeout,
+    EngineUnavailable,
+)
 
 LOOK = "Look whether it runs and is reachable from here, and correct edge.url if it is not there."
 RIGHTS = "Correct edge.token, and what the token may do: purging by key is enough."
