@@ -207,8 +207,12 @@ async def _stores(settings: Settings) -> list[Finding]:
     findings = [
         await _try(part, lambda look=look: look(settings))  # type: ignore[misc]
         for part, look in (
-            ("registry", _registry), ("jobs", _jobs), ("webhooks", _webhooks), ("vectors", _vectors), ("keywords", _keywords),
-        )  # fmt: skip
+            ("registry", _registry),
+            ("jobs", _jobs),
+            ("webhooks", _webhooks),
+            ("vectors", _vectors),
+            ("keywords", _keywords),
+        )
     ]
     if settings.cache.url not in ("", "off", "memory://"):
         findings.append(await _try("cache", lambda: _cache(settings)))
