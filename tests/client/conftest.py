@@ -19,7 +19,7 @@ from tests.api.conftest import OWNER, Api
 from tests.api.conftest import api as api
 from tests.job_house import TEXTS, Scripted, says
 
-WITHIN_S = 60.0
+WITHIN_S = 20.0
 """No judgement: how long a test waits before it is called stuck."""
 
 

@@ -74,7 +74,7 @@ async def two(postgres: Postgres, tmp_path: Path) -> AsyncIterator[tuple[JobHous
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
         systems.append(await build(Settings(data_dir=tmp_path / name, jobs=jobs)))
-    yield JobHouse(systems[0]), *map(Api, systems)
+    yield JobHouse(systems[0]), Api(systems[0]), Api(systems[1])
     for system in systems:
         await system.aclose()
 

@@ -29,7 +29,7 @@ from ragline.client.results import (
     Namespace,
     Uploaded,
 )
-from ragline.client.transport import Call, File, Transport
+from ragline.client.transport import Call, File, Transport, understood
 
 T = TypeVar("T")
 
@@ -113,11 +113,11 @@ class AsyncClient:
         It cannot be resumed: cut, it raises NotReachable. `timeout_s` also bounds the silence between two events.
         """
         call = _question(query, namespace, top_k, filters, min_sequence, stream=True)
-        async with self._transport.stream(
+        async with await self._transport.open(
             call, deadline=self._deadline(), tries=self._transport.tries, silence_s=self._timeout_s
         ) as stream:
-            async for frame in stream.frames:
-                with self._transport.understood():
+            async for frame in stream:
+                with understood():
                     data = json.loads(frame.data or "{}")
                     event = results.answer_event(frame.name, data)
                 if frame.name == "error":
@@ -163,16 +163,16 @@ class AsyncClient:
             call = Call("GET", ("v1", "jobs", job, "events"), repeatable=True, headers=headers)
             heard, lost = 0, False
             try:
-                async with self._transport.stream(call, deadline=deadline) as stream:
+                async with await self._transport.open(call, deadline=deadline) as stream:
                     if stream.over:
                         return
-                    async for frame in stream.frames:
+                    async for frame in stream:
                         heard += 1
                         if heard > 1 or frame.name:  # a comment comes at once, and is no sign that the line stands
                             cuts = 0
                         if not frame.name:
                             continue
-                        with self._transport.understood():
+                        with understood():
                             event = results.job_event(frame.id, frame.name, frame.data)
                         if lost := event.id > last + 1:
                             break  # to be asked for again

@@ -12,12 +12,15 @@ import concurrent.futures
 import contextlib
 import copy
 import functools
+import os
 import ssl
+import threading
+import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
-from anyio.from_thread import start_blocking_portal
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from ragline.client.asynchronous import AsyncClient
 from ragline.client.errors import Closed
@@ -33,7 +36,7 @@ def _blocking(
 ) -> Callable[Concatenate[Client, P], T]:
     @functools.wraps(method)
     def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._run(functools.partial(method, self._far, *args, **kwargs))
+        return self._loop.run(functools.partial(method, self._far, *args, **kwargs))
 
     return call
 
@@ -44,24 +47,70 @@ def _blocking_stream(
     @functools.wraps(method)
     def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
         events = method(self._far, *args, **kwargs)
-        turn = asyncio.Lock()  # a step that was interrupted ends before the stream is closed
+        turn, steps = asyncio.Lock(), set[asyncio.Task[Any]]()
 
         async def step() -> T | object:
+            if task := asyncio.current_task():
+                steps.add(task)
+                task.add_done_callback(steps.discard)
             async with turn:
                 return await anext(events, END)
 
         async def close() -> None:
+            for task in steps:  # an interrupt may have come where nobody knew of it yet
+                task.cancel()
             async with turn:
                 await events.aclose()
 
         try:
-            while (event := self._run(step)) is not END:
+            while (event := self._loop.run(step)) is not END:
                 yield event  # type: ignore[misc]
         finally:
             with contextlib.suppress(Closed):  # then it is closed already
-                self._run(close)
+                self._loop.run(close)
 
     return call
+
+
+class _Loop:
+    """An event loop in a thread of its own. It ends with whoever holds it, at the latest with the program."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        running = contextlib.ExitStack()
+        self._portal = running.enter_context(start_blocking_portal("asyncio"))
+        self._process = os.getpid()
+        thread = self._portal.call(threading.get_ident)
+        self.close = weakref.finalize(self, _end, self._portal, thread, self._process, client, running)
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        if os.getpid() != self._process:  # a thread is not forked along
+            raise Closed
+        try:
+            under_way: concurrent.futures.Future[T] = self._portal.start_task_soon(work)
+        except RuntimeError as error:
+            raise Closed from error
+        try:
+            return under_way.result()
+        except concurrent.futures.CancelledError as error:  # by `close`, in another thread
+            raise Closed from error
+        except BaseException:  # a KeyboardInterrupt, here: what nobody waits for any more ends
+            under_way.cancel()
+            raise
+
+
+def _end(
+    portal: BlockingPortal, thread: int, process: int, client: AsyncClient, running: contextlib.ExitStack
+) -> None:  # fmt: skip
+    if os.getpid() != process:
+        return
+    if (
+        threading.get_ident() == thread
+    ):  # the garbage collector, which may come by in any thread: this one cannot end itself
+        threading.Thread(target=_end, args=(portal, thread, process, client, running)).start()
+        return
+    portal.call(client.aclose)
+    portal.call(portal.stop, True)
+    running.close()
 
 
 class Client:
@@ -75,8 +124,7 @@ class Client:
     ) -> None:  # fmt: skip
         """As of `AsyncClient`. Raises ValueError."""
         self._far = AsyncClient(*urls, key=key, timeout_s=timeout_s, tries=tries, tls=tls)
-        self._thread = contextlib.ExitStack()
-        self._portal = self._thread.enter_context(start_blocking_portal("asyncio"))
+        self._loop = _Loop(self._far)
 
     search = _blocking(AsyncClient.search)
     answer = _blocking(AsyncClient.answer)
@@ -106,10 +154,7 @@ class Client:
 
     def close(self) -> None:
         """End what is under way, in other threads too; calls after it raise Closed."""
-        with contextlib.suppress(Closed):
-            self._run(self._far.aclose)
-            self._run(functools.partial(self._portal.stop, True))
-        self._thread.close()
+        self._loop.close()
 
     def __enter__(self) -> Client:
         return self
@@ -118,16 +163,3 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        try:
-            under_way: concurrent.futures.Future[T] = self._portal.start_task_soon(work)
-        except RuntimeError as error:
-            raise Closed from error
-        try:
-            return under_way.result()
-        except concurrent.futures.CancelledError as error:  # by `close`, in another thread
-            raise Closed from error
-        except BaseException:  # a KeyboardInterrupt, here: what nobody waits for any more ends
-            under_way.cancel()
-            raise

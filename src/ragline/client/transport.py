@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
@@ -57,12 +59,41 @@ class Call:
     file: File | None = None
 
 
-@dataclass(frozen=True, slots=True)
 class Stream:
-    """`over`: there are no more events, and never will be."""
+    """The events of an answer as they come. `over`: there are none any more, and never will be.
 
-    frames: AsyncGenerator[Frame, None]
-    over: bool
+    No generator: an event loop that ends closes all of them at once, and one inside another is then closed twice.
+    """
+
+    def __init__(self, response: httpx.Response, base: str) -> None:
+        self.over = response.status_code == 204
+        self._response = response
+        self._base = base
+        self._pieces = response.aiter_bytes()
+        self._frames = Frames()
+        self._told: deque[Frame] = deque()
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Frame:
+        """Raises NotReachable: it was cut, or is silent.  NotUnderstood."""
+        while not self._told:
+            try:
+                piece = await anext(self._pieces)
+            except httpx.HTTPError as error:
+                raise _silent(error, self._base) from error
+            with understood():
+                self._told.extend(self._frames.feed(piece))
+        return self._told.popleft()
+
+    async def __aenter__(self) -> Stream:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._response.aclose()
 
 
 class Transport:
@@ -91,23 +122,19 @@ class Transport:
     async def send(self, call: Call, read: Callable[[Any], T], *, deadline: float) -> T:
         """What `read` makes of the JSON of the answer. Raises ClientError; OSError: a file cannot be read."""
         response = await self._answered(call, deadline=deadline, tries=self.tries, silence_s=None)
-        with self.understood():
+        with understood():
             return read(response.json())
 
-    @asynccontextmanager
-    async def stream(
+    async def open(
         self, call: Call, *, deadline: float, tries: int | None = None, silence_s: float = BEATS_S
-    ) -> AsyncGenerator[Stream, None]:
-        """The answer's events. `deadline` and `tries` (None: any number) bound its beginning.
-
-        Raises:  ClientError, also midway: NotReachable when it is cut, or silent for `silence_s`.
-        """
+    ) -> Stream:  # fmt: skip
+        """A stream, to be closed by who gets it. `deadline` and `tries` (None: any number) bound its beginning; it counts as cut
+        when it is silent for `silence_s`. Raises ClientError."""
         response = await self._answered(call, deadline=deadline, tries=tries, silence_s=silence_s)
-        try:
-            async with aclosing(self._frames(response)) as frames:
-                yield Stream(frames, over=response.status_code == 204)
-        finally:
+        if response.status_code != 204 and not response.headers.get("content-type", "").startswith("text/event-stream"):
             await response.aclose()
+            raise _stranger(response)
+        return Stream(response, self._bases[self._at])
 
     def pause_s(self, failed: int) -> float:
         return pause_s(failed, None, self._dice)
@@ -132,7 +159,7 @@ class Transport:
             except (Refused, NotReachable) as error:
                 last, failed = error, failed + 1
             except TimeoutError as error:
-                raise self._timed_out(call, last) from error
+                raise _timed_out(call, last) from error
             after_s = last.retry_after_s if isinstance(last, Refused) else None
             other = isinstance(last, NotReachable) and failed < len(self._bases)  # a replica that was not asked yet
             wait_s = 0.0 if other else pause_s(failed, after_s, self._dice)
@@ -166,80 +193,73 @@ class Transport:
                     finally:
                         await response.aclose()
             except httpx.HTTPError as error:
-                raise self._silent(error, base) from error
+                raise _silent(error, base) from error
         if response.status_code >= 300:
-            raise self._refused(response, request_id)
+            raise _refused(response, request_id)
         return response
 
-    async def _frames(self, response: httpx.Response) -> AsyncGenerator[Frame, None]:
-        if not response.headers.get("content-type", "").startswith("text/event-stream"):
-            raise self._stranger(response)
-        frames = Frames()
-        try:
-            async for piece in response.aiter_bytes():
-                with self.understood():
-                    told = list(frames.feed(piece))
-                for frame in told:
-                    yield frame
-        except httpx.HTTPError as error:
-            raise self._silent(error, self._bases[self._at]) from error
 
-    # ── errors ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── errors ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _refused(self, response: httpx.Response, request_id: str) -> ClientError:
-        try:
-            problem = response.json()
-        except ValueError:
-            problem = None
-        after = response.headers.get("retry-after", "")
-        retry_after_s = float(after) if after.isascii() and after.isdigit() else None
-        request_id = response.headers.get("x-request-id", request_id)
-        if not isinstance(problem, dict) or "detail" not in problem:
-            if response.status_code in (429, 502, 503, 504):  # a proxy before the server, in words of its own
-                problem = {
-                    "detail": f"{response.url.host} answered {response.status_code} {response.reason_phrase}.",
-                    "next_step": "Ask again later; look at what stands before the server.", "retryable": True,
-                }  # fmt: skip
-            else:
-                return self._stranger(response)
-        return refused(problem, response.status_code, request_id=request_id, retry_after_s=retry_after_s)
 
-    def _silent(self, error: httpx.HTTPError, base: str) -> NotReachable:
-        sent = not isinstance(error, NOT_SENT)
-        what = "broke off" if sent else "does not answer"
-        return NotReachable(
-            f"{base} {what}: {str(error) or type(error).__name__}.",
-            next_step="It may have been done; look before you ask again."
-            if sent
-            else "Check that it runs, and its address.",
-            sent=sent,
-        )
+def _refused(response: httpx.Response, request_id: str) -> ClientError:
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = None
+    after = response.headers.get("retry-after", "")
+    retry_after_s = float(after) if after.isascii() and after.isdigit() else None
+    request_id = response.headers.get("x-request-id", request_id)
+    if not isinstance(problem, dict) or "detail" not in problem:
+        if response.status_code in (429, 502, 503, 504):  # a proxy before the server, in words of its own
+            problem = {
+                "detail": f"{response.url.host} answered {response.status_code} {response.reason_phrase}.",
+                "next_step": "Ask again later; look at what stands before the server.", "retryable": True,
+            }  # fmt: skip
+        else:
+            return _stranger(response)
+    return refused(problem, response.status_code, request_id=request_id, retry_after_s=retry_after_s)
 
-    def _stranger(self, response: httpx.Response) -> NotUnderstood:
-        kind = response.headers.get("content-type", "nothing").partition(";")[0]
-        location = response.headers.get("location")
-        moved = f" and points to {location}" if location else ""
-        return NotUnderstood(
-            f"{response.url.host} answered {response.status_code} with {kind}{moved}: no Ragline server.",
-            next_step="Correct the URL to where Ragline answers.",
-        )
 
-    def _timed_out(self, call: Call, last: ClientError | None) -> TimedOut:
-        seen = f" Before: {last.message}" if last else ""
-        return TimedOut(
-            f"{call.method} /{'/'.join(call.path)} was not answered in time.{seen}",
-            next_step="Ask again." if call.repeatable else "It may have been done; look before you ask again.",
-        )
+def _silent(error: httpx.HTTPError, base: str) -> NotReachable:
+    sent = not isinstance(error, NOT_SENT)
+    what = "broke off" if sent else "does not answer"
+    return NotReachable(
+        f"{base} {what}: {str(error) or type(error).__name__}.",
+        next_step="It may have been done; look before you ask again."
+        if sent
+        else "Check that it runs, and its address.",
+        sent=sent,
+    )
 
-    @contextmanager
-    def understood(self) -> Iterator[None]:
-        try:
-            yield
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise NotUnderstood(
-                f"What the server answered does not read as this client knows it: {type(error).__name__} {error}.",
-                next_step="Is there a Ragline server at this URL, and of a version near the client's?",
-            ) from error
+
+def _stranger(response: httpx.Response) -> NotUnderstood:
+    kind = response.headers.get("content-type", "nothing").partition(";")[0]
+    location = response.headers.get("location")
+    moved = f" and points to {location}" if location else ""
+    return NotUnderstood(
+        f"{response.url.host} answered {response.status_code} with {kind}{moved}: no Ragline server.",
+        next_step="Correct the URL to where Ragline answers.",
+    )
+
+
+def _timed_out(call: Call, last: ClientError | None) -> TimedOut:
+    seen = f" Before: {last.message}" if last else ""
+    return TimedOut(
+        f"{call.method} /{'/'.join(call.path)} was not answered in time.{seen}",
+        next_step="Ask again." if call.repeatable else "It may have been done; look before you ask again.",
+    )
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise NotUnderstood(
+            f"What the server answered does not read as this client knows it: {type(error).__name__} {error}.",
+            next_step="Is there a Ragline server at this URL, and of a version near the client's?",
+        ) from error
 
 
 def _checked(url: str) -> str:
