@@ -265,14 +265,17 @@ class AsyncClient:
         return await self._send(call, partial(results.uploaded, namespace=namespace))
 
     async def wait_live(self, uploaded: Uploaded, *, timeout_s: float = 300.0) -> Document:
-        """The document, once it is found by searches. Raises DocumentFailed: it is failed, or deleted; TimedOut: it goes on."""
+        """The document, once it is found by searches. What lies in it, in an archive or a mail, may take longer: `min_sequence`.
+
+        Raises:  DocumentFailed: it cannot be processed; NotFound: it was deleted; TimedOut: it goes on.
+        """
         loop = asyncio.get_running_loop()
         deadline, wait_s = loop.time() + timeout_s, LOOK_S[0]
         while True:
             document = await self.document(uploaded.id, namespace=uploaded.namespace)
-            if document.settled >= uploaded.revision or document.state in ("failed", "deleted"):
-                if document.state in ("failed", "deleted"):
-                    raise DocumentFailed(document)
+            if document.state == "failed":
+                raise DocumentFailed(document)
+            if document.settled >= uploaded.revision:
                 return document
             if loop.time() + wait_s >= deadline:
                 raise TimedOut(

@@ -136,7 +136,7 @@ class DocumentFailed(ClientError):
         self.document = document
         self.reason = document.reason or document.state
         super().__init__(
-            f"Document {document.uri!r} is {document.state}: {self.reason}.",
+            f"Document {document.uri!r} cannot be processed: {self.reason}.",
             next_step="Mend the cause and upload it again.",
         )
 
