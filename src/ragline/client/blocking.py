@@ -20,7 +20,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import BlockingPortal
 
 from ragline.client.asynchronous import AsyncClient
 from ragline.client.errors import Closed
@@ -76,11 +76,12 @@ class _Loop:
     """An event loop in a thread of its own. It ends with whoever holds it, at the latest with the program."""
 
     def __init__(self, client: AsyncClient) -> None:
-        running = contextlib.ExitStack()
-        self._portal = running.enter_context(start_blocking_portal("asyncio"))
+        started: concurrent.futures.Future[BlockingPortal] = concurrent.futures.Future()
+        thread = threading.Thread(target=_serve, args=(started,), name="ragline-client", daemon=True)
+        thread.start()
+        self._portal = started.result()
         self._process = os.getpid()
-        thread = self._portal.call(threading.get_ident)
-        self.close = weakref.finalize(self, _end, self._portal, thread, self._process, client, running)
+        self.close = weakref.finalize(self, _end, self._portal, thread, self._process, client)
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         if os.getpid() != self._process:  # a thread is not forked along
@@ -98,19 +99,31 @@ class _Loop:
             raise
 
 
-def _end(
-    portal: BlockingPortal, thread: int, process: int, client: AsyncClient, running: contextlib.ExitStack
-) -> None:  # fmt: skip
+def _serve(started: concurrent.futures.Future[BlockingPortal]) -> None:
+    """anyio's `start_blocking_portal`, but for its end: that is bound to a generator, whose collection may wait for ever."""
+
+    async def serve() -> None:
+        async with BlockingPortal() as portal:
+            started.set_result(portal)
+            await portal.sleep_until_stopped()
+
+    try:
+        asyncio.run(serve())
+    except Exception as error:
+        if started.done():
+            raise
+        started.set_exception(error)
+
+
+def _end(portal: BlockingPortal, thread: threading.Thread, process: int, client: AsyncClient) -> None:
     if os.getpid() != process:
         return
-    if (
-        threading.get_ident() == thread
-    ):  # the garbage collector, which may come by in any thread: this one cannot end itself
-        threading.Thread(target=_end, args=(portal, thread, process, client, running)).start()
+    if threading.current_thread() is thread:  # the garbage collector came by here, and a thread cannot wait for itself
+        threading.Thread(target=_end, args=(portal, thread, process, client)).start()
         return
     portal.call(client.aclose)
     portal.call(portal.stop, True)
-    running.close()
+    thread.join()
 
 
 class Client:
