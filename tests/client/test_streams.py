@@ -132,9 +132,15 @@ async def test_events_that_come_again_are_not_told_again_and_a_lost_one_is_asked
     await client.wait_job(job)
     whole = await _told(client, job)
 
+    async def lines(*ids: int) -> AsyncIterator[str]:
+        yield ": alive\n\n"
+        for id in ids:
+            yield f"id: {id}\r\nevent: {whole[id - 1].name}\r\ndata: {{}}\r\n\r\n"
+        if ids[-1] == 4:
+            await asyncio.Event().wait()  # whoever waits for more waits for ever
+
     def said(*ids: int) -> StreamingResponse:
-        lines = [f"id: {id}\r\nevent: {whole[id - 1].name}\r\ndata: {{}}\r\n\r\n" for id in ids]
-        return StreamingResponse(iter([": alive\n\n", *lines]), media_type="text/event-stream")
+        return StreamingResponse(lines(*ids), media_type="text/event-stream")
 
     gate.seen.clear()
     gate.answers = [said(1, 1, 2), said(1, 2), said(4)]  # the server would not: a proxy that plays back might
@@ -185,12 +191,18 @@ async def test_a_server_that_is_gone_midway_is_said_after_its_time(api: Api, mod
     await api.call("DELETE", f"/v1/jobs/{job}")
 
 
+def connections(client: AsyncClient) -> int:
+    return sum(not one.is_idle() for one in client._transport._http._transport._pool.connections)  # type: ignore[attr-defined]
+
+
 async def test_a_stream_that_is_left_or_cancelled_closes_its_connection(api: Api, url: str, model: Any) -> None:
     model(Scripted(steps=asyncio.Semaphore(0)))
     async with Cutting(url) as line, AsyncClient(line.url, key=OWNER, timeout_s=WITHIN_S) as client:
         job = (await client.ask(QUESTION)).id
         async with aclosing(client.follow(job)) as events:
             assert (await anext(events)).name == "queued"
+            assert connections(client)
+        assert connections(client) == 0  # at once, not when somebody comes by to collect it
         waiting = asyncio.create_task(client.wait_job(job))
         async with asyncio.timeout(WITHIN_S):
             while not api.system.job_watching._followed:
