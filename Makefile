@@ -25,9 +25,11 @@ setup: .venv/ready ## Make the virtual environment, with the models the tests an
 demo: setup ## Ingest real documents, ask, show cited answers
 	@$(RUN) python demo/run.py
 
+TEST_WORKERS ?= 2
+
 test: setup ## All tests; a missing engine is skipped here and fails with CI=true
 	@echo "==> Running the tests"
-	@$(RUN) pytest $(if $(TEST_WORKERS),-n $(TEST_WORKERS) --dist loadfile)
+	@$(RUN) pytest $(if $(filter-out 1,$(TEST_WORKERS)),-n $(TEST_WORKERS) --dist loadscope)
 
 check: setup ## Format, lint, types, import layers
 	@$(RUN) ruff format --check --quiet .

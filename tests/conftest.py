@@ -30,6 +30,7 @@ from tests.engines.redis import redis as redis
 from tests.engines.s3 import s3 as s3
 from tests.engines.s3 import s3_server as s3_server
 from tests.house import House
+from tests.spread import Spread
 
 # Whoever runs us in the background may have SIGINT ignored, and the commands under test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -37,6 +38,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # No test asserts on time, so neither does Hypothesis: a busy machine is not a failure.
 settings.register_profile("ragline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ragline")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Spread:
+    return Spread(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -46,7 +46,9 @@ class House:
         return vectors
 
     async def expire_leases(self) -> None:
-        await self.system.database.write(lambda c: c.exec_driver_sql("UPDATE documents SET lease_until = 0").rowcount)
+        """As if the time had passed for which workers, also those that lost their claim, may be writing."""
+        expire = "UPDATE documents SET lease_until = 0, late_until = 0"
+        await self.system.database.write(lambda c: c.exec_driver_sql(expire).rowcount)
 
     async def look(self, document: Document) -> Document:
         found = await self.system.documents.look(document.id)

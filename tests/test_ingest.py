@@ -28,7 +28,7 @@ from ragline.errors import (
     RaglineError,
 )
 from ragline.findings import Kind, judge
-from ragline.ingest import _Superseded
+from ragline.ingest import _Superseded, records
 from ragline.protocols import Embedder, Purpose, Vectors
 from ragline.settings import Settings
 from ragline.types import Document, NamespaceSettings, SearchRequest, State, Upload
@@ -503,6 +503,45 @@ async def test_words_written_late_do_not_stay_over_those_of_a_newer_content(hous
     for leg in ("dense", "keyword"):
         request = SearchRequest("mergers", "default", frozenset({"council"}), legs=(leg,))
         assert len((await house.system.search.search(request)).passages) == 1
+
+
+@pytest.mark.parametrize("meanwhile", ["served", "deleted", "reworded"])
+async def test_words_written_late_bring_back_no_older_content(house: House, monkeypatch: Any, meanwhile: str) -> None:
+    """As a store does that replaces whole rows: it reads them, and writes them once they are swept."""
+    document = await house.accept("a.txt", "Only the board may read of mergers.")
+    await house.work()
+    await house.accept("a.txt", "Only the board may read of mergers.", groups=frozenset({"board"}))
+    (late,) = await house.claim()
+    update, system = house.system.vectors.update_payload, house.system
+
+    async def overtaken(collection: str, id: str, **words: Any) -> None:
+        monkeypatch.undo()
+        epoch, old = (await system.namespaces.get("default")).epoch, await house.look(document)
+        content = await system.contents.get(
+            await system.namespaces.get("default"), old, old.live_blob or "", old.content
+        )
+        assert content is not None
+        rows = records(old, content, old.content, old.title, epoch)
+        await house.accept("a.txt", "Only the council may read of mergers.", groups=frozenset({"council"}))
+        await house.work()
+        await house.expire_leases()
+        await house.work()
+        if meanwhile == "deleted":
+            await system.documents.delete("default", document.id)
+            await house.work()
+            await house.expire_leases()
+            await house.work()
+        elif meanwhile == "reworded":
+            await house.accept("a.txt", "Only the council may read of mergers.", groups=frozenset({"all"}))
+        space = (await system.namespaces.get("default")).epoch.space
+        await system.stores.write(epoch, rows, np.eye(1, space.dim, dtype=np.float32), space)
+        await update(collection, id, **words)
+
+    monkeypatch.setattr(house.system.vectors, "update_payload", overtaken)
+    await house.system.ingest.process(late)
+    await house.work()
+    now = await house.look(document)
+    assert await house.held() == ({} if meanwhile == "deleted" else {(document.id, now.live): 1})
 
 
 async def test_a_sweep_leaves_what_a_newer_retry_has_parsed(house: House) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from ragline import metrics
 from ragline.build import build
-from ragline.errors import EngineUnavailable
+from ragline.errors import EngineDenied, EngineError, EngineUnavailable
 from ragline.job_workers import JobUpkeep, JobWorker
 from ragline.jobs import Jobs
 from ragline.queues.memory import InProcessJobQueue
@@ -149,9 +149,12 @@ async def test_a_worker_that_may_finish_in_time_does(system: System, house: JobH
     assert (await house.store.get(job.id)).state is JobState.DONE
 
 
-async def test_an_engine_that_is_away_is_waited_for(house: JobHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [EngineUnavailable, EngineDenied])
+async def test_an_engine_that_is_away_or_wants_its_account_mended_is_waited_for(
+    house: JobHouse, monkeypatch: pytest.MonkeyPatch, kind: type[EngineError]
+) -> None:
     async def away(request: object) -> object:
-        raise EngineUnavailable("Both legs are away.", next_step="Wait.", engine="vectors")
+        raise kind("Both legs are away.", next_step="Wait.", engine="vectors")
 
     monkeypatch.setattr(house.system.jobs.answers, "passages", away)
     job = await house.ask()

@@ -46,8 +46,11 @@ CUT = 0.5
 
 BETWEEN_CUTS_S, AWAY_S = (0.1, 1.5), (0.0, 1.5)
 
-SILENT, SILENT_S = 0.2, (0.5, 8.0)
-"""Share of these in which the engine falls silent instead, and for how long: longer than a lease."""
+SILENT = 0.2
+"""Share of these in which the engine falls silent instead."""
+
+SILENT_S = {"registry": (0.5, 8.0), "log": (0.5, 8.0), "vectors": (0.5, 5.0), "keywords": (0.5, 5.0)}
+"""And for how long: longer than a lease, but for the stores: what a worker that is killed had sent to one lands within it."""
 
 VARIABLES = {
     "RAGLINE_INGEST__LEASE_S": "6",
@@ -155,7 +158,7 @@ class Fleet:
                 wire = self._dice.choice(self._engines.wires)
                 if self._dice.random() < SILENT:
                     self.tally[f"{wire.name} silent"] += 1
-                    await wire.silence(self._dice.uniform(*SILENT_S))
+                    await wire.silence(self._dice.uniform(*SILENT_S[wire.name]))
                     continue
                 self.tally[f"connections to {wire.name} cut"] += 1
                 await wire.cut(away_s=max(0.0, self._dice.uniform(-AWAY_S[1], AWAY_S[1])))

@@ -256,10 +256,11 @@ class Ingest:
         return {(id, number) for id, number in contents if id in rows and _awaits(rows[id], number)}
 
     async def sweep_behind(self, contents: Collection[tuple[str, int]]) -> None:
-        """Of (document, content) that came too late over the log: what a worker that was killed may have written of them goes."""
+        """Of (document, content) that came too late over the log: what was written of them goes, by a worker that was killed, or
+        by a try that gave up. What either had sent may still land: it is swept at once, and after a lease once more."""
         rows = await self._documents.look_all({id for id, _ in contents})
         for id in sorted({id for id, number in contents if id in rows and rows[id].content > number}):
-            await self._claims.sweep_again(id)
+            await self._claims.sweep_again(id, until_s=self._settings.lease_s)
 
     async def embed(self, namespace: Namespace, document: Document, content: Content) -> Vectors:
         """Chunks to vectors of the embedder's space, left as a blob; read back from there when they are."""

@@ -14,7 +14,7 @@ import structlog
 
 from ragline import metrics
 from ragline.clock import Clock
-from ragline.errors import EngineError, RaglineError
+from ragline.errors import EngineDenied, EngineError, RaglineError
 from ragline.jobs import Jobs, Lost
 from ragline.protocols import JobQueue
 from ragline.settings import JobsSettings
@@ -135,9 +135,10 @@ class JobWorker:
         metrics.job_attempts_total.labels(self._name, how).inc()
 
     async def _went_wrong(self, job: Job, error: Exception) -> str:
-        """An engine that is away is waited for until the job's deadline; what cannot come right ends the job."""
+        """An engine that is away, or whose account is to be mended, is waited for until the job's deadline; what cannot come
+        right ends the job."""
         try:
-            if isinstance(error, RaglineError) and error.retryable:
+            if isinstance(error, EngineDenied) or (isinstance(error, RaglineError) and error.retryable):
                 return await self._put_off(job, error)
             if isinstance(error, RaglineError):
                 await self._jobs.fail(job, _word(error), error.message, error.next_step)

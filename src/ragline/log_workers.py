@@ -184,11 +184,14 @@ class IndexWorker:
         found, (id, number, count) = self._sets[key], key
         rows = np.frombuffer(b"".join(found.vectors[n] for n in range(count)), "<f4").astype(np.float32, copy=False)
         vectors = rows.reshape(count, -1)
-        live = False
+        live, tries = False, 0
 
         async def finish() -> None:
-            nonlocal live
+            nonlocal live, tries
+            tries += 1
             live = await self._ingest.finish(id, number, vectors)
+            if not live and tries > 1:
+                await self._ingest.sweep_behind([(id, number)])
 
         failed = await self._finishing(finish)
         if self._sets.get(key) is found:

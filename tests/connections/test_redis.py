@@ -10,7 +10,14 @@ import pytest
 from redis import exceptions
 
 from ragline.connections.redis import BY_CLASS, BY_CODE, Durability, RedisServer, options_of, translated
-from ragline.errors import ConfigurationError, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from ragline.errors import (
+    ConfigurationError,
+    EngineDenied,
+    EngineError,
+    EngineRejected,
+    EngineTimeout,
+    EngineUnavailable,
+)
 from tests.engines.elasticsearch_door import certificate
 from tests.engines.redis import Redis, server
 from tests.engines.server import free_port
@@ -55,7 +62,7 @@ def test_an_answer_is_known_by_its_first_word(code: str) -> None:
 @pytest.mark.parametrize(
     ("error", "ours"),
     [
-        (exceptions.AuthenticationError("x"), EngineRejected),
+        (exceptions.AuthenticationError("x"), EngineDenied),
         (exceptions.OutOfMemoryError("x"), EngineUnavailable),
         (exceptions.ReadOnlyError("x"), EngineUnavailable),
         (exceptions.BusyLoadingError("x"), EngineUnavailable),
@@ -149,7 +156,7 @@ async def test_a_wrong_password_is_told_and_not_shown(tmp_path: Path) -> None:
         for login in ("", ":wrong-secret@"):
             url = f"redis://{login}{locked.netloc}"
             ours = RedisServer(url, setting="cache.url", engine="cache:redis")
-            with pytest.raises(EngineRejected) as refused:
+            with pytest.raises(EngineDenied) as refused:
                 await ours.check_version()
             assert "user and password" in refused.value.next_step
             assert "secret" not in str(refused.value)

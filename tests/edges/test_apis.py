@@ -13,7 +13,14 @@ from ragline.connections.model_server import Busy
 from ragline.edges.cloudflare import CloudflareEdge
 from ragline.edges.fastly import FastlyEdge
 from ragline.edges.varnish import VarnishEdge
-from ragline.errors import ConfigurationError, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from ragline.errors import (
+    ConfigurationError,
+    EngineDenied,
+    EngineError,
+    EngineRejected,
+    EngineTimeout,
+    EngineUnavailable,
+)
 from ragline.protocols import Edge
 from ragline.testing.edges import UID, EdgeContract
 from tests.engines.played import HANG, Answer, Asked, Played, nowhere, played
@@ -113,7 +120,7 @@ class TestEdges(EdgeContract):
 @pytest.mark.parametrize(
     ("status", "headers", "error"),
     [
-        (301, {}, EngineRejected), (400, {}, EngineRejected), (401, {}, EngineRejected), (403, {}, EngineRejected),
+        (301, {}, EngineRejected), (400, {}, EngineRejected), (401, {}, EngineDenied), (403, {}, EngineDenied),
         (404, {}, EngineRejected), (408, {}, EngineTimeout), (429, {}, Busy), (429, {"retry-after": "17"}, Busy),
         (500, {}, EngineError), (502, {}, EngineUnavailable), (503, {}, EngineUnavailable),
         (503, {"retry-after": "17"}, Busy), (504, {}, EngineTimeout), (204, {}, EngineRejected),

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from ragline.api.app import gateway
 from ragline.build import build
 from ragline.edges.varnish import VarnishEdge
-from ragline.errors import ConfigurationError, EngineRejected, EngineUnavailable
+from ragline.errors import ConfigurationError, EngineDenied, EngineUnavailable
 from ragline.settings import EdgeSettings, Settings
 from ragline.types import NamespaceSettings, Upload
 from tests.edges.origin import Origin, served
@@ -316,7 +316,7 @@ def test_more_keys_than_a_header_holds_are_not_stored() -> None:
 async def test_who_is_no_purger_is_refused() -> None:
     with varnish(free_port(), purgers="192.0.2.1") as closed:
         edge = VarnishEdge(closed.edge, token=None, timeout_s=5.0)
-        with pytest.raises(EngineRejected, match="403") as refused:
+        with pytest.raises(EngineDenied, match="403") as refused:
             await edge.purge(["n-1"], namespace="1", visible=1)
         assert "site.vcl" in refused.value.next_step
         await edge.aclose()

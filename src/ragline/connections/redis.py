@@ -22,7 +22,14 @@ from redis import exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from ragline.errors import ConfigurationError, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from ragline.errors import (
+    ConfigurationError,
+    EngineDenied,
+    EngineError,
+    EngineRejected,
+    EngineTimeout,
+    EngineUnavailable,
+)
 
 SCHEMES = ("redis", "rediss")
 PORT = 6379
@@ -258,9 +265,9 @@ BY_CODE: Mapping[str, _Row] = {
     "MOVED": (EngineRejected, "It is a cluster.", _CLUSTER),
     "ASK": (EngineRejected, "It is a cluster.", _CLUSTER),
     "CROSSSLOT": (EngineRejected, "It is a cluster.", _CLUSTER),
-    "WRONGPASS": (EngineRejected, "User or password are wrong.", _LOGIN),
-    "NOAUTH": (EngineRejected, "It wants a password.", _LOGIN),
-    "NOPERM": (EngineRejected, "This user may not do that.", _RIGHTS),
+    "WRONGPASS": (EngineDenied, "User or password are wrong.", _LOGIN),
+    "NOAUTH": (EngineDenied, "It wants a password.", _LOGIN),
+    "NOPERM": (EngineDenied, "This user may not do that.", _RIGHTS),
     "WRONGTYPE": (EngineRejected, "A key holds something else.", _KEYS),
     "NOSCRIPT": (EngineUnavailable, "It has forgotten a script.", "The call is tried again."),
     "EXECABORT": (EngineError, "It refused one command of several.", "Look at its memory and at its log."),
@@ -269,7 +276,7 @@ BY_CODE: Mapping[str, _Row] = {
 """The first word of an error answer → what we say."""
 
 BY_CLASS: tuple[tuple[type[BaseException], _Row], ...] = (
-    (exceptions.AuthenticationWrongNumberOfArgsError, (EngineRejected, "It knows passwords alone.", _OLD)),
+    (exceptions.AuthenticationWrongNumberOfArgsError, (EngineDenied, "It knows passwords alone.", _OLD)),
     (exceptions.AuthenticationError, BY_CODE["WRONGPASS"]),
     (exceptions.AuthorizationError, BY_CODE["NOPERM"]),
     (exceptions.BusyLoadingError, BY_CODE["LOADING"]),

@@ -6,7 +6,8 @@ no answer within the time, 408, 504 EngineTimeout
 429                                 Busy, with its Retry-After
 502, 503                            Busy where it names a time, else EngineUnavailable
 other 5xx                           EngineError
-401, 403, other 4xx, 3xx            EngineRejected
+401, 403                            EngineDenied
+other 4xx, 3xx                      EngineRejected
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ import httpx
 from pydantic import SecretStr
 
 from ragline.connections.model_server import Busy, broken, retry_after_s
-from ragline.errors import ConfigurationError, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from ragline.errors import (
+    ConfigurationError,
+    EngineDenied,
+    EngineError,
+    EngineRejected,
+    EngineTimeout,
+    EngineUnavailable,
+)
 
 LOOK = "Look whether it runs and is reachable from here, and correct edge.url if it is not there."
 RIGHTS = "Correct edge.token, and what the token may do: purging by key is enough."
@@ -85,9 +93,10 @@ class Asking:
                 next_step="See its log or its status page for the reason.",
                 engine=self._engine,
             )
-        refused = status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
-        step = self._refused if refused else "Correct edge.url: it takes no purges there."
-        return self.rejected(place, f"refused with status {status}", step)
+        words = f"refused with status {status}"
+        if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            return EngineDenied(f"The edge at {place} {words}.", next_step=self._refused, engine=self._engine)
+        return self.rejected(place, words, "Correct edge.url: it takes no purges there.")
 
     def _late(self, place: str) -> EngineTimeout:
         return EngineTimeout(

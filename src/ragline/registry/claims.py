@@ -201,28 +201,41 @@ class Claims:
         return await self._database.write(work)
 
     async def rewrite_words(self, id: str) -> None:
-        """Make the stores' payload of an indexed document due again: something older may have been written over it."""
+        """Make the stores' payload of an indexed document due again: something older may have been written over it.
+
+        And a sweep, in any state: a store that replaces whole rows has maybe brought back those of a content that was swept.
+        """
 
         def work(connection: Connection) -> None:
             old = get_row(connection, id)
-            if old is not None and old.state == State.INDEXED:
-                values = {"state": State.CHUNKED, "settled": old.revision - 1, "lease_until": 0.0, "attempt": 0}
-                connection.execute(UPDATE, {"which": id, **values})
+            if old is None:
+                return
+            values: dict[str, object] = {"sweep": SWEEP_NOW}
+            if old.settled >= old.revision:  # else somebody may be at it, and does both
+                values |= {"lease_until": 0.0, "attempt": 0}
+            if old.state == State.INDEXED:
+                values |= {"state": State.CHUNKED, "settled": old.revision - 1}
+            connection.execute(UPDATE, {"which": id, **values})
 
         await self._database.write(work)
 
-    async def sweep_again(self, id: str) -> bool:
-        """Make removing what is not served due again, where nothing else is. False: there is no such document."""
+    async def sweep_again(self, id: str, *, until_s: float = 0.0) -> bool:
+        """Make removing what is not served due again, where nothing else is. False: there is no such document.
+
+        `until_s`: for how long something that nobody waits for any more may still be written; after that it is due once more.
+        """
 
         def work(connection: Connection) -> bool:
             old = get_row(connection, id)
             if old is None:
                 return False
+            values: dict[str, object] = {"late_until": max(old.late_until, self._now() + until_s)} if until_s else {}
             if old.settled >= old.revision:
-                values = {"sweep": SWEEP_NOW, "lease_until": 0.0, "attempt": 0}
-                connection.execute(UPDATE, {"which": id, **values})
+                values |= {"sweep": SWEEP_NOW, "lease_until": 0.0, "attempt": 0}
                 words = "what it does not serve is to be removed once more"
                 tell(connection, id, self._now(), old.revision, 0, "driven again", words)
+            if values:
+                connection.execute(UPDATE, {"which": id, **values})
             return True
 
         return await self._database.write(work)
