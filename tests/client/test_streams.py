@@ -105,9 +105,7 @@ async def test_cut_at_any_byte_the_other_replica_goes_on_and_the_events_are_the_
                     assert to_other.taken >= 1
 
 
-async def test_cut_again_and_again_while_it_comes_about(
-    client: AsyncClient, gate: Gate, url: str, model: Any
-) -> None:
+async def test_cut_again_and_again_while_it_comes_about(client: AsyncClient, gate: Gate, url: str, model: Any) -> None:
     steps = asyncio.Semaphore(0)
     model(Scripted([f"{n} " for n in range(8)], steps=steps))
     job, told = (await client.ask(QUESTION)).id, []
@@ -119,7 +117,7 @@ async def test_cut_again_and_again_while_it_comes_about(
                 line.after_bytes = 250  # of the next connection: hardly more than its headers
                 if event.name in ("generating", "token"):
                     steps.release()
-        assert line.cuts >= 3
+        assert line.cuts >= 2
     assert told == await _told(client, job)
     assert [event.id for event in told] == list(range(1, len(told) + 1))
 
