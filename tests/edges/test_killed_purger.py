@@ -1,4 +1,4 @@
-"""A worker that is killed while it purges a real Varnish: the purge is not lost, and done again where nobody knows that it was done."""
+"""A worker killed while it purges a real Varnish: the purge is not lost, and done again where nobody knows that it was done."""
 
 from __future__ import annotations
 
@@ -80,9 +80,7 @@ async def _killed(registry: str, site: Site, moment: str) -> None:
 async def _over(site: Site) -> EdgePurges:
     """The dead worker's lease is over; nothing else is due."""
     database = site.house.system.database
-    await database.write(
-        lambda c: c.exec_driver_sql("UPDATE edge_purges SET due_at = 0 WHERE passes = 0").rowcount
-    )
+    await database.write(lambda c: c.exec_driver_sql("UPDATE edge_purges SET due_at = 0 WHERE passes = 0").rowcount)
     return EdgePurges(database, site.house.system.clock)
 
 
