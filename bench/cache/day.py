@@ -154,6 +154,8 @@ class Site:
             print(
                 f"edge hit ratio {seen['edge'] / asked:.1%}; old within {LOOK_S:g} s, before the purge: {seen['old']}"
             )
-        print(f"hot hit ratio {seen['hot'] / reached:.1%} of {reached} that came to it; searched {seen['searched'] / asked:.1%}")
+        print(
+            f"hot hit ratio {seen['hot'] / reached:.1%} of {reached} that came to it; searched {seen['searched'] / asked:.1%}"
+        )
         print(f"wrong answers {seen['wrong']}")
         print({outcome: count for (_, outcome), count in sorted(self.corpus.tier.counts.items())})

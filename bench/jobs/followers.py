@@ -33,12 +33,13 @@ EVENT = re.compile(rb"id: (\d+)\nevent: (\w+)\n")
 
 @dataclass(slots=True)
 class Client:
-    """`heard`: names of events by their ids, over all its connections.   `twice`: ids that came more than once."""
+    """`heard`: names of events by their ids, over all its connections.   `twice`: ids that came more than once.   `resets`: connections in vain."""
 
     job: Job
     port: int
     heard: dict[int, str] = field(default_factory=dict)
     twice: int = 0
+    resets: int = 0
     reader: asyncio.StreamReader | None = None
     writer: asyncio.StreamWriter | None = None
 
@@ -59,6 +60,16 @@ class Client:
                 id = int(found[1])
                 self.twice += id in self.heard
                 self.heard[id] = found[2].decode()
+
+    async def come_back(self) -> None:
+        """As an EventSource does: a connection that the system resets, its queue being full, is tried again; a refusal of the
+        server's is an error."""
+        while True:
+            try:
+                return await self.open()
+            except (ConnectionError, asyncio.IncompleteReadError):
+                self.resets += 1
+                await asyncio.sleep(1.0)
 
     def cut(self) -> None:
         assert self.writer
@@ -131,7 +142,7 @@ async def _measured(pid: int, store: SqlJobStore, clients: list[Client]) -> list
     for client in clients:
         client.cut()
     start = time.perf_counter()
-    await asyncio.gather(*(client.open() for client in clients))
+    await asyncio.gather(*(client.come_back() for client in clients))
     back_s = time.perf_counter() - start
     back = _resident(pid)
 

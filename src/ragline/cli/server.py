@@ -20,7 +20,8 @@ from ragline.settings import HttpSettings
 DRAIN_S = 10
 """What requests in flight still get when the server stops."""
 
-BACKLOG = 2048
+BACKLOG = 16_384
+"""Connections that may wait to be taken, when thousands come back at once; systems have a bound of their own (net.core.somaxconn)."""
 
 FILES = 65_536
 """Wanted at most: each connection is one, and a stream of events is held for minutes. Systems begin processes with 1,024."""
