@@ -33,7 +33,8 @@ EVENT = re.compile(rb"id: (\d+)\nevent: (\w+)\n")
 
 @dataclass(slots=True)
 class Client:
-    """`heard`: names of events by their ids, over all its connections.   `twice`: ids that came more than once.   `resets`: connections in vain."""
+    """`heard`: names of events by their ids, over all its connections.   `twice`: ids that came more than once.
+    resets: connections in vain."""
 
     job: Job
     port: int
@@ -162,7 +163,9 @@ async def _measured(pid: int, store: SqlJobStore, clients: list[Client]) -> list
         Figure("resident after an event each and a beat", after_beat, "MiB"),
         Figure("memory a client", (after_beat - before) * 1024 / len(clients), "KiB", at_most=100),
         Figure("an event to all of them", event_s, "s"),
-        Figure("all back at once", back_s, "s"), Figure("resident when they are back", back, "MiB"),
+        Figure("all back at once", back_s, "s"),
+        Figure("connections that the system reset meanwhile", sum(client.resets for client in clients)),
+        Figure("resident when they are back", back, "MiB"),
         Figure("the end to all of them", end_s, "s"),
         Figure("clients that lack an event, or had one twice", len(wrong), at_most=0),
     ]  # fmt: skip

@@ -21,7 +21,7 @@ DRAIN_S = 10
 """What requests in flight still get when the server stops."""
 
 BACKLOG = 16_384
-"""Connections that may wait to be taken, when thousands come back at once; systems have a bound of their own (net.core.somaxconn)."""
+"""Connections that may wait to be taken, when thousands come back at once; the system has a bound of its own (somaxconn)."""
 
 FILES = 65_536
 """Wanted at most: each connection is one, and a stream of events is held for minutes. Systems begin processes with 1,024."""
