@@ -73,8 +73,8 @@ class Answers:
             self._generators.append(self._extractive)
         self.breakers = [
             Breaker(
-                f"generator:{one.name}", clock, called=f"The generator {one.name}", probe_every_s=PROBE_EVERY_S,
-                probe_within_s=PROBE_WITHIN_S,
+                f"generator:{one.name}", clock, called=f"The generator {one.name}", after=settings.leave_out_after,
+                probe_every_s=PROBE_EVERY_S, probe_within_s=PROBE_WITHIN_S,
             )
             for one in self._generators
         ]  # fmt: skip

@@ -128,7 +128,8 @@ async def build(settings: Settings) -> System:
         if chunk_log:
             closers.append(chunk_log.aclose)
         contents = Contents(blobs)
-        guard = Guard(database, clock, deadline_ms=settings.query.guard_deadline_ms)
+        after = settings.query.leave_out_after
+        guard = Guard(database, clock, deadline_ms=settings.query.guard_deadline_ms, after=after)
         snapshots = Snapshots(namespaces, clock, guard.breaker)
         member_rows = MemberRows(database, clock)
         members = Members(contents=contents, registry=member_rows, settings=settings.ingest)
@@ -158,7 +159,7 @@ async def build(settings: Settings) -> System:
             vectors=vectors, keywords=keywords, epochs=epochs, clock=clock, limits=may_stand,
         )  # fmt: skip
         pressure = Pressure(clock, target_ms=settings.query.target_ms)
-        reranking = Reranking(reranker, settings.reranker, clock) if reranker else None
+        reranking = Reranking(reranker, settings.reranker, clock, after=after) if reranker else None
         query = Search(
             snapshots=snapshots, documents=documents, guard=guard, embedder=embedder, vectors=vectors,
             keywords=keywords, queries=queries, settings=settings.query, clock=clock, languages=languages,
@@ -244,6 +245,18 @@ async def build(settings: Settings) -> System:
                 "log": chunk_log,
             }
             failpoints.arm(settings.failpoint, parts | {"namespaces": namespaces, "documents": documents})
+        if settings.faults:
+            from ragline import faults
+
+            fail = {
+                "vectors": vectors,
+                "keywords": keywords,
+                "embedder": embedder,
+                "reranker": reranker,
+                "clock": clock,
+            }
+            fail |= {"cache": tier.cache if tier else None, "registry": database, "jobs": job_store, "log": chunk_log}
+            faults.arm(Path(settings.faults), fail)
         await epochs.check_model()
         if not any(namespace.name == DEFAULT_NAMESPACE for namespace in await namespaces.all()):
             with suppress(Conflict):  # processes that start together all make it; one is first
@@ -351,7 +364,8 @@ async def open_hot_tier(settings: Settings, clock: Clock) -> HotTier | None:
     except BaseException:
         await cache.aclose()
         raise
-    return HotTier(cache, settings.cache, clock, in_process=cache.name == "memory")
+    after = settings.query.leave_out_after
+    return HotTier(cache, settings.cache, clock, in_process=cache.name == "memory", after=after)
 
 
 def open_log(settings: Settings) -> ChunkLog | None:

@@ -39,7 +39,7 @@ EXPIRED = "expired"
 
 _NO_MATTER = {
     "threads", "concurrency", "leg_concurrency", "timeout_s", "patience_s", "deadline_ms", "keyword_deadline_ms",
-    "dense_deadline_ms", "least_deadline_ms", "grace_ms", "target_ms", "guard_deadline_ms",
+    "dense_deadline_ms", "least_deadline_ms", "grace_ms", "target_ms", "leave_out_after", "guard_deadline_ms",
 }  # fmt: skip
 """Settings that change when a result comes, not which: late steps are told in `degraded`, and such results are not kept."""
 

@@ -54,12 +54,14 @@ class Search:
         self._languages = languages
         self._reranking = reranking
         self._pressure = pressure
-        many = settings.leg_concurrency
         caps: dict[LegName, int] = {"keyword": settings.keyword_deadline_ms, "dense": settings.dense_deadline_ms}
         self.legs = {
-            name: Leg(name, cap_ms=cap_ms, floor_ms=settings.least_deadline_ms, concurrency=many, clock=clock)
+            name: Leg(
+                name, cap_ms=cap_ms, floor_ms=settings.least_deadline_ms, concurrency=settings.leg_concurrency,
+                clock=clock, after=settings.leave_out_after,
+            )
             for name, cap_ms in caps.items()
-        }
+        }  # fmt: skip
 
     async def search(self, request: SearchRequest) -> Retrieved:
         """The passages for a query. Identical ones that are in flight together are one already: see `caching.CachedSearch`.

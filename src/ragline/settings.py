@@ -194,6 +194,10 @@ class QuerySettings(_Section):
         250, gt=0,
         description="A leg's deadline follows 3 × the p95 of its last searches, between this and the limit above.",
     )  # fmt: skip
+    leave_out_after: int = Field(
+        5, ge=0,
+        description="Failures running after which an engine is left out until a probe finds it back; 0: never.",
+    )  # fmt: skip
     grace_ms: int = Field(500, gt=0, description="What the other leg still gets once one is in.")
     guard_deadline_ms: int = Field(
         1_000, gt=0,
@@ -358,6 +362,10 @@ class Settings(BaseSettings):
     )
     failpoint: str = Field(
         "", description="For crash tests alone: where the process kills itself (docs/crash-safety.md). Empty: nowhere."
+    )
+    faults: str = Field(
+        "",
+        description="For `ragline prove` alone: the file that says which engine fails now (docs/prove.md). Empty: none.",
     )
     http: HttpSettings = HttpSettings()
     cache: CacheSettings = CacheSettings()

@@ -19,6 +19,7 @@ from ragline.cli.jobs import jobs
 from ragline.cli.keys import keys
 from ragline.cli.namespaces import namespaces
 from ragline.cli.options import Json
+from ragline.cli.prove import prove
 from ragline.cli.reindex import reindex
 from ragline.cli.screen import Screen
 from ragline.cli.status import status
@@ -45,7 +46,7 @@ def version(as_json: Json = False) -> None:
     return screen.line(f"ragline {__version__} (Python {platform.python_version()})")
 
 
-for _command in (up, ingest, ask, search, evaluate, tune, reindex, backup, restore, status, doctor, serve, work):
+for _command in (up, ingest, ask, search, evaluate, tune, reindex, backup, restore, status, prove, doctor, serve, work):
     app.command()(_command)
 for _group in (documents, namespaces, jobs, keys, cache):
     app.add_typer(_group)
