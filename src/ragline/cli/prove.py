@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ragline.cli.failures import FAILED, WrongUsage
+from ragline.cli.failures import SomeFailed, WrongUsage
 from ragline.cli.options import Debug, Json
 from ragline.cli.screen import Screen
 from ragline.cli.session import run_to_exit
@@ -88,7 +88,7 @@ async def _prove(
             verdicts += await _run(screen, folder, group, local=local, without=without, pace=pace)
     _told(screen, verdicts, report, command=_command(local=local, without=without, rate=rate, stretch=stretch))
     if not verdicts or any(one.green is without for one in verdicts):
-        raise typer.Exit(FAILED)
+        raise SomeFailed
     return None
 
 
