@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -68,7 +68,10 @@ class Models:
         await asyncio.sleep(40 * for_s if self._kind == "slow" else for_s)
 
     async def _rerank(self, request: Request) -> Response:
-        body = await request.json()
+        try:
+            body = await request.json()
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
         asked = set(body["query"].lower().split())
         scores = [len(asked & set(text.lower().split())) / (1 + len(asked)) for text in body["texts"]]
         return JSONResponse([{"index": n, "score": score} for n, score in enumerate(scores)])
