@@ -123,9 +123,9 @@ class Load:
         choosing, asking = Random(f"kinds:{self._seed}"), Random(f"asking:{self._seed}")
         async with asyncio.TaskGroup() as group:
             for at_s in self._arrivals():
+                await asyncio.sleep(max(0.0, min(at_s, for_s) - self.elapsed_s))
                 if at_s >= for_s:
                     return
-                await asyncio.sleep(max(0.0, at_s - self.elapsed_s))
                 kind = choosing.choices(kinds, weights)[0]
                 query = self._queries[self._zipf.draw(asking)]
                 if self.in_flight >= self._most_in_flight:

@@ -1,7 +1,7 @@
 """The server that is tried: sessions to it, and the few calls around a load that must succeed or end it.
 
-aiohttp, not httpx: against a server that answers in 20 ms, httpx takes 2.4 to 5 ms of CPU a request and does not keep 200 requests
-a second on one core; aiohttp takes 0.9 to 1.2 ms and keeps them, also with 400 in flight (docs/load.md).
+aiohttp, not httpx: against a server that answers in 20 ms, httpx takes 2.4 to 5 ms of CPU a request and does not keep 200
+requests a second on one core; aiohttp takes 0.9 to 1.2 ms and keeps them, also with 400 in flight (docs/load.md).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Target:
                 status = response.status
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise CouldNotRun(
-                f"{self.url} does not answer as Ragline does: {str(error) or type(error).__name__}.",
+                f"{self.url} does not answer as Ragline does: {_why(error)}.",
                 next_step="Check that it runs (`ragline up`), and --url (RAGLINE_URL).",
             ) from error
         if status >= 300 or not isinstance(body, dict):
@@ -72,6 +72,10 @@ class Target:
                 found += [one["title"] or one["uri"].rpartition("/")[2].partition(".")[0] for one in page["documents"]]
                 cursor = page["next"]
         return found[:most]
+
+
+def _why(error: Exception) -> str:
+    return str(error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error) or type(error).__name__
 
 
 def documents_path(namespace: str) -> str:
