@@ -21,7 +21,7 @@ MOST_STEPS = 300
 
 COLOURS = ("#2b6cb0", "#dd6b20", "#718096", "#38a169", "#805ad5")
 FAILED, BAND = "#c53030", "#c5303022"
-PERCENTS = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99)
+PERCENTS = (0.0, 50.0, 90.0, 95.0, 99.0, 99.9, 99.99)
 """Labels of the percentile axis, as far as there are samples for them."""
 
 
