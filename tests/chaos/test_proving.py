@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from ragline.chaos.experiment import Experiment, shipped
-from ragline.chaos.models import Models, models
+from ragline.chaos.llm import Llm
 from ragline.chaos.proving import Pace, Proving
+from ragline.chaos.reranker import reranker
 from ragline.chaos.stack import Stack
-from ragline.cli.prove import LOCAL
+from ragline.cli.prove import LOCAL, played_by
 
 PACE = Pace(rate=20.0, before_s=1.5, after_s=1.5)
 FAULT_S, HEALED_S, SLOW_S = 5.0, 4.0, 30.0
@@ -28,20 +29,21 @@ UNHURRIED = {
 
 
 @pytest.fixture(scope="module")
-async def played() -> AsyncIterator[Models]:
-    async with models() as played:
+async def played() -> AsyncIterator[Llm]:
+    async with Llm().serving() as played:
         yield played
 
 
 @pytest.fixture(scope="module")
-async def stack(played: Models, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    async with Stack(tmp_path_factory.mktemp("prove"), _variables(played), local=True) as stack:
+async def variables(played: Llm) -> AsyncIterator[dict[str, str]]:
+    async with reranker() as url:
+        yield {**LOCAL, **UNHURRIED, **played_by(played.url, url, timeout_s=2)}
+
+
+@pytest.fixture(scope="module")
+async def stack(variables: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    async with Stack(tmp_path_factory.mktemp("prove"), variables, local=True) as stack:
         yield stack
-
-
-def _variables(played: Models) -> dict[str, str]:
-    generator = f'[{{"url": "{played.url}/v1", "model": "played", "timeout_s": 2}}]'
-    return {**LOCAL, **UNHURRIED, "RAGLINE_GENERATORS": generator, "RAGLINE_RERANKER__URL": f"tei+{played.url}"}
 
 
 def _timeless(one: Experiment) -> Experiment:
@@ -58,20 +60,22 @@ def _timeless(one: Experiment) -> Experiment:
 
 
 @pytest.mark.parametrize("experiment", [one for one in shipped() if one.rung != "overload"], ids=lambda one: one.name)
-async def test_the_rung_holds(stack: Stack, played: Models, experiment: Experiment) -> None:
+async def test_the_rung_holds(stack: Stack, played: Llm, experiment: Experiment) -> None:
     verdict = await Proving(stack, PACE, llm=played).run(_timeless(experiment))
     assert verdict.faults == ()
 
 
-async def test_a_rung_whose_protection_is_off_is_red_by_name(played: Models, tmp_path: Path) -> None:
+async def test_a_rung_whose_protection_is_off_is_red_by_name(
+    played: Llm, variables: dict[str, str], tmp_path: Path
+) -> None:
     (one,) = [one for one in shipped() if one.name == "every_leg_down"]
-    async with Stack(tmp_path, {**_variables(played), **one.without}, local=True) as stack:
+    async with Stack(tmp_path, {**variables, **one.without}, local=True) as stack:
         verdict = await Proving(stack, PACE, llm=played).run(_timeless(one))
     assert any("errors during the fault" in words for words in verdict.faults)
     assert verdict.experiment.rung == "every leg"
 
 
-async def test_one_that_is_broken_off_leaves_no_fault(stack: Stack, played: Models) -> None:
+async def test_one_that_is_broken_off_leaves_no_fault(stack: Stack, played: Llm) -> None:
     (one,) = [one for one in shipped() if one.name == "vector_store_black_hole"]
     running = asyncio.create_task(Proving(stack, replace(PACE, before_s=0.1), llm=played).run(one))
     while json.loads(stack._faults.read_text()) == {}:
@@ -88,8 +92,8 @@ async def test_one_that_is_broken_off_leaves_no_fault(stack: Stack, played: Mode
         assert told["degraded"] == []
 
 
-async def test_what_is_proved_ends_with_the_proof(played: Models, tmp_path: Path) -> None:
-    async with Stack(tmp_path, _variables(played), local=True) as stack:
+async def test_what_is_proved_ends_with_the_proof(variables: dict[str, str], tmp_path: Path) -> None:
+    async with Stack(tmp_path, variables, local=True) as stack:
         process = stack._process
         assert {"cache", "reranker", "llm", "dense", "keyword", "registry"} <= await stack.has()
     assert process

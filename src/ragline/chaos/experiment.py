@@ -26,10 +26,12 @@ from __future__ import annotations
 
 import statistics
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ragline.chaos.samples import Lost, Samples
 from ragline.errors import ConfigurationError
 
 FOLDER = Path(__file__).parent / "experiments"
@@ -45,20 +47,6 @@ STRAYS = 0.02
 
 FEWEST = 20
 """Requests in a part of an experiment, below which it says nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One request. Units: `at_s` when it was due, from the experiment's start; `took_ms` from then, to its last byte.
-
-    status: of HTTP; 0: no answer.
-    """
-
-    at_s: float
-    took_ms: float
-    status: int
-    degraded: tuple[str, ...] = ()
-    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +121,9 @@ class Verdict:
     during: Part
     after: Part
     faults: tuple[str, ...]
-    samples: Sequence[Sample] = ()
+    samples: Samples
+    fault_s: float
+    healed_s: float
 
     @property
     def green(self) -> bool:
@@ -161,9 +151,9 @@ def shipped() -> list[Experiment]:
     return sorted(map(load, FOLDER.glob("*.toml")), key=lambda one: (not one.core, one.name))
 
 
-def seen(samples: Sequence[Sample], *, from_s: float, to_s: float) -> Part:
+def seen(samples: Samples, *, from_s: float, to_s: float) -> Part:
     """Of the requests that were due in that time."""
-    mine = [one for one in samples if from_s <= one.at_s < to_s]
+    mine = [one for one in samples if from_s <= one.at_s < to_s and one.lost is not Lost.STOPPED]
     served = sorted(one.took_ms for one in mine if one.status == 200)
     degraded: dict[str, int] = {}
     for one in mine:
@@ -177,9 +167,7 @@ def seen(samples: Sequence[Sample], *, from_s: float, to_s: float) -> Part:
     )  # fmt: skip
 
 
-def judge(
-    experiment: Experiment, samples: Sequence[Sample], *, fault_s: float, healed_s: float, end_s: float
-) -> Verdict:
+def judge(experiment: Experiment, samples: Samples, *, fault_s: float, healed_s: float, end_s: float) -> Verdict:
     """`fault_s`: when the fault began; `healed_s`: when it was lifted; `end_s`: when the last request was due."""
     expect = experiment.expect
     before = seen(samples, from_s=0.0, to_s=fault_s)
@@ -203,7 +191,7 @@ def judge(
     faults += _slower(expect, before, during)
     if after.errors or after.degraded:
         faults.append(f"{expect.healed_after_s:.0f} s after healing: {after.errors} errors, {_steps(after)}")
-    return Verdict(experiment, before, during, after, tuple(faults), samples)
+    return Verdict(experiment, before, during, after, tuple(faults), samples, fault_s, healed_s)
 
 
 def _degraded(expect: Expect, settled: Part) -> list[str]:
@@ -242,9 +230,7 @@ def _steps(part: Part) -> str:
     return ", ".join(f"{step} {count}" for step, count in sorted(part.degraded.items())) or "nothing degraded"
 
 
-def _statuses(samples: Sequence[Sample], from_s: float, to_s: float) -> str:
-    counts: dict[int, int] = {}
-    for one in samples:
-        if from_s <= one.at_s < to_s and one.status != 200:
-            counts[one.status] = counts.get(one.status, 0) + 1
-    return ", ".join(f"{count} × {status or 'no answer'}" for status, count in sorted(counts.items()))
+def _statuses(samples: Samples, from_s: float, to_s: float) -> str:
+    mine = [one for one in samples if from_s <= one.at_s < to_s and one.failed]
+    counts = Counter(one.lost.value if one.lost else str(one.status) for one in mine)
+    return ", ".join(f"{count} × {what}" for what, count in sorted(counts.items()))

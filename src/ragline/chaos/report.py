@@ -7,9 +7,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from ragline.chaos.experiment import Part, Sample, Verdict
-
-WIDTH, HEIGHT = 560, 120
+from ragline.chaos.experiment import Part, Verdict
+from ragline.chaos.plots import Band, over_time
 
 
 def markdown(verdicts: Sequence[Verdict], *, command: str, version: str, machine: str) -> str:
@@ -44,11 +43,11 @@ def as_json(verdicts: Sequence[Verdict], *, command: str, version: str, machine:
 
 
 def as_html(verdicts: Sequence[Verdict], *, command: str, version: str, machine: str) -> str:
-    """One page without scripts: the table, and of each experiment every request by when it was due and how long it took."""
+    """One page without scripts: the table, and of each experiment its latency over time."""
     parts = [
         "<!doctype html><meta charset=utf-8><title>ragline prove</title>",
         "<style>body{font:15px/1.5 system-ui;max-width:1000px;margin:2em auto;padding:0 1em;color:#1b1f24}"
-        "h2{margin-top:2em}.green{color:#0a7d33}.red{color:#b3261e}svg{background:#f6f7f9}small{color:#666}</style>",
+        "h2{margin-top:2em}.green{color:#0a7d33}.red{color:#b3261e}</style>",
         f"<h1>{sum(one.green for one in verdicts)} of {len(verdicts)} rungs hold</h1>",
         f"<p>Ragline {html.escape(version)}, by <code>{html.escape(command)}</code>, {html.escape(machine)}.</p>",
     ]
@@ -59,31 +58,9 @@ def as_html(verdicts: Sequence[Verdict], *, command: str, version: str, machine:
             f"<p>Expected: {html.escape(_expected(one))}. Seen: {html.escape(_seen(one.during))}. "
             f"Mean, p95 before {_speed(one.before)}, during {_speed(one.during)}, after {_speed(one.after)}.</p>",
             *(f"<p class=red>{html.escape(words)}</p>" for words in one.faults),
-            plot(one.samples),
+            over_time(one.samples, bands=[Band(one.fault_s, one.healed_s, one.experiment.faults[0].target)]),
         ]
     return "\n".join(parts)
-
-
-def plot(samples: Sequence[Sample]) -> str:
-    """Each request a point: seconds to the right, milliseconds upwards, by powers of ten. Grey: degraded. Red: an error."""
-    if not samples:
-        return ""
-    import math
-
-    longest = max(one.at_s for one in samples) or 1.0
-    top = max(10.0, max(one.took_ms for one in samples))
-    points = []
-    for one in samples:
-        x = 40 + (WIDTH - 50) * one.at_s / longest
-        y = HEIGHT - 15 - (HEIGHT - 25) * math.log10(max(1.0, one.took_ms)) / math.log10(top)
-        colour = "#0a7d33" if one.status == 200 and not one.degraded else "#888" if one.status == 200 else "#b3261e"
-        points.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="1.5" fill="{colour}"/>')
-    axes = (
-        f'<text x="2" y="15" font-size="10">{top:.0f} ms</text><text x="2" y="{HEIGHT - 15}" font-size="10">1 ms</text>'
-        f'<text x="{WIDTH - 40}" y="{HEIGHT - 2}" font-size="10">{longest:.0f} s</text>'
-    )
-    legend = "<small>green: whole; grey: something left out, as `degraded` says; red: not served</small>"
-    return f'<svg width="{WIDTH}" height="{HEIGHT}" role="img">{axes}{"".join(points)}</svg><br>{legend}'
 
 
 def _expected(one: Verdict) -> str:

@@ -106,8 +106,9 @@ def _by_settings(chosen: Sequence[Experiment], *, without: bool) -> Iterator[lis
 async def _run(
     screen: Screen, folder: Path, group: Sequence[Experiment], *, local: bool, without: bool, pace: Any
 ) -> list[Verdict]:
-    from ragline.chaos.models import models
+    from ragline.chaos.llm import Llm
     from ragline.chaos.proving import Proving
+    from ragline.chaos.reranker import reranker
     from ragline.chaos.stack import Stack
 
     verdicts: list[Verdict] = []
@@ -115,10 +116,9 @@ async def _run(
         variables: Mapping[str, str] = dict(group[0].without) if without else {}
         llm = None
         if local:
-            llm = await stack.enter_async_context(models())
-            generator = f'[{{"url": "{llm.url}/v1", "model": "played", "timeout_s": 5}}]'
-            played = {"RAGLINE_GENERATORS": generator, "RAGLINE_RERANKER__URL": f"tei+{llm.url}"}
-            variables = {**LOCAL, **played, **variables}
+            llm = await stack.enter_async_context(Llm().serving())
+            reranks = await stack.enter_async_context(reranker())
+            variables = {**LOCAL, **played_by(llm.url, reranks), **variables}
         screen.note("Starting what is to be proved …")
         under_test = await stack.enter_async_context(Stack(folder / f"stack-{id(group)}", variables, local=local))
         has = await under_test.has()
@@ -133,6 +133,12 @@ async def _run(
                 f"{'green' if verdict.green else 'RED  '}    {one.name}: {'; '.join(verdict.faults) or one.title}"
             )
     return verdicts
+
+
+def played_by(llm: str, reranks: str, *, timeout_s: float = 5.0) -> dict[str, str]:
+    """Settings for models that are played, by their URLs."""
+    generator = f'[{{"url": "{llm}", "model": "played", "timeout_s": {timeout_s:g}}}]'
+    return {"RAGLINE_GENERATORS": generator, "RAGLINE_RERANKER__URL": f"tei+{reranks}"}
 
 
 @contextmanager
