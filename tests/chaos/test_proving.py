@@ -17,8 +17,9 @@ from ragline.chaos.reranker import reranker
 from ragline.chaos.stack import Stack
 from ragline.cli.prove import LOCAL, played_by
 
-PACE = Pace(rate=20.0, before_s=1.5, after_s=1.5)
-FAULT_S, HEALED_S, SLOW_S = 5.0, 4.0, 30.0
+PACE = Pace(rate=8.0, before_s=4.0, after_s=5.0)
+PLAYED = {one.name for one in shipped() if one.core and one.rung != "overload"} | {"llm_hangs", "registry_black_hole"}
+FAULT_S, HEALED_S, SLOW_S = 6.0, 4.0, 30.0
 
 UNHURRIED = {
     f"RAGLINE_{name}_MS": "3000"
@@ -59,7 +60,7 @@ def _timeless(one: Experiment) -> Experiment:
     )
 
 
-@pytest.mark.parametrize("experiment", [one for one in shipped() if one.rung != "overload"], ids=lambda one: one.name)
+@pytest.mark.parametrize("experiment", [one for one in shipped() if one.name in PLAYED], ids=lambda one: one.name)
 async def test_the_rung_holds(stack: Stack, played: Llm, experiment: Experiment) -> None:
     verdict = await Proving(stack, PACE, llm=played).run(_timeless(experiment))
     assert verdict.faults == ()

@@ -62,6 +62,7 @@ class Proving:
         seed = next(self._seeds)
         queries = _queries(experiment, seed)
         load = self._load(experiment, queries, seed)
+        await self._stack.well()
         overload = next((fault for fault in stretched if fault.target == "load"), None)
         capacity = await self._capacity(queries) if overload else 0.0
         load.rate = rate = min(pace.rate, capacity / 2) if overload else pace.rate

@@ -26,6 +26,9 @@ COMMAND = (sys.executable, "-c", "from ragline.cli.main import run; run()")
 READY_WITHIN_S = 120.0
 LIVE_WITHIN_S = 300.0
 
+LOOK_S, WELL_LOOKS = 0.25, 120
+"""Between two looks whether an engine is in use again, and how many."""
+
 DOCUMENTS = 200
 TOPICS = (
     "lighthouse", "harbour", "glacier", "orchard", "railway", "cathedral", "vineyard", "observatory", "quarry", "aqueduct",
@@ -106,6 +109,15 @@ class Stack:
             else set()
         )
         return {*names} | llm
+
+    async def well(self) -> None:
+        """Return when nothing is left out, or after a while: then the experiment will tell."""
+        async with self.http() as http:
+            for _ in range(WELL_LOOKS):
+                told = (await http.get("/v1/status")).raise_for_status().json()
+                if not any(one["left_out"] for one in told["engines"]):
+                    return
+                await asyncio.sleep(LOOK_S)
 
     async def _start(self) -> None:
         where = ("up", "--data-dir", str(self._folder / "data")) if self._local else ("serve",)
