@@ -2,7 +2,7 @@
 
 Raw samples, not a histogram of fixed buckets (HdrHistogram): a fault is judged by a window of time that is known only
 afterwards, by kind and by status, and no bucket can be taken apart again. An hour at 50 requests a second is 180,000 samples,
-about 40 MB. Percentiles are numpy's over the raw values, each a latency that was really seen.
+about 32 MB. Percentiles are numpy's over the raw values, each a latency that was really seen.
 """
 
 from __future__ import annotations
