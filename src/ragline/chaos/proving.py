@@ -18,7 +18,7 @@ from ragline.chaos.stack import FACTS, TOPICS, Stack
 AT_ONCE = 8
 """Callers that measure what the process can do: each asks again when it has its answer."""
 
-FRESH, REPEATED = 100_000, 20
+FRESH, REPEATED = 100_000, 5
 """Queries to draw from, each as likely: so many that hardly one comes twice; so few that each does, again and again."""
 
 WELL = Behaviour(first_token_s=0.05, tokens_per_s=200)
