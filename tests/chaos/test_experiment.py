@@ -87,6 +87,8 @@ def test_while_it_settles_a_response_may_be_of_either_kind() -> None:
 def test_where_nothing_need_be_left_out_nothing_may_be() -> None:
     assert _faults(_samples(during=()), Expect()) == ()
     assert _faults(_samples(), Expect()) == ("degraded without need: dense 85",)
+    assert _faults(_samples(), Expect(allowed="dense")) == ()
+    assert _faults(_samples(during=()), Expect(allowed="dense")) == ()
 
 
 def test_refusals_are_no_errors_where_they_are_expected() -> None:

@@ -61,9 +61,10 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Expect:
-    """`degraded`: how a step in `degraded` begins; empty: none must be there. `refused`: 429 are no errors."""
+    """`degraded`: how a step in `degraded` begins; empty: none must be there, but `allowed`. `refused`: 429 are no errors."""
 
     degraded: str = ""
+    allowed: str = ""
     errors: int = 0
     mean_ratio: float | None = None
     p95_ratio: float | None = None
@@ -197,7 +198,8 @@ def judge(experiment: Experiment, samples: Samples, *, fault_s: float, healed_s:
 def _degraded(expect: Expect, settled: Part) -> list[str]:
     served = settled.requests - settled.errors - settled.refused
     if not expect.degraded:
-        return [f"degraded without need: {_steps(settled)}"] if settled.degraded else []
+        needless = settled.degraded.keys() - {expect.allowed}
+        return [f"degraded without need: {_steps(settled)}"] if needless else []
     told = max((count for step, count in settled.degraded.items() if step.startswith(expect.degraded)), default=0)
     if told < NEARLY_ALL * served and not expect.refused:
         return [f"{expect.degraded!r} in {told} of {served} responses during the fault: {_steps(settled)}"]

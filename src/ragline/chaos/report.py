@@ -66,6 +66,7 @@ def as_html(verdicts: Sequence[Verdict], *, command: str, version: str, machine:
 def _expected(one: Verdict) -> str:
     expect = one.experiment.expect
     words = [f"`{expect.degraded}` left out" if expect.degraded else "nothing left out"]
+    words += [f"but `{expect.allowed}`"] if expect.allowed else []
     words += [f"{expect.errors or 'no'} errors"]
     words += ["429 allowed"] if expect.refused else []
     words += [f"mean ≤ {expect.mean_ratio} ×"] if expect.mean_ratio else []
