@@ -257,6 +257,12 @@ class IngestSettings(_Section):
         7 * 86_400.0, gt=0,
         description="How long a deleted document is remembered; longer than anything that could still deliver it late.",
     )  # fmt: skip
+    stale_after_s: float = Field(
+        900.0, gt=0, description="How long newer bytes of a served document may wait until it counts as stale."
+    )
+    redrive_cooldown_s: float = Field(
+        3600.0, gt=0, description="Least time between two re-drives of one stale document."
+    )
     max_waiting: int = Field(100_000, gt=0, description="Documents not yet settled before uploads get a 429.")
 
     @model_validator(mode="after")

@@ -24,6 +24,7 @@ from ragline.api import (
     keys,
     namespaces,
     problems,
+    redrive,
     search,
     sources,
     status,
@@ -56,6 +57,7 @@ def gateway(system: System, *, owner_token: str) -> FastAPI:
         audit,
         backup,
         cache,
+        redrive,
         status,
         embeddings,
     ):
