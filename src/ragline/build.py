@@ -56,6 +56,7 @@ from ragline.protocols import (
 )
 from ragline.purging import PurgeWorker
 from ragline.query import Search
+from ragline.recall import RecallWatch
 from ragline.redrive import Redrive
 from ragline.registry.claims import Claims
 from ragline.registry.documents import Documents
@@ -166,10 +167,12 @@ async def build(settings: Settings) -> System:
         )  # fmt: skip
         pressure = Pressure(clock, target_ms=settings.query.target_ms)
         reranking = Reranking(reranker, settings.reranker, clock) if reranker else None
+        recall = RecallWatch(vectors, share=settings.query.recall_share)
+        closers.append(recall.aclose)
         query = Search(
             snapshots=snapshots, documents=documents, guard=guard, embedder=embedder, vectors=vectors,
             keywords=keywords, queries=queries, settings=settings.query, clock=clock, languages=languages,
-            reranking=reranking, pressure=pressure,
+            reranking=reranking, pressure=pressure, recall=recall,
         )  # fmt: skip
         tier = await open_hot_tier(settings, clock)
         cache_audit = None

@@ -31,6 +31,10 @@ ingest_latency_ms = Histogram(
     buckets=LATENCY_MS, registry=REGISTRY,
 )  # fmt: skip
 retrieval_errors_total = Counter("retrieval_errors", "Failed legs and searches.", ["leg", "error"], registry=REGISTRY)
+ann_recall = Histogram(
+    "ann_recall", "Of a share of dense searches (query.recall_share): what the index found of what an exact search finds.",
+    buckets=(0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0), registry=REGISTRY,
+)  # fmt: skip
 searches_total = Counter(
     "searches", "Searches as their callers saw them: answered, degraded, failed, refused (overload), rejected (the request is "
     "wrong), abandoned (nobody waited). Hits of the cache count.",

@@ -208,6 +208,11 @@ class QuerySettings(_Section):
         ge=0,
         description="How long an answer may wait in all while generators say 429; then the next one is asked.",
     )
+    recall_share: float = Field(
+        0.001, ge=0, le=1,
+        description="Share of dense searches that are done exactly as well, beside the response, to measure what the index "
+        "misses (embedded store and pgvector). 0: none.",
+    )  # fmt: skip
     context_tokens: int = Field(2_000, gt=0, description="Budget for the passages of one answer, in embedder tokens.")
     answer_tokens: int = Field(512, gt=0, description="Longest answer, in the generator's tokens.")
 

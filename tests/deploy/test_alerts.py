@@ -91,7 +91,19 @@ def _burning(burn: float, long: int, short: int) -> Iterator[Scene]:
         yield Scene("RaglineRetrievalErrors", what, series(traffic), fires, still, labels, every)
 
 
+def _recall(*parts: tuple[float, float, int]) -> dict[str, str]:
+    return {
+        "ann_recall_count": rates(*((every, minutes) for every, _, minutes in parts)),
+        "ann_recall_sum": rates(*((every * share, minutes) for every, share, minutes in parts)),
+    }
+
+
 SCENES = [
+    Scene(
+        "RaglineRecallLow", "fires and clears", _recall((0.4, 0.93, 90), (0.4, 0.97, 90)), fires=(80,), quiet=(10, 179)
+    ),
+    Scene("RaglineRecallLow", "a recall that would do", _recall((0.4, 0.97, 90)), quiet=(89,)),
+    Scene("RaglineRecallLow", "too few were measured", _recall((0.27, 0.5, 90)), quiet=(89,)),
     Scene("RaglineDown", "fires and clears", {'up{job="ragline", instance="a:8080"}': levels((1, 10), (0, 10), (1, 10))},
           fires=(13, 19), quiet=(9, 11, 21)),
     *scenes_of_share("RaglineRetrievalSlow", 0.06, 0.04, 50, 5,

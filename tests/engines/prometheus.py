@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,18 @@ from tests.engines.server import free_port, missing, running
 
 def program(name: str, package: str = "prometheus") -> str:
     return shutil.which(name) or missing(name, f"apt-get install --no-install-recommends {package}")
+
+
+WITHIN_S = 120.0
+
+
+def until(true: Callable[[], Any]) -> Any:
+    """Ask until it is so; a busy machine takes as long as it takes."""
+    deadline = time.monotonic() + WITHIN_S
+    while not (found := true()):
+        assert time.monotonic() < deadline, true
+        time.sleep(0.2)
+    return found
 
 
 class Prometheus:
@@ -54,3 +67,17 @@ def server(folder: Path, config: Path) -> Iterator[Prometheus]:
     ]  # fmt: skip
     with running(command, name="prometheus", folder=folder, ready=ours.ready):
         yield ours
+
+
+@contextmanager
+def alertmanager(folder: Path, config: Path) -> Iterator[str]:
+    """Its URL."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [
+        program("prometheus-alertmanager", "prometheus-alertmanager"), f"--config.file={config}",
+        f"--storage.path={folder / 'data'}", f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address=",
+        "--log.level=warn",
+    ]  # fmt: skip
+    with running(command, name="alertmanager", folder=folder, ready=Prometheus(port).ready):
+        yield url
