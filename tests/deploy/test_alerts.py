@@ -143,6 +143,11 @@ SCENES = [
           fires=(12,), quiet=(9, 40)),
     Scene("RaglineDeadLetters", "one more", {'dead_letters_total{topic="doc_chunks"}': "5+0x30 6+0x40"}, fires=(33,),
           quiet=(29, 60)),
+    Scene(
+        "RaglineWebhooksDead", "the first one counts",
+        {'webhook_deliveries_total{outcome="dead"}': "_x10 1+0x50", 'webhook_deliveries_total{outcome="put_off"}': "0+9x60"},
+        fires=(12,), quiet=(9, 40),
+    ),
 ]  # fmt: skip
 
 NAMES = sorted({scene.alert for scene in SCENES})
