@@ -56,6 +56,8 @@ from ragline.protocols import (
 )
 from ragline.purging import PurgeWorker
 from ragline.query import Search
+from ragline.recall import RecallWatch
+from ragline.redrive import Redrive
 from ragline.registry.claims import Claims
 from ragline.registry.documents import Documents
 from ragline.registry.edge_purges import EdgePurges
@@ -65,6 +67,7 @@ from ragline.registry.members import Members as MemberRows
 from ragline.registry.migrations import SCHEMA
 from ragline.registry.namespaces import Namespaces
 from ragline.registry.sources import Sources
+from ragline.registry.staleness import Staleness
 from ragline.registry.upkeep import Upkeep
 from ragline.remembering import RememberingEmbedder
 from ragline.reranking import Reranking
@@ -150,6 +153,11 @@ async def build(settings: Settings) -> System:
             drop_after_s=longest_query_s(settings.query),
         )  # fmt: skip
         upkeep = Upkeep(database, clock)
+        staleness = Staleness(database, clock, stale_after_s=settings.ingest.stale_after_s)
+        redrive = Redrive(
+            staleness=staleness, documents=documents, claims=claims, clock=clock,
+            cooldown_s=settings.ingest.redrive_cooldown_s,
+        )  # fmt: skip
         may_stand = Limits(
             settings.ingest.received_deadline_s, settings.ingest.chunked_deadline_s, settings.ingest.sweep_deadline_s,
             settings.ingest.orphan_grace_s,
@@ -164,10 +172,12 @@ async def build(settings: Settings) -> System:
         )  # fmt: skip
         pressure = Pressure(clock, target_ms=settings.query.target_ms)
         reranking = Reranking(reranker, settings.reranker, clock, after=after) if reranker else None
+        recall = RecallWatch(vectors, share=settings.query.recall_share)
+        closers.append(recall.aclose)
         query = Search(
             snapshots=snapshots, documents=documents, guard=guard, embedder=embedder, vectors=vectors,
             keywords=keywords, queries=queries, settings=settings.query, clock=clock, languages=languages,
-            reranking=reranking, pressure=pressure,
+            reranking=reranking, pressure=pressure, recall=recall,
         )  # fmt: skip
         tier = await open_hot_tier(settings, clock)
         cache_audit = None
@@ -223,7 +233,7 @@ async def build(settings: Settings) -> System:
             contents=contents,
             snapshots=snapshots, embedder=embedder, languages=languages, vectors=vectors, keywords=keywords, stores=stores,
             ingest=ingest,
-            epochs=epochs, audit=audit, mending=mending, upkeep=upkeep, query=query, search=search,
+            epochs=epochs, audit=audit, mending=mending, redrive=redrive, upkeep=upkeep, query=query, search=search,
             answers=CachedAnswers(answers, hot, snapshots), hot_tier=tier, cache_audit=cache_audit,
             ingest_worker=IngestWorker(
                 ingest=ingest, claims=claims, database=database, clock=clock, limits=may_stand, settings=settings.ingest
@@ -232,7 +242,7 @@ async def build(settings: Settings) -> System:
             embed_worker=embed_worker, index_worker=index_worker,
             housekeeper=Housekeeper(
                 epochs=epochs, namespaces=namespaces, mending=mending, upkeep=upkeep, clock=clock,
-                settings=settings.ingest,
+                settings=settings.ingest, staleness=staleness,
             ),
             jobs=jobs, job_queue=job_queue, job_watching=job_watching, job_workers=job_workers,
             job_upkeep=JobUpkeep(jobs=jobs, workers=job_workers, clock=clock, settings=settings.jobs),

@@ -11,6 +11,7 @@ place, and never by a query with `min_sequence` (docs/caching.md).
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import unicodedata
@@ -21,7 +22,7 @@ from typing import TypeVar
 from ragline import __version__, metrics
 from ragline.background import Queries
 from ragline.cache_audit import CacheAudit
-from ragline.errors import EngineError, EngineRejected
+from ragline.errors import EngineError, EngineRejected, Overloaded, RaglineError
 from ragline.hot_tier import HotTier, Kind, Outcome
 from ragline.prompting import SYSTEM
 from ragline.protocols import Searcher
@@ -239,7 +240,23 @@ class CachedSearch:
         self._flights: SingleFlight[Retrieved] = SingleFlight()
 
     async def search(self, request: SearchRequest) -> Retrieved:
-        """Raises as the search does that this stands around."""
+        """Raises as the search does that this stands around. Counts how it ended for whoever asked."""
+        outcome = "failed"
+        try:
+            found = await self._search_once(request)
+            outcome = "degraded" if found.degraded else "answered"
+        except asyncio.CancelledError:
+            outcome = "abandoned"
+            raise
+        except RaglineError as error:
+            if error.status < 500:
+                outcome = "refused" if isinstance(error, Overloaded) else "rejected"
+            raise
+        finally:
+            metrics.searches_total.labels(outcome).inc()
+        return found
+
+    async def _search_once(self, request: SearchRequest) -> Retrieved:
         namespace = await self._snapshots.get(request.namespace)
         key = self._hot.key("search", namespace, request)
         own = False

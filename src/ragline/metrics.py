@@ -31,12 +31,36 @@ ingest_latency_ms = Histogram(
     buckets=LATENCY_MS, registry=REGISTRY,
 )  # fmt: skip
 retrieval_errors_total = Counter("retrieval_errors", "Failed legs and searches.", ["leg", "error"], registry=REGISTRY)
+ann_recall = Histogram(
+    "ann_recall", "Of a share of dense searches (query.recall_share): what the index found of what an exact search finds.",
+    buckets=(0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0), registry=REGISTRY,
+)  # fmt: skip
+searches_total = Counter(
+    "searches", "Searches as their callers saw them: answered, degraded, failed, refused (overload), rejected (the request is "
+    "wrong), abandoned (nobody waited). Hits of the cache count.",
+    ["outcome"], registry=REGISTRY,
+)  # fmt: skip
 degraded_total = Counter("degraded", "Answers and searches that left a step out.", ["step"], registry=REGISTRY)
 searches_in_flight = Gauge("searches_in_flight", "Searches under way in this process.", registry=REGISTRY)
 search_places = Gauge("search_places", "How many may be; it follows how long they take.", registry=REGISTRY)
 refused_total = Counter("searches_refused", "Searches refused because too many were under way.", registry=REGISTRY)
 documents_total = Counter("documents", "Documents by how a revision ended.", ["outcome"], registry=REGISTRY)
 documents_waiting = Gauge("documents_waiting", "Documents with a change that is not settled.", registry=REGISTRY)
+oldest_waiting_document_s = Gauge(
+    "oldest_waiting_document_s", "Age of the oldest change that is not settled, from a document's newest one.",
+    registry=REGISTRY,
+)  # fmt: skip
+served_documents = Gauge("served_documents", "Documents that have something to serve.", registry=REGISTRY)
+stale_documents = Gauge(
+    "stale_documents", "Of these, with newer bytes that are not live in time (content), or not verified in time.", ["why"],
+    registry=REGISTRY,
+)  # fmt: skip
+stale_passage_ratio = Gauge(
+    "stale_passage_ratio", "Stale documents of those that are served; 0 where none is.", registry=REGISTRY
+)
+redrives_total = Counter(
+    "stale_redrives", "Stale documents that a re-drive has looked at, by what it did.", ["done"], registry=REGISTRY
+)
 redriven_total = Counter(
     "documents_redriven", "Documents claimed again after an interrupted attempt.", registry=REGISTRY
 )

@@ -214,6 +214,11 @@ class QuerySettings(_Section):
         ge=0,
         description="How long an answer may wait in all while generators say 429; then the next one is asked.",
     )
+    recall_share: float = Field(
+        0.001, ge=0, le=1,
+        description="Share of dense searches that are done exactly as well, beside the response, to measure what the index "
+        "misses (embedded store and pgvector). 0: none.",
+    )  # fmt: skip
     context_tokens: int = Field(2_000, gt=0, description="Budget for the passages of one answer, in embedder tokens.")
     answer_tokens: int = Field(512, gt=0, description="Longest answer, in the generator's tokens.")
 
@@ -263,6 +268,12 @@ class IngestSettings(_Section):
         7 * 86_400.0, gt=0,
         description="How long a deleted document is remembered; longer than anything that could still deliver it late.",
     )  # fmt: skip
+    stale_after_s: float = Field(
+        900.0, gt=0, description="How long newer bytes of a served document may wait until it counts as stale."
+    )
+    redrive_cooldown_s: float = Field(
+        3600.0, gt=0, description="Least time between two re-drives of one stale document."
+    )
     max_waiting: int = Field(100_000, gt=0, description="Documents not yet settled before uploads get a 429.")
 
     @model_validator(mode="after")

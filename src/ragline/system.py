@@ -32,6 +32,7 @@ from ragline.mending import Mending
 from ragline.protocols import ChunkLog, Embedder, JobQueue, KeywordIndex, VectorStore
 from ragline.purging import PurgeWorker
 from ragline.query import Search
+from ragline.redrive import Redrive
 from ragline.registry.claims import Claims
 from ragline.registry.documents import Documents
 from ragline.registry.keys import Keys
@@ -84,6 +85,7 @@ class System:
     epochs: Epochs
     audit: Audit
     mending: Mending
+    redrive: Redrive
     upkeep: Upkeep
     query: Search
     """The query path itself; `search` stands around it."""

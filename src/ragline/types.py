@@ -138,6 +138,8 @@ class NamespaceSettings:
     chunk_tokens: int = 200
     overlap_tokens: int = 32
     public: bool = False
+    verify_within_s: float | None = None
+    """The freshness limit: a document whose bytes were not sent again, or found unchanged by a sync, for so long is stale."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from ragline.api import (
     keys,
     namespaces,
     problems,
+    redrive,
     search,
     sources,
     status,
@@ -47,7 +48,7 @@ def gateway(system: System, *, owner_token: str) -> FastAPI:
     app.state.system, app.state.embedder = system, system.embedder
     # Routes are tried in this order, and most requests are searches; none shadows another.
     for module in (
-        search, answers, jobs, webhooks, namespaces, documents, sources, keys, audit, backup, cache, status,
+        search, answers, jobs, webhooks, namespaces, documents, sources, keys, audit, backup, cache, redrive, status,
         embeddings,
     ):  # fmt: skip
         app.include_router(module.router, responses=problems.RESPONSES)
