@@ -9,6 +9,7 @@ out nobody waits for it, and no request is spent on finding out whether it is ba
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 import time
 from collections import deque
@@ -143,7 +144,7 @@ class Breaker:
             log.warning("left out", engine=self.engine, error=self._last_error)
             self._turn()
             metrics.left_out.labels(self.engine).set(1)
-            self._probing = asyncio.create_task(self._probe(probe))
+            self._probing = asyncio.create_task(self._probe(probe), context=contextvars.Context())
 
     def standing(self, deadline_s: float | None = None) -> Standing:
         p95_s = self.p95_s
