@@ -39,6 +39,10 @@ from ragline.settings import HttpSettings
 from ragline.system import System
 from ragline.tracing import Tracer
 
+NO_TELEMETRY = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
+"""Of FastAPI's own, which a variable of the environment could turn on: it would record the query of a GET, and the words of what
+was refused. An older FastAPI has none, and passes this over."""
+
 DESCRIPTION = "Documents in, cited answers out. Errors are RFC 9457 problem details that say what to do next."
 
 
@@ -107,7 +111,9 @@ def _app(
     tracer: Tracer | None,
 ) -> FastAPI:  # fmt: skip
     # /docs with its script and style from the package, not from a CDN: it must open without the internet
-    app = FastAPIOffline(title="Ragline", version=__version__, description=DESCRIPTION, redoc_url=None)
+    app = FastAPIOffline(
+        title="Ragline", version=__version__, description=DESCRIPTION, redoc_url=None, telemetry=NO_TELEMETRY
+    )
     # Middleware that is added stands inside of what answers for a defect, and would not see that answer.
     stack = app.build_middleware_stack
     app.build_middleware_stack = lambda: Requests(stack(), tracer)  # type: ignore[method-assign]
