@@ -103,8 +103,8 @@ def test_callers_cannot_make_us_record_everything() -> None:
     tracer = Tracer(Keeping(), ratio=0, callers_per_s=10, now=lambda: now)
     asks = Parent(TRACE, SPAN, sampled=True)
 
-    def recorded(times: int, **believed: bool) -> int:
-        return sum(tracer.begin("GET", parent=asks, **believed).recorded for _ in range(times))
+    def recorded(times: int, *, believed: bool = True) -> int:
+        return sum(tracer.begin("GET", parent=asks, believed=believed).recorded for _ in range(times))
 
     assert recorded(1000, believed=False) == 10
     now += 0.5

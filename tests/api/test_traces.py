@@ -83,6 +83,8 @@ async def test_one_search_is_one_trace(traced: Api, collector: Collector) -> Non
         "ragline.namespace": "default", "ragline.top_k": 3, "ragline.epoch": response.json()["epoch"],
         "ragline.degraded": [], "ragline.cached": False, "ragline.joined": False, "ragline.passages": 1,
     }  # fmt: skip
+    assert traced.system.hot_tier
+    await traced.system.hot_tier.written()
     again = await asked(traced, "POST", "/v1/search", json={"query": QUERY, "top_k": 3})
     await flush(traced.system)
     assert collector.tree(again.headers["x-request-id"]) == [["POST /v1/search", ["search", "cache", "guard"]]]
@@ -249,7 +251,7 @@ async def test_what_is_not_drawn_is_not_sent_and_has_ids(tmp_path: Path) -> None
 
 
 def _spans(outcome: str) -> float:
-    return metrics.spans_total.labels(outcome)._value.get()
+    return float(metrics.spans_total.labels(outcome)._value.get())
 
 
 async def test_a_collector_that_is_away_costs_spans_and_nothing_else(tmp_path: Path) -> None:
@@ -295,7 +297,8 @@ async def test_no_log_line_holds_a_text_or_a_key(collector: Collector, tmp_path:
             await asked(api, "POST", "/v1/search", content=QUERY, headers={"Authorization": "Bearer rgl_wrongwrong"})
             structlog.get_logger().info("beside any request")
     finally:
-        logging.getLogger().handlers, _ = handlers, logging.getLogger().setLevel(level)
+        logging.getLogger().handlers = handlers
+        logging.getLogger().setLevel(level)
         structlog.reset_defaults()  # as a test finds it
     said = lines.getvalue()
     for secret in ("zanzibarically", "Quibblewick", OWNER, key, "rgl_wrongwrong", "hush-hush"):
