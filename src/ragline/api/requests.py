@@ -6,6 +6,7 @@ message, and believes every caller (docs/adr/0023-traces.md).
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 import time
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ragline.tracing import CURRENT, REQUEST_ID, Span, Tracer, parent_of
 
 log = structlog.get_logger()
+LINES = logging.getLogger(__name__)
 
 GIVEN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 """Request ids that are taken from a caller: such as can stand in a log line and a header without harm."""
@@ -60,7 +62,8 @@ class Requests:
             route = getattr(scope.get("route"), "path", "other")
             # The route and not the path: a GET has its query in the path.
             took_ms = round((time.perf_counter() - began) * 1000, 1)
-            log.debug("request", method=method, route=route, status=status, took_ms=took_ms)
+            if LINES.isEnabledFor(logging.DEBUG):  # asking costs a tenth of a line that is thrown away
+                log.debug("request", method=method, route=route, status=status, took_ms=took_ms)
             if span is not None:
                 _end(span, method, route, status, request_id, failed)
             REQUEST_ID.reset(tokens[0])
