@@ -78,6 +78,7 @@ class _Served:
 
     @classmethod
     async def open(cls, folder: Path, traces: TracesSettings) -> _Served:
+        await asyncio.to_thread(folder.mkdir)
         system = await build(Settings(data_dir=folder, traces=traces, cache=CacheSettings(url="off")))
         namespace = await system.namespaces.get("default")
         for n, word in enumerate(WORDS):

@@ -29,7 +29,9 @@ def configure(level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     render: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=True)]
+        [
+            structlog.dev.ConsoleRenderer(colors=True, exception_formatter=structlog.dev.plain_traceback)
+        ]  # rich shows variables
         if terminal
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
