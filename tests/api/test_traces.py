@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -18,6 +19,7 @@ import structlog
 
 from ragline import logs, metrics
 from ragline.build import build
+from ragline.connections import otlp
 from ragline.connections.model_server import ModelServer
 from ragline.errors import EngineUnavailable
 from ragline.settings import Settings, TracesSettings
@@ -270,19 +272,24 @@ async def test_a_collector_that_is_away_costs_spans_and_nothing_else(tmp_path: P
     assert _spans("not taken") > before[1]  # as the process ended
 
 
-async def test_a_silent_collector_holds_no_end_up(tmp_path: Path) -> None:
-    """It takes the connection, and says nothing: the end waits for FLUSH_S, not for the timeout."""
+async def test_a_silent_collector_holds_no_end_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the connection, and says nothing: the process ends while the last batch still waits for its answer."""
+    monkeypatch.setattr(otlp, "FLUSH_S", 0.05)
+    writers: list[asyncio.StreamWriter] = []
 
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
+    async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
 
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with asyncio.timeout(WITHIN_S):
-        async with serving(tmp_path, url=f"http://127.0.0.1:{port}", sample_ratio=1, timeout_s=3600) as api:
-            await api.search("heron")
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with serving(tmp_path, url=url, sample_ratio=1, timeout_s=3600) as api:
+        await api.search("heron")
+    (flushing,) = [thread for thread in threading.enumerate() if thread.name == "traces-flush"]
     server.close()
+    for writer in writers:
+        writer.close()
+    await asyncio.to_thread(flushing.join, WITHIN_S)
+    assert not flushing.is_alive()
 
 
 async def test_no_log_line_holds_a_text_or_a_key(collector: Collector, tmp_path: Path) -> None:

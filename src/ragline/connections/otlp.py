@@ -94,7 +94,7 @@ class OtlpRecorder:
         return _Recorded(self._tracer, self._tracer.start_span(name, context, KINDS[kind]), texts=self._texts)
 
     async def aclose(self) -> None:
-        """Off the event loop, and not for longer than FLUSH_S; what is not sent then is lost, and counted."""
+        """Off the event loop, and not for longer than FLUSH_S; what is not sent then is lost."""
         closing = threading.Thread(target=self._provider.shutdown, name="traces-flush", daemon=True)
         closing.start()
         await asyncio.to_thread(closing.join, FLUSH_S)
