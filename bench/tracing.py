@@ -55,7 +55,8 @@ async def _measure(pairs: int, searches: int, ratio: float, url: str) -> None:
         traced = await _Served.open(Path(folder, "traced"), TracesSettings(url=url, sample_ratio=ratio))
         for one in (plain, traced):
             await one.cost_ms(searches)  # warm
-        off, on = [], []
+        off: list[float] = []
+        on: list[float] = []
         for _ in range(pairs):
             turns = [(plain, off), (traced, on)]
             random.shuffle(turns)

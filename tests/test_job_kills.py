@@ -19,3 +19,4 @@ async def test_killed_in_the_middle_of_a_stream_one_answer_remains_and_every_cli
     assert outcome.kills == 3
     assert outcome.restarts >= 3
     assert outcome.reconnects > outcome.jobs
+    assert outcome.webhooks > outcome.jobs, "the first try was refused, so that one came twice"

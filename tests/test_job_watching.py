@@ -81,6 +81,19 @@ async def test_more_events_than_one_read_takes(store: Counting, watching: JobWat
     assert len(await _all(watching.follow(job.id, after=0))) == 4 + 2 * MOST_EVENTS + 3 + 2
 
 
+async def test_an_end_that_is_the_last_event_of_a_full_read_ends_the_stream(
+    store: Counting, watching: JobWatching
+) -> None:
+    job = await generating(store)
+    told = len(await store.events(job.id, after=0, most=MOST_EVENTS))
+    await store.append(job.id, job.attempt, [NewEvent("token")] * (MOST_EVENTS - told - len(done().events)))
+    await store.finish(job.id, job.attempt, done())
+    async with asyncio.timeout(30):
+        whole = await _all(watching.follow(job.id, after=0))
+    assert len(whole) == MOST_EVENTS
+    assert whole[-1][1] == "done"
+
+
 async def test_a_follower_hears_what_comes_and_ends_with_the_job(store: Counting, watching: JobWatching) -> None:
     job, _ = await store.accept(order(), ROOM)
     events = watching.follow(job.id, after=0)

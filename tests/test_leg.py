@@ -93,6 +93,20 @@ async def test_one_that_hangs_is_left_out_as_well(leg: Leg, engine: Engine, monk
     await _back(leg)
 
 
+async def test_when_it_is_left_out_nobody_waits_any_longer(leg: Leg, engine: Engine) -> None:
+    engine.hangs = asyncio.Event()
+    waiting = [asyncio.create_task(leg.run(engine.search)) for _ in range(4)]
+    while engine.asked < 4:
+        await asyncio.sleep(0)
+    for _ in range(RUNNING):
+        leg.was_late(engine.search, 0.5)
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(one) for one in results] == [EngineTimeout] * 4
+    engine.hangs.set()
+    engine.hangs = None
+    await _back(leg)
+
+
 async def test_one_that_another_leg_was_not_waited_for_is_left_out(leg: Leg, engine: Engine) -> None:
     engine.error = _away()
     for _ in range(RUNNING):

@@ -54,6 +54,7 @@ async def _killed(folder: Path, many: int) -> list[Figure]:
         Figure("workers killed in the middle of a stream", outcome.kills, at_least=many),
         Figure("jobs", outcome.jobs), Figure("restarts told", outcome.restarts),
         Figure("reconnects to the other replica", outcome.reconnects),
+        Figure("webhooks that a receiver verified, one refused once", outcome.webhooks, at_least=outcome.jobs + 1),
         Figure("what did not hold", len(outcome.wrong), at_most=0),
     ]  # fmt: skip
 

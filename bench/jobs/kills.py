@@ -1,4 +1,5 @@
-"""Generate workers killed in the middle of their streams, while clients follow over two replicas and change between them.
+"""Generate workers killed in the middle of their streams, while clients follow over two replicas and change between them, and a
+receiver of webhooks verifies what it gets.
 
 Jobs and registry are in one PostgreSQL; two gateways stand before it, and one worker at a time generates, until it is killed by
 SIGKILL once tokens of its own attempt were shown. What must hold in the end is counted, not timed.
@@ -24,15 +25,20 @@ from ragline.api.app import gateway
 from ragline.build import build
 from ragline.cli.server import listen, serving
 from ragline.cli.up import address
-from ragline.settings import HttpSettings, JobsSettings, Settings
+from ragline.protocols import JobStore
+from ragline.settings import HttpSettings, JobsSettings, Settings, WebhooksSettings
 from ragline.system import System
 from ragline.types import JobEvent, Upload
+from tests.receiving import SECRET, Answer, Receiver, receiving
 
 TOKEN = "kills"
 QUESTION = {
     "query": "How many days to return an unopened item?",
     "deadline_s": 3600,
 }
+WEBHOOKS = WebhooksSettings.model_validate(
+    {"secrets": [SECRET], "allow_http": True, "allow_networks": ["127.0.0.0/8"], "first_backoff_s": 0.01}
+)
 AT_ONCE = 2
 """Jobs in generation, as many as a worker takes."""
 
@@ -47,22 +53,25 @@ class Outcome:
     jobs: int = 0
     restarts: int = 0
     reconnects: int = 0
+    webhooks: int = 0
     wrong: list[str] = field(default_factory=list)
 
 
 async def run(url: str, folder: Path, *, kills: int, seed: int = 1) -> Outcome:
     """`url`: of an empty database. Returns once as many kills have hit a stream, and every job has ended."""
     outcome, chance = Outcome(), random.Random(seed)
-    async with _gateways(url, folder) as (systems, urls), httpx.AsyncClient(
-        headers={"Authorization": f"Bearer {TOKEN}"}, timeout=WITHIN_S, trust_env=False
-    ) as client:  # fmt: skip
+    async with (
+        receiving(Answer(500), Answer(204)) as receiver,
+        _gateways(url, folder) as (systems, urls),
+        httpx.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=WITHIN_S, trust_env=False) as client,
+    ):
         store = systems[0].jobs.store
         following: dict[str, asyncio.Task[str]] = {}
         dead: set[tuple[str, int]] = set()  # attempts whose worker was killed
         while outcome.kills < kills:
             async with _worker(url) as process:
                 while (await store.lengths())["generation"] + (await store.lengths())["retrieval"] < AT_ONCE:
-                    accepted = await client.post(f"{urls[0]}/v1/queries", json=QUESTION)
+                    accepted = await client.post(f"{urls[0]}/v1/queries", json=QUESTION | {"webhook": receiver.url()})
                     accepted.raise_for_status()
                     id = accepted.json()["job_id"]
                     following[id] = asyncio.create_task(_followed(client, urls, id, chance, outcome))
@@ -74,7 +83,8 @@ async def run(url: str, folder: Path, *, kills: int, seed: int = 1) -> Outcome:
             async with asyncio.timeout(WITHIN_S):
                 seen = dict(zip(following, await asyncio.gather(*following.values()), strict=True))
             process.send_signal(signal.SIGTERM)
-        outcome.jobs = len(seen)
+        outcome.wrong += await _told(store, receiver, list(seen))
+        outcome.jobs, outcome.webhooks = len(seen), len(receiver.got)
         for id, text in seen.items():
             events = await store.events(id, after=0, most=100_000)
             outcome.restarts += sum(event.name == "restarted" for event in events)
@@ -83,6 +93,22 @@ async def run(url: str, folder: Path, *, kills: int, seed: int = 1) -> Outcome:
             if text != whole:
                 outcome.wrong.append(f"{id}: its client got other bytes than a new one does")
     return outcome
+
+
+async def _told(store: JobStore, receiver: Receiver, ids: list[str]) -> list[str]:
+    """What is wrong with the webhooks: one id a job, verified, with the answer that its events end with."""
+    wanted = {f"msg_{id}" for id in ids}
+    async with asyncio.timeout(WITHIN_S):
+        while len(await store.deliveries(principal=None, state="delivered", most=10_000)) < len(wanted):
+            await asyncio.sleep(0.05)
+    wrong = [f"{got.id}: nobody asked for it" for got in receiver.got if got.id not in wanted]
+    bodies: dict[str, set[bytes]] = {}
+    for got in receiver.got:
+        bodies.setdefault(got.id, set()).add(got.body)
+        event = got.verified()  # raises
+        if f"msg_{event['data']['job_id']}" != got.id or event["type"] != "job.done":
+            wrong.append(f"{got.id}: it tells of {event['type']} of {event['data']['job_id']}")
+    return wrong + [f"{id}: it was told {len(some)} endings" for id, some in bodies.items() if len(some) != 1]
 
 
 def _wrong(events: list[JobEvent]) -> list[str]:
@@ -146,20 +172,21 @@ async def _in_the_middle(system: System, ids: list[str], dead: set[tuple[str, in
 
 @asynccontextmanager
 async def _gateways(url: str, folder: Path) -> AsyncIterator[tuple[list[System], list[str]]]:
-    """Two replicas over one database; the first retrieves as well, from the stores in its folder."""
+    """Two replicas over one database; the first retrieves and tells of ends as well, from the stores in its folder."""
     async with AsyncExitStack() as stack:
         systems, urls = [], []
         for n in range(2):
             settings = Settings(
-                data_dir=folder / f"replica-{n}", registry=url, blobs=str(folder / "blobs"), jobs=JobsSettings(url=url)
-            )
+                data_dir=folder / f"replica-{n}", registry=url, blobs=str(folder / "blobs"), jobs=JobsSettings(url=url),
+                webhooks=WEBHOOKS,
+            )  # fmt: skip
             system = await build(settings)
             stack.push_async_callback(system.aclose)
             systems.append(system)
             if n == 0:
                 await _filled(system)
             listener = stack.enter_context(listen("127.0.0.1", 0))
-            work = (lambda system=system: system.work(["retrieve"])) if n == 0 else None
+            work = (lambda system=system: system.work(["retrieve", "webhooks"])) if n == 0 else None
             app = gateway(system, owner_token=TOKEN)
             await stack.enter_async_context(serving(app, listener, HttpSettings(), work=work))
             urls.append(address(listener))

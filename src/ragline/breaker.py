@@ -77,6 +77,7 @@ class Breaker:
         self._running = 0
         self._since = clock.now()
         self._last_error, self._last_error_at = "", 0.0
+        self._waiting: set[asyncio.Timeout] = set()
         self._probing: asyncio.Task[None] | None = None
         metrics.left_out.labels(engine).set(0)
 
@@ -103,8 +104,12 @@ class Breaker:
             raise self.left_out()
         began = time.perf_counter()
         try:
-            async with asyncio.timeout(within_s):
-                answer = await work()
+            async with asyncio.timeout(within_s) as limit:
+                self._waiting.add(limit)
+                try:
+                    answer = await work()
+                finally:
+                    self._waiting.discard(limit)
         except TimeoutError:
             late = self.late(within_s, next_step)
             self.failed(late, probe or work, waited_s=time.perf_counter() - began)
@@ -145,6 +150,10 @@ class Breaker:
             self._turn()
             metrics.left_out.labels(self.engine).set(1)
             self._probing = asyncio.create_task(self._probe(probe), context=contextvars.Context())
+            now = asyncio.get_running_loop().time()
+            for limit in self._waiting:  # who waits already need not wait longer than those who come
+                if not limit.expired():
+                    limit.reschedule(now)
 
     def standing(self, deadline_s: float | None = None) -> Standing:
         p95_s = self.p95_s

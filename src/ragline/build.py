@@ -74,6 +74,10 @@ from ragline.stores import Stores
 from ragline.system import System
 from ragline.tracing import Tracer
 from ragline.types import QUEUES, NamespaceSettings, Space
+from ragline.webhooks.addresses import Addresses
+from ragline.webhooks.sender import Sender
+from ragline.webhooks.signing import Signing
+from ragline.webhooks.worker import WebhookWorker
 from ragline.workers import IngestWorker
 
 log = structlog.get_logger()
@@ -200,9 +204,20 @@ async def build(settings: Settings) -> System:
         job_queue = open_job_queue(settings, clock)
         closers.append(job_queue.aclose)
         await check_queue(job_queue)
+        signing = Signing(settings)
+        asked_for, sent_to = Addresses(settings.webhooks), Addresses(settings.webhooks)  # neither waits for the other
+        closers.extend((asked_for.aclose, sent_to.aclose))
+        sender = Sender(addresses=sent_to, signing=signing, clock=clock, settings=settings.webhooks)
+        closers.append(sender.aclose)
+
+        async def check_webhook(url: str) -> None:
+            signing.must_be_possible()
+            await asked_for.check(url)
+
         jobs = Jobs(
-            store=job_store, queue=job_queue, search=search, answers=answers, clock=clock, settings=settings.jobs
-        )
+            store=job_store, queue=job_queue, search=search, answers=answers, clock=clock, settings=settings.jobs,
+            check_webhook=check_webhook,
+        )  # fmt: skip
         job_workers = {
             name: JobWorker(name, jobs=jobs, queue=job_queue, clock=clock, settings=settings.jobs, tracer=tracer)
             for name in QUEUES
@@ -229,6 +244,9 @@ async def build(settings: Settings) -> System:
             ),
             jobs=jobs, job_queue=job_queue, job_watching=job_watching, job_workers=job_workers,
             job_upkeep=JobUpkeep(jobs=jobs, workers=job_workers, clock=clock, settings=settings.jobs),
+            webhook_worker=(
+                WebhookWorker(outbox=job_store, sender=sender, settings=settings.webhooks) if signing.possible else None
+            ),
             cold_tier=ColdTier(
                 search=search, purges=purges, edge=edge, popularity=popularity, settings=settings.edge, clock=clock
             ),

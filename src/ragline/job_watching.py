@@ -70,20 +70,20 @@ class JobWatching:
 
         Raises:  NotFound; Gone; EngineError: read on from where you stand.
         """
-        follower, first = _Follower(after), True
+        follower, first, last = _Follower(after), True, ""
         followed = self._enter(job, follower)
         try:
             while not self._closed:
                 follower.moved.clear()  # before the read: what is told after it wakes us again
                 found = await self._read(job, followed, follower.after)
                 if found:
-                    follower.after = found[-1].id
+                    follower.after, last = found[-1].id, found[-1].name
                 if found or first:
                     first = False
                     yield found
                 if len(found) == MOST_EVENTS:
                     continue
-                if found and found[-1].name in LAST:
+                if last in LAST:  # of an earlier read, where that was full and this one is empty
                     return
                 await follower.moved.wait()
                 while follower.beat:

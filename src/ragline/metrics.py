@@ -104,6 +104,11 @@ job_attempts_total = Counter(
     registry=REGISTRY,
 )  # fmt: skip
 job_watchers = Gauge("job_watchers", "Clients that follow the events of a job in this process.", registry=REGISTRY)
+webhook_deliveries_total = Counter(
+    "webhook_deliveries", "Tries to deliver a webhook by what became of them: delivered, put_off, dead, lost (to a later try), "
+    "unwritten.",
+    ["outcome"], registry=REGISTRY,
+)  # fmt: skip
 citations_removed_total = Counter("citations_removed", "Citations that pointed nowhere.", registry=REGISTRY)
 tokens_total = Counter("generation_tokens", "Tokens of generators.", ["generator", "kind"], registry=REGISTRY)
 edge_answers_total = Counter(

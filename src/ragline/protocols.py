@@ -424,8 +424,12 @@ class WebhookOutbox(Protocol):
     Fence:  `attempt` names the try that a claim began; what an older one has to say is refused, and False comes back.
     """
 
-    async def claim_deliveries(self, *, most: int, lease_s: float) -> list[WebhookDelivery]:
-        """Due ones, each now on its next attempt and this caller's until its lease ends."""
+    async def claim_deliveries(
+        self, *, most: int, of_host: int, in_flight: Mapping[str, int], lease_s: float
+    ) -> list[WebhookDelivery]:
+        """Due ones, each now on its next attempt and this caller's until its lease ends: to each host at most `of_host`, less
+        those that the caller has `in_flight` to it. Hosts take turns by their oldest one that is due, so none waits behind
+        another's."""
         ...
 
     async def delivered(self, id: str, attempt: int, *, status: int) -> bool: ...
@@ -443,7 +447,7 @@ class WebhookOutbox(Protocol):
         ...
 
     async def replay_delivery(self, id: str, *, principal: str | None) -> WebhookDelivery:
-        """Due at once, with the same id and body. Raises NotFound."""
+        """Due at once, with the same id and body, and with all its tries before it. Raises NotFound."""
         ...
 
 

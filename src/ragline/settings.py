@@ -7,11 +7,13 @@ then the defaults below. A wrong value stops the start with the setting's name a
 
 from __future__ import annotations
 
+import base64
+import binascii
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from ragline.errors import ConfigurationError
@@ -346,6 +348,50 @@ class TracesSettings(_Section):
     timeout_s: float = Field(10.0, gt=0, description="Limit for sending one batch, with its retries.")
 
 
+class WebhooksSettings(_Section):
+    """Webhooks: who asked a job with one is told of its end (docs/webhooks.md)."""
+
+    secrets: tuple[SecretStr, ...] = Field(
+        (),
+        description="What deliveries are signed with, whsec_…, the newest first; all sign. Empty: where the jobs are in the "
+        "data folder, one that is made and kept there; elsewhere no webhook is accepted.",
+    )
+    allow_http: bool = Field(False, description="Take http:// as well: whoever is on the way reads the answers.")
+    allow_networks: tuple[IPvAnyNetwork, ...] = Field(
+        (),
+        description='Networks that are called although they are not public, such as ["10.1.0.0/16"]; empty: none.',
+    )
+    attempts: int = Field(
+        12, gt=0, description="Tries before a delivery is dead; the default is a day and a half of them."
+    )
+    first_backoff_s: float = Field(
+        5.0, gt=0, description="After the first try; four times as long after each further one."
+    )
+    longest_backoff_s: float = Field(21_600.0, gt=0, description="The most that becomes of it.")
+    connect_timeout_s: float = Field(5.0, gt=0, description="Limit for one connection.")
+    timeout_s: float = Field(15.0, gt=0, le=300, description="Limit for a whole try: name, connection, answer.")
+    concurrency: int = Field(64, gt=0, description="Deliveries that one process sends at a time.")
+    of_host: int = Field(4, gt=0, description="Of these, to one host: a slow one holds nobody else up.")
+
+    @model_validator(mode="after")
+    def _can_be(self) -> WebhooksSettings:
+        for number, secret in enumerate(self.secrets, 1):
+            if not is_webhook_secret(secret.get_secret_value()):
+                raise ValueError(
+                    f"secret {number} is not `whsec_` and 24 to 64 bytes in base64; `ragline webhooks secret --new` makes one"
+                )
+        return self
+
+
+def is_webhook_secret(text: str) -> bool:
+    """As the Standard Webhooks specification has it."""
+    try:
+        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    return text.startswith("whsec_") and 24 <= len(key) <= 64
+
+
 class Settings(BaseSettings):
     """All of it. Every engine is one URL; its scheme picks the adapter."""
 
@@ -392,6 +438,7 @@ class Settings(BaseSettings):
     ingest: IngestSettings = IngestSettings()
     jobs: JobsSettings = JobsSettings()
     traces: TracesSettings = TracesSettings()
+    webhooks: WebhooksSettings = WebhooksSettings()
 
     @property
     def jobs_url(self) -> str:

@@ -44,18 +44,19 @@ from ragline.snapshots import Snapshots
 from ragline.stores import Stores
 from ragline.tracing import Tracer
 from ragline.types import Epoch, QueueName, Scope
+from ragline.webhooks.worker import WebhookWorker
 from ragline.workers import IngestWorker
 
 log = structlog.get_logger()
 
-WorkerRole: TypeAlias = Literal["parse", "embed", "index", "retrieve", "generate"]
+WorkerRole: TypeAlias = Literal["parse", "embed", "index", "retrieve", "generate", "webhooks"]
 """What a worker does. `parse` is whatever is due in the registry: parsing, new words, sweeping, housekeeping; and without a
-chunk log all of ingest. `retrieve` and `generate` work on one queue of jobs each."""
+chunk log all of ingest. `retrieve` and `generate` work on one queue of jobs each; `webhooks` tells of their ends."""
 
 WARM_S = 30.0
 """Longest that a start waits for its engines before it answers: opening a million vectors takes 8 s."""
 
-WORKER_ROLES: tuple[WorkerRole, ...] = ("parse", "embed", "index", "retrieve", "generate")
+WORKER_ROLES: tuple[WorkerRole, ...] = ("parse", "embed", "index", "retrieve", "generate", "webhooks")
 
 JOB_ROLES: Mapping[WorkerRole, QueueName] = {"retrieve": "retrieval", "generate": "generation"}
 
@@ -103,6 +104,8 @@ class System:
     job_watching: JobWatching
     job_workers: Mapping[QueueName, JobWorker]
     job_upkeep: JobUpkeep
+    webhook_worker: WebhookWorker | None
+    """None: there is no secret to sign with, so no job with a webhook is accepted either."""
     cold_tier: ColdTier
     purge_worker: PurgeWorker
     standings: tuple[Callable[[], Standing], ...]
@@ -156,6 +159,8 @@ class System:
             for role, queue in JOB_ROLES.items():
                 if role in roles:
                     group.create_task(self.job_workers[queue].run())
+            if self.webhook_worker and "webhooks" in roles:
+                group.create_task(self.webhook_worker.run())
             if not JOB_ROLES.keys().isdisjoint(roles):
                 group.create_task(self.job_upkeep.run())
 

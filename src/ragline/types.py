@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, TypeAlias
+from urllib.parse import urlsplit
 
 Groups: TypeAlias = frozenset[str]
 """Names of reader groups. On a document: who may read it, empty = everyone in the namespace. On a caller: what it is in."""
@@ -700,12 +701,22 @@ def delivery_id(job: str, retries: int) -> str:
     return f"msg_{job}" if not retries else f"msg_{job}_{retries}"
 
 
+def delivery_host(url: str) -> str:
+    """Of a webhook's URL, host and port as they are written there: of the deliveries to each only some are under way."""
+    return urlsplit(url).netloc.lower()
+
+
+DeliveryState: TypeAlias = Literal["waiting", "delivered", "dead"]
+
+
 @dataclass(frozen=True, slots=True)
 class WebhookDelivery:
     """What is to be told to whoever asked for it, once.
 
     id:      the `webhook-id`, constant over retries.   body: the bytes that are signed and sent.
+    host:    see `delivery_host`.
     attempt: number of this try, from 1; a later try refuses what an earlier one has to say.
+    spent:   tries before it was replayed last: they do not count against the most that it gets.
     state:   ``waiting``, ``delivered``, or ``dead``: given up, to be replayed by hand.
     status:  HTTP status of the last answer, None: there was none.
     Units:   times in seconds since 1970.
@@ -715,9 +726,11 @@ class WebhookDelivery:
     job: str
     principal: str
     url: str
+    host: str
     body: bytes
     attempt: int
-    state: Literal["waiting", "delivered", "dead"]
+    spent: int
+    state: DeliveryState
     created_at: float
     due_at: float
     status: int | None = None

@@ -26,6 +26,7 @@ from ragline.cli.main import app
 from ragline.cli.work import Role, _unfit
 from ragline.settings import Settings, load_settings
 from tests.engines import elasticsearch, kafka, milvus
+from tests.receiving import SECRET
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "deploy" / "docker"
@@ -68,7 +69,9 @@ def stages() -> list[Stage]:
 
 @cache
 def compose(file: str) -> dict[str, Any]:
-    text = re.sub(r"\$\{POSTGRES_PASSWORD:\?[^}]*\}", PASSWORD, (HERE / file).read_text("utf-8"))
+    text = (HERE / file).read_text("utf-8")
+    for variable, value in (("POSTGRES_PASSWORD", PASSWORD), ("WEBHOOK_SECRET", SECRET)):
+        text = re.sub(rf"\$\{{{variable}:\?[^}}]*\}}", value, text)
     found: dict[str, Any] = yaml.safe_load(text)
     return found
 
@@ -238,6 +241,8 @@ def test_nothing_is_open_to_other_machines_and_no_secret_is_written_down(file: s
             assert host.startswith("127.0.0.1:")
             assert inside == stages()[-1].environment["RAGLINE_HTTP__PORT"]
         for variable, value in service.get("environment", {}).items():
+            if "SECRET" in variable:
+                assert value == f'["{SECRET}"]', f"{name}: {variable} does not come from the environment"
             if "PASSWORD" in variable:
                 assert value == PASSWORD, f"{name}: {variable} does not come from the environment"
         if name in ours(file):

@@ -117,8 +117,8 @@ async def _one(
     return True
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """The files of an authority, and of a certificate with its key that it has signed for 127.0.0.1."""
+def certificate(folder: Path, *names: str) -> tuple[Path, Path]:
+    """The files of an authority, and of a certificate with its key that it has signed for `names`, or for 127.0.0.1."""
     key, authority_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Tests")])
     now = dt.datetime.now(dt.UTC)
@@ -139,8 +139,9 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    local: list[x509.GeneralName] = [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    here = x509.SubjectAlternativeName([x509.DNSName(one) for one in names] or local)
     by = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(known)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, (*names, "127.0.0.1")[0])])
     pair.write_bytes(private + signed(name, key.public_key(), here, by))
     return authority, pair

@@ -203,7 +203,7 @@ async def test_a_full_server_refuses_orders_and_lets_the_accepted_ones_end(tmp_p
             assert await store.append(id, job.attempt, [NewEvent("token", '{"text": "a"}')])
             assert await store.finish(id, job.attempt, done(webhook=b"{}"))
         assert await store.lengths() == {"retrieval": 0, "generation": 0}
-        for delivery in await store.claim_deliveries(most=10_000, lease_s=60.0):
+        for delivery in await store.claim_deliveries(most=10_000, of_host=10_000, in_flight={}, lease_s=60.0):
             assert await store.delivered(delivery.id, delivery.attempt, status=200)
         assert await store.upkeep(events_s=0.0, jobs_s=0.0) == len(accepted)
         assert (await store.accept(order(), ROOM))[1], "there is room again"
@@ -281,7 +281,7 @@ async def test_nothing_stays_of_jobs_that_are_forgotten(store: RedisJobStore, cl
     for n in range(5):
         job = await generating(store, webhook="https://example.org/", idempotency_key=str(n))
         assert await store.finish(job.id, job.attempt, done(webhook=b"{}"))
-    for delivery in await store.claim_deliveries(most=9, lease_s=60.0):
+    for delivery in await store.claim_deliveries(most=9, of_host=9, in_flight={}, lease_s=60.0):
         assert await store.delivered(delivery.id, delivery.attempt, status=200)
     assert await store.upkeep(events_s=0.0, jobs_s=0.0) == 5
     prefix = url.partition("prefix=")[2]

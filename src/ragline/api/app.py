@@ -28,6 +28,7 @@ from ragline.api import (
     sources,
     status,
     wakes,
+    webhooks,
 )
 from ragline.api.access import Access
 from ragline.api.requests import Requests
@@ -52,19 +53,9 @@ def gateway(system: System, *, owner_token: str) -> FastAPI:
     app.state.system, app.state.embedder = system, system.embedder
     # Routes are tried in this order, and most requests are searches; none shadows another.
     for module in (
-        search,
-        answers,
-        jobs,
-        namespaces,
-        documents,
-        sources,
-        keys,
-        audit,
-        backup,
-        cache,
-        status,
+        search, answers, jobs, webhooks, namespaces, documents, sources, keys, audit, backup, cache, status,
         embeddings,
-    ):
+    ):  # fmt: skip
         app.include_router(module.router, responses=problems.RESPONSES)
     _take_wakes(app, system)
     return app

@@ -173,12 +173,6 @@ def _check(body: QueryBody, key: str | None, *, most_s: float) -> None:
             next_step="Send a UUID, for example, or leave it out.",
             field="Idempotency-Key",
         )
-    if body.webhook is not None:  # rather than accept what nobody would send
-        raise InvalidRequest(
-            "webhook: this version sends none yet.",
-            next_step="Leave it out; follow `events_url`, or look at the job.",
-            field="webhook",
-        )
 
 
 def _check_deadline(deadline_s: float | None, most_s: float) -> None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ragline.errors import InvalidRequest
 from ragline.findings import Kind, Remedy
-from ragline.types import FieldType, JobState
+from ragline.types import DeliveryState, FieldType, JobState
 
 NAMESPACE = Field("default", description="The corpus to search.", examples=["default"])
 
@@ -143,7 +143,7 @@ class QueryBody(Strict):
     namespace: str = NAMESPACE
     top_k: int = 8
     filters: dict[str, Any] = {}
-    webhook: str | None = Field(None, description="Reserved: refused, this version sends no webhooks yet.")
+    webhook: str | None = Field(None, description="https:// address that is told of the end, signed: docs/webhooks.md.")
     deadline_s: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="From now to the answer; then it ends `failed`."
     )
@@ -183,6 +183,23 @@ class JobOut(BaseModel):
     events_url: str
     error: JobError | None = Field(None, description="Of a failed one.")
     answer: AnswerOut | None = Field(None, description="Of a done one; lists leave it out.")
+
+
+class DeliveryOut(BaseModel):
+    id: str = Field(description="The header `webhook-id`, the same at every try.")
+    job_id: str
+    principal: str
+    url: str = Field(description="Whole for its owner, the host alone for others.")
+    state: DeliveryState
+    attempts: int
+    created_at: float = Field(description="Seconds since 1970.")
+    due_at: float | None = Field(None, description="Of a waiting one: when it is tried next.")
+    status: int | None = Field(None, description="HTTP status of the last answer.")
+    error: str | None = None
+
+
+class DeliveriesOut(BaseModel):
+    deliveries: list[DeliveryOut]
 
 
 class JobsOut(BaseModel):

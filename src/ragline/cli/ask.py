@@ -38,7 +38,7 @@ async def ask(
     min_sequence: Annotated[int | None, typer.Option(help="Wait until this change is visible.")] = None,
     later: Annotated[bool, typer.Option("--async", help="Accept it as a job, and end at once: see `ragline jobs`.")] = False,
     deadline: Annotated[float | None, typer.Option("--deadline", help="With --async: seconds until it must be answered.")] = None,
-    webhook: Annotated[str | None, typer.Option("--webhook", help="With --async: reserved, refused by this version.")] = None,
+    webhook: Annotated[str | None, typer.Option("--webhook", help="With --async: https address told of the end.")] = None,
     idempotency_key: Annotated[
         str | None, typer.Option("--idempotency-key", help="With --async: the same key is the same job for a day.")
     ] = None,

@@ -36,6 +36,10 @@ LEAST_FREE_BYTES = 1 << 30
 """Below this the data folder's disk is reported: an index is rewritten before the old one goes."""
 
 
+MOST_DEAD = 1_000
+"""Dead deliveries that are counted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     part: str
@@ -202,7 +206,13 @@ async def _engines(settings: Settings, folder: DataFolder) -> list[Finding]:
 async def _stores(settings: Settings) -> list[Finding]:
     findings = [
         await _try(part, lambda look=look: look(settings))  # type: ignore[misc]
-        for part, look in (("registry", _registry), ("jobs", _jobs), ("vectors", _vectors), ("keywords", _keywords))
+        for part, look in (
+            ("registry", _registry),
+            ("jobs", _jobs),
+            ("webhooks", _webhooks),
+            ("vectors", _vectors),
+            ("keywords", _keywords),
+        )
     ]
     if settings.cache.url not in ("", "off", "memory://"):
         findings.append(await _try("cache", lambda: _cache(settings)))
@@ -244,6 +254,30 @@ async def _jobs(settings: Settings) -> Finding:
     finally:
         await store.aclose()
     return Finding("jobs", "ok", ", ".join(f"{many} in {queue}" for queue, many in lengths.items()))
+
+
+async def _webhooks(settings: Settings) -> Finding:
+    """What signs, and what was given up. No receiver is called: that would be a delivery."""
+    from ragline.build import open_job_store
+    from ragline.clock import SystemClock
+    from ragline.webhooks.signing import SET_ONE, Signing
+
+    signing = Signing(settings)
+    if not signing.possible:
+        return Finding("webhooks", "ok", "none is accepted: webhooks.secrets is not set", SET_ONE)
+    if signing.file is not None and not signing.file.exists():
+        return Finding("webhooks", "ok", "the secret is made with the first of them, or by `ragline webhooks secret`")
+    many = len(await signing.secrets())
+    store = await open_job_store(settings, SystemClock())
+    try:
+        dead = len(await store.deliveries(principal=None, state="dead", most=MOST_DEAD))
+    finally:
+        await store.aclose()
+    words = f"{many} secrets sign" if many > 1 else "a secret signs"
+    if dead:
+        step = "`ragline webhooks list --state dead` says why; `ragline webhooks replay ID` sends one again."
+        return Finding("webhooks", "warning", f"{words}; {dead}{'+' * (dead == MOST_DEAD)} dead", step)
+    return Finding("webhooks", "ok", f"{words}; none is dead")
 
 
 async def _cache(settings: Settings) -> Finding:

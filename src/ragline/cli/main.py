@@ -24,6 +24,7 @@ from ragline.cli.screen import Screen
 from ragline.cli.status import status
 from ragline.cli.tune import tune
 from ragline.cli.up import serve, up
+from ragline.cli.webhooks import webhooks
 from ragline.cli.work import work
 
 app = typer.Typer(
@@ -47,7 +48,7 @@ def version(as_json: Json = False) -> None:
 
 for _command in (up, ingest, ask, search, evaluate, tune, reindex, backup, restore, status, doctor, serve, work):
     app.command()(_command)
-for _group in (documents, namespaces, jobs, keys, cache):
+for _group in (documents, namespaces, jobs, webhooks, keys, cache):
     app.add_typer(_group)
 
 

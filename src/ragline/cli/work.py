@@ -28,6 +28,7 @@ class Role(StrEnum):
     INDEX = "index"
     RETRIEVE = "retrieve"
     GENERATE = "generate"
+    WEBHOOKS = "webhooks"
 
 
 def work(
@@ -38,7 +39,8 @@ def work(
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Run the workers, or some of their roles, until SIGTERM: then what is in work is finished or given back. The roles of ingest
-    (parse, embed, index) are apart only over a chunk log; retrieve and generate work on the two queues of jobs. The port
+    (parse, embed, index) are apart only over a chunk log; retrieve and generate work on the two queues of jobs,
+    webhooks tells of their ends. The port
     answers /healthz, /readyz and /metrics."""
     given = given_settings(data_dir, host, port, config)
     run_to_exit(
@@ -83,7 +85,12 @@ def _tell(screen: Screen, url: str, roles: Sequence[Role]) -> None:
 
 def _unfit(settings: Settings, roles: Sequence[Role]) -> ConfigurationError | None:
     from ragline.errors import ConfigurationError
+    from ragline.webhooks.signing import SET_ONE, Signing
 
+    if Role.WEBHOOKS in roles and set(roles) != set(Role) and not Signing(settings).possible:
+        return ConfigurationError(
+            "webhooks.secrets: it is not set, and nothing can be sent unsigned.", next_step=SET_ONE
+        )
     of_ingest = {Role.PARSE, Role.EMBED, Role.INDEX}
     if of_ingest <= set(roles):  # the whole of ingest, with or without jobs: nothing needs to be shared
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ragline.jobstores.redis_rows import delivery_of, fields_of, microseconds
@@ -19,8 +20,11 @@ class RedisOutbox:
     def __init__(self, jobs: JobServer) -> None:
         self._jobs = jobs
 
-    async def claim_deliveries(self, *, most: int, lease_s: float) -> list[WebhookDelivery]:
-        found = await self._jobs.run("claim_deliveries", most, microseconds(lease_s))
+    async def claim_deliveries(
+        self, *, most: int, of_host: int, in_flight: Mapping[str, int], lease_s: float
+    ) -> list[WebhookDelivery]:
+        flying = [word for host, many in in_flight.items() for word in (host, many)]
+        found = await self._jobs.run("claim_deliveries", most, of_host, microseconds(lease_s), *flying)
         return [delivery_of(fields_of(one)) for one in found]
 
     async def delivered(self, id: str, attempt: int, *, status: int) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from ragline.serialisation import load_request, load_traceparent
-from ragline.types import EventName, Job, JobEvent, JobState, QueueName, WebhookDelivery
+from ragline.types import DeliveryState, EventName, Job, JobEvent, JobState, QueueName, WebhookDelivery
 
 LISTED = (
     "id", "principal", "request", "webhook", "state", "queue", "attempt", "retries", "events", "created", "deadline",
@@ -50,11 +50,12 @@ def event_of(id: int, line: bytes) -> JobEvent:
 
 
 def delivery_of(fields: Mapping[bytes, bytes]) -> WebhookDelivery:
-    state = cast(Literal["waiting", "delivered", "dead"], _text(fields, b"state"))
+    state = cast(DeliveryState, _text(fields, b"state"))
     status = _text(fields, b"status")
     return WebhookDelivery(
         id=_text(fields, b"id"), job=_text(fields, b"job"), principal=_text(fields, b"principal"),
-        url=_text(fields, b"url"), body=fields[b"body"], attempt=int(fields[b"attempt"]), state=state,
+        url=_text(fields, b"url"), host=_text(fields, b"host"), body=fields[b"body"], attempt=int(fields[b"attempt"]),
+        spent=int(fields[b"spent"]), state=state,
         created_at=seconds(fields[b"created"]), due_at=seconds(fields[b"due"]),
         status=int(status) if status else None, error=_text(fields, b"error"),
     )  # fmt: skip

@@ -36,6 +36,7 @@ from ragline.types import (
     JobState,
     NewEvent,
     QueueName,
+    delivery_host,
     delivery_id,
 )
 
@@ -328,8 +329,8 @@ class SqlJobStore(SqlOutbox):
         if row.webhook is not None and ending.webhook is not None:
             delivery = {
                 "id": delivery_id(row.id, row.retries), "job": row.id, "principal": row.principal, "url": row.webhook,
-                "body": ending.webhook, "attempt": 0, "state": "waiting", "created_at": now, "due_at": now,
-                "status": None, "error": "",
+                "host": delivery_host(row.webhook), "body": ending.webhook, "attempt": 0, "spent": 0, "state": "waiting",
+                "created_at": now, "due_at": now, "status": None, "error": "",
             }  # fmt: skip
             connection.execute(rows.PUT_OUT, delivery)
         self._tell(connection, row.id, newest, attempt, ending.events, now)

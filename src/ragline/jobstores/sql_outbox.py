@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sqlalchemy import Connection, select
 
 from ragline.clock import Clock
@@ -25,15 +27,22 @@ class SqlOutbox:
             return self._clock.now()
         return float(connection.execute(rows.CLOCK).scalar_one())
 
-    async def claim_deliveries(self, *, most: int, lease_s: float) -> list[WebhookDelivery]:
-        def due(connection: Connection) -> bool:
-            given = {"now": self._now(connection), "most": 1}
-            return connection.execute(rows.ANY_DELIVERY_DUE, given).first() is not None
+    async def claim_deliveries(
+        self, *, most: int, of_host: int, in_flight: Mapping[str, int], lease_s: float
+    ) -> list[WebhookDelivery]:
+        busy = [host for host, many in in_flight.items() if many >= of_host]
+
+        def hosts(connection: Connection) -> list[str]:
+            given = {"now": self._now(connection), "most": most, "busy": busy}
+            return list(connection.execute(rows.HOSTS_DUE, given).scalars())
 
         def work(connection: Connection) -> list[WebhookDelivery]:
-            now = self._now(connection)
-            found = connection.execute(rows.DELIVERIES_DUE_LOCKED, {"now": now, "most": most}).all()
-            claimed = [rows.delivery_of(row, attempt=row.attempt + 1, due_at=now + lease_s) for row in found]
+            now, claimed = self._now(connection), list[WebhookDelivery]()
+            for host in due:
+                room = min(of_host - in_flight.get(host, 0), most - len(claimed))
+                given = {"now": now, "host": host, "most": room}
+                found = connection.execute(rows.DELIVERIES_DUE_LOCKED, given).all() if room > 0 else []
+                claimed += [rows.delivery_of(row, attempt=row.attempt + 1, due_at=now + lease_s) for row in found]
             if claimed:
                 connection.execute(
                     rows.CLAIM_DELIVERY,
@@ -41,7 +50,8 @@ class SqlOutbox:
                 )
             return claimed
 
-        return await self._database.apart(work) if await self._database.read(due) else []
+        due = await self._database.read(hosts)
+        return await self._database.apart(work) if due else []
 
     async def delivered(self, id: str, attempt: int, *, status: int) -> bool:
         return await self._settle(id, attempt, "delivered", 0.0, status, "")

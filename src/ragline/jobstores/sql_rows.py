@@ -161,19 +161,34 @@ DROP_DUTY = delete(duties).where(_DUTY)
 # ── deliveries ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 PUT_OUT = insert(deliveries)
-DELIVERIES_DUE = (
-    select(deliveries)
-    .where(deliveries.c.state == "waiting", deliveries.c.due_at <= bindparam("now"))
-    .order_by(deliveries.c.due_at, deliveries.c.id)
+_WAITS = deliveries.c.state == "waiting"
+_hosts = select(func.min(deliveries.c.host).label("host")).where(_WAITS).cte("hosts", recursive=True)
+_hosts = _hosts.union_all(
+    select(
+        select(func.min(deliveries.c.host)).where(_WAITS, deliveries.c.host > _hosts.c.host).scalar_subquery()
+    ).where(_hosts.c.host.is_not(None))
+)
+"""Each host to which something waits. From one to the next by the index: however much waits, the hosts are what it takes."""
+
+_oldest = select(func.min(deliveries.c.due_at)).where(_WAITS, deliveries.c.host == _hosts.c.host).scalar_subquery()
+HOSTS_DUE = (
+    select(_hosts.c.host)
+    .where(_hosts.c.host.not_in(bindparam("busy", expanding=True)), _oldest <= bindparam("now"))
+    .order_by(_oldest, _hosts.c.host)
     .limit(bindparam("most"))
 )
-DELIVERIES_DUE_LOCKED = DELIVERIES_DUE.with_for_update(skip_locked=True)
-ANY_DELIVERY_DUE = DELIVERIES_DUE.with_only_columns(literal(1)).order_by(None)
+DELIVERIES_DUE_LOCKED = (
+    select(deliveries)
+    .where(_WAITS, deliveries.c.host == bindparam("host"), deliveries.c.due_at <= bindparam("now"))
+    .order_by(deliveries.c.due_at, deliveries.c.id)
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
 _THAT = deliveries.c.id == bindparam("which")
 CLAIM_DELIVERY = update(deliveries).where(_THAT).values(attempt=bindparam("its_attempt"), due_at=bindparam("until"))
 SETTLE_DELIVERY = (
     update(deliveries)
-    .where(_THAT, deliveries.c.attempt == bindparam("mine"), deliveries.c.state == "waiting")
+    .where(_THAT, deliveries.c.attempt == bindparam("mine"), _WAITS)
     .values(
         state=bindparam("its_state"), due_at=bindparam("until"), status=bindparam("its_status"), error=bindparam("why")
     )
@@ -182,7 +197,7 @@ SETTLE_DELIVERY = (
 REPLAY = (
     update(deliveries)
     .where(_THAT, or_(bindparam("whose") == "", deliveries.c.principal == bindparam("whose")))
-    .values(state="waiting", due_at=bindparam("now"))
+    .values(state="waiting", due_at=bindparam("now"), spent=deliveries.c.attempt)
     .returning(deliveries)
 )
 
@@ -200,8 +215,8 @@ def job_of(row: Row[Any], **instead: Any) -> Job:
 
 def delivery_of(row: Row[Any], **instead: Any) -> WebhookDelivery:
     values: dict[str, Any] = {
-        "id": row.id, "job": row.job, "principal": row.principal, "url": row.url, "body": row.body,
-        "attempt": row.attempt, "state": row.state, "created_at": row.created_at, "due_at": row.due_at,
-        "status": row.status, "error": row.error,
+        "id": row.id, "job": row.job, "principal": row.principal, "url": row.url, "host": row.host, "body": row.body,
+        "attempt": row.attempt, "spent": row.spent, "state": row.state, "created_at": row.created_at,
+        "due_at": row.due_at, "status": row.status, "error": row.error,
     }  # fmt: skip
     return WebhookDelivery(**(values | instead))

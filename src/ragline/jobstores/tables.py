@@ -79,8 +79,10 @@ deliveries = Table(
     Column("job", String(32), nullable=False),
     Column("principal", Text, nullable=False),
     Column("url", Text, nullable=False),
+    Column("host", Text, nullable=False),
     Column("body", LargeBinary, nullable=False),
     Column("attempt", Integer, nullable=False),
+    Column("spent", Integer, nullable=False),
     Column("state", String(16), nullable=False),
     Column("created_at", Float, nullable=False),
     Column("due_at", Float, nullable=False),
@@ -89,7 +91,10 @@ deliveries = Table(
 )
 
 WAITING = column("state") == "waiting"
-Index("ix_job_deliveries_due", deliveries.c.due_at, sqlite_where=WAITING, postgresql_where=WAITING)
+Index(
+    "ix_job_deliveries_due", deliveries.c.host, deliveries.c.due_at, deliveries.c.id,
+    sqlite_where=WAITING, postgresql_where=WAITING,
+)  # fmt: skip
 Index("ix_job_deliveries_listing", deliveries.c.principal, deliveries.c.created_at)
 Index("ix_job_deliveries_age", deliveries.c.created_at)
 

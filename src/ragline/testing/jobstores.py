@@ -268,7 +268,7 @@ class JobStoreContract:
             (3, '{"n": 1}', 1), (4, "{}", 2), (5, '{"text": "By "}', 2)
         ]  # fmt: skip
         assert await store.lengths() == {"retrieval": 0, "generation": 0}
-        (delivery,) = await store.claim_deliveries(most=10, lease_s=LEASE_S)
+        (delivery,) = await store.claim_deliveries(most=10, of_host=10, in_flight={}, lease_s=LEASE_S)
         assert (delivery.id, delivery.job, delivery.url) == (delivery_id(job.id, 0), job.id, asked.webhook)
         assert (delivery.body, delivery.attempt, delivery.principal) == (b'{"type": "job.done"}', 1, "ann")
 
@@ -511,10 +511,10 @@ class JobStoreContract:
 
     async def test_a_delivery_is_one_claimants_until_its_lease_ends(self, store: JobStore, pass_time: PassTime) -> None:
         await self.ended(store)
-        (first,) = await store.claim_deliveries(most=10, lease_s=60.0)
-        assert await store.claim_deliveries(most=10, lease_s=60.0) == []
+        (first,) = await store.claim_deliveries(most=10, of_host=10, in_flight={}, lease_s=60.0)
+        assert await store.claim_deliveries(most=10, of_host=10, in_flight={}, lease_s=60.0) == []
         await pass_time(61.0)
-        (second,) = await store.claim_deliveries(most=10, lease_s=60.0)
+        (second,) = await store.claim_deliveries(most=10, of_host=10, in_flight={}, lease_s=60.0)
         assert (second.id, second.body, second.attempt) == (first.id, first.body, 2)
         assert not await store.delivered(first.id, 1, status=200)
         assert not await store.put_off_delivery(first.id, 1, after_s=1.0, status=500, error="late")
@@ -523,20 +523,20 @@ class JobStoreContract:
         (kept,) = await store.deliveries(principal="ann", state="delivered", most=10)
         assert (kept.status, kept.state, kept.error) == (204, "delivered", "")
         await pass_time(61.0)
-        assert await store.claim_deliveries(most=10, lease_s=60.0) == []
+        assert await store.claim_deliveries(most=10, of_host=10, in_flight={}, lease_s=60.0) == []
 
     async def test_put_off_buried_and_replayed(self, store: JobStore, pass_time: PassTime) -> None:
         await self.ended(store)
-        (delivery,) = await store.claim_deliveries(most=10, lease_s=60.0)
+        (delivery,) = await store.claim_deliveries(most=10, of_host=10, in_flight={}, lease_s=60.0)
         assert await store.put_off_delivery(delivery.id, 1, after_s=600.0, status=503, error="busy")
         await pass_time(61.0)
-        assert await store.claim_deliveries(most=10, lease_s=60.0) == []
+        assert await store.claim_deliveries(most=10, of_host=10, in_flight={}, lease_s=60.0) == []
         await pass_time(600.0)
-        (delivery,) = await store.claim_deliveries(most=10, lease_s=60.0)
+        (delivery,) = await store.claim_deliveries(most=10, of_host=10, in_flight={}, lease_s=60.0)
         assert delivery.attempt == 2
         assert await store.bury_delivery(delivery.id, 2, status=None, error="no answer")
         await pass_time(600.0)
-        assert await store.claim_deliveries(most=10, lease_s=60.0) == []
+        assert await store.claim_deliveries(most=10, of_host=10, in_flight={}, lease_s=60.0) == []
         (dead,) = await store.deliveries(principal=None, state="dead", most=10)
         assert (dead.status, dead.error) == (None, "no answer")
         with pytest.raises(NotFound):
@@ -545,8 +545,9 @@ class JobStoreContract:
             await store.replay_delivery("none", principal=None)
         again = await store.replay_delivery(delivery.id, principal="ann")
         assert (again.state, again.id, again.body) == ("waiting", delivery.id, b"body")
-        (delivery,) = await store.claim_deliveries(most=10, lease_s=60.0)
-        assert delivery.attempt == 3
+        assert (delivery.spent, again.spent) == (0, 2)
+        (delivery,) = await store.claim_deliveries(most=10, of_host=10, in_flight={}, lease_s=60.0)
+        assert (delivery.attempt, delivery.spent) == (3, 2)
 
     async def test_deliveries_are_listed_newest_first_and_by_owner(self, store: JobStore, pass_time: PassTime) -> None:
         first = await self.ended(store)
@@ -557,6 +558,27 @@ class JobStoreContract:
         assert [delivery.job for delivery in found] == [second.id, first.id]
         assert len(await store.deliveries(principal=None, state="waiting", most=10)) == 3
         assert len(await store.deliveries(principal=None, state=None, most=2)) == 2
+
+    async def test_a_host_gets_so_many_at_a_time_and_holds_up_no_other(self, store: JobStore) -> None:
+        for url in (
+            "https://slow.example/a",
+            "https://SLOW.example/b",
+            "https://slow.example/c?x",
+            "https://other.example",
+        ):
+            await self.ended(store, webhook=url)
+        first = await store.claim_deliveries(most=10, of_host=2, in_flight={}, lease_s=60.0)
+        assert sorted(one.host for one in first) == ["other.example", "slow.example", "slow.example"]
+        held = {"slow.example": 2, "other.example": 1}
+        assert await store.claim_deliveries(most=10, of_host=2, in_flight=held, lease_s=60.0) == []
+        for n in range(20):
+            await self.ended(store, webhook=f"https://slow.example/{n}")
+        await self.ended(store, webhook="https://other.example/")
+        await self.ended(store, webhook="https://third.example:8443/")
+        second = await store.claim_deliveries(most=2, of_host=2, in_flight=held, lease_s=60.0)
+        assert [one.host for one in second] == ["other.example", "third.example:8443"]
+        third = await store.claim_deliveries(most=10, of_host=2, in_flight={"slow.example": 1}, lease_s=60.0)
+        assert [(one.host, one.url) for one in third] == [("slow.example", "https://slow.example/c?x")]
 
     async def test_no_webhook_no_delivery(self, store: JobStore) -> None:
         await self.ended(store, webhook=None)

@@ -26,10 +26,11 @@ if answer ~= '' then
 end
 if url ~= '' and webhook ~= '' then
   local delivery = 'msg_' .. id .. (retries ~= '0' and '_' .. retries or '') -- as types.delivery_id
+  local host = string.lower(string.match(url, '^%a+://([^/?#]*)') or '') -- as types.delivery_host
   redis.call('HSET', key('delivery', delivery),
-    'id', delivery, 'job', id, 'principal', principal, 'url', url, 'body', webhook:sub(2), 'attempt', 0, 'state', 'waiting',
-    'created', whole(now), 'due', whole(now), 'status', '', 'error', '')
-  redis.call('ZADD', key('outbox'), whole(now), delivery)
+    'id', delivery, 'job', id, 'principal', principal, 'url', url, 'host', host, 'body', webhook:sub(2), 'attempt', 0, 'spent', 0,
+    'state', 'waiting', 'created', whole(now), 'due', whole(now), 'status', '', 'error', '')
+  send(host, delivery, now)
   redis.call('ZADD', key('deliveries'), whole(now), delivery)
   redis.call('ZADD', key('deliveries_of', principal), whole(now), delivery)
 end

@@ -82,6 +82,21 @@ local function tell(id, attempt, events)
   end
 end
 
+-- A delivery is due at that time; nil: never again. Each host has a line of its own, and stands in `outbox` by its oldest.
+local function send(host, delivery, at)
+  if at then
+    redis.call('ZADD', key('outbox', host), whole(at), delivery)
+  else
+    redis.call('ZREM', key('outbox', host), delivery)
+  end
+  local oldest = redis.call('ZRANGE', key('outbox', host), 0, 0, 'WITHSCORES')
+  if oldest[1] then
+    redis.call('ZADD', key('outbox'), oldest[2], host)
+  else
+    redis.call('ZREM', key('outbox'), host)
+  end
+end
+
 -- The words from the n-th on.
 local function rest(n)
   local found = {}
