@@ -9,6 +9,7 @@ out nobody waits for it, and no request is spent on finding out whether it is ba
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 import time
 from collections import deque
@@ -149,7 +150,7 @@ class Breaker:
             log.warning("left out", engine=self.engine, error=self._last_error)
             self._turn()
             metrics.left_out.labels(self.engine).set(1)
-            self._probing = asyncio.create_task(self._probe(probe))
+            self._probing = asyncio.create_task(self._probe(probe), context=contextvars.Context())
             now = asyncio.get_running_loop().time()
             for limit in self._waiting:  # who waits already need not wait longer than those who come
                 if not limit.expired():

@@ -26,7 +26,7 @@ from ragline.connections.database import Database, sqlite_url
 from ragline.contents import Contents
 from ragline.engines import no_adapter
 from ragline.epochs import Epochs
-from ragline.errors import ConfigurationError, Conflict, EngineError, EngineRejected
+from ragline.errors import ConfigurationError, Conflict, EngineError, EngineRejected, MissingDependency
 from ragline.findings import Limits
 from ragline.hot_tier import HotTier
 from ragline.housekeeper import Housekeeper
@@ -75,6 +75,7 @@ from ragline.settings import GeneratorSettings, QuerySettings, RerankerSettings,
 from ragline.snapshots import KEEP_S, READ_S, Snapshots
 from ragline.stores import Stores
 from ragline.system import System
+from ragline.tracing import Tracer
 from ragline.types import QUEUES, NamespaceSettings, Space
 from ragline.webhooks.addresses import Addresses
 from ragline.webhooks.sender import Sender
@@ -103,6 +104,9 @@ async def build(settings: Settings) -> System:
     queries = Queries()
     closers: list[Callable[[], Awaitable[None]]] = []
     try:
+        tracer = open_tracer(settings)
+        if tracer:
+            closers.append(tracer.aclose)
         database = await Database.open(
             settings.registry or sqlite_url(settings.data_dir.absolute() / "registry.sqlite"), SCHEMA, queries
         )
@@ -193,10 +197,13 @@ async def build(settings: Settings) -> System:
         embed_worker, index_worker = None, None
         if chunk_log:
             dead_letters, attempts = DeadLetters(documents=documents, claims=claims), settings.ingest.max_attempts
-            embed_worker = EmbedWorker(ingest=ingest, chunk_log=chunk_log, dead_letters=dead_letters, attempts=attempts)
-            index_worker = IndexWorker(
-                ingest=ingest, chunk_log=chunk_log, dead_letters=dead_letters, clock=clock, attempts=attempts
+            embed_worker = EmbedWorker(
+                ingest=ingest, chunk_log=chunk_log, dead_letters=dead_letters, attempts=attempts, tracer=tracer
             )
+            index_worker = IndexWorker(
+                ingest=ingest, chunk_log=chunk_log, dead_letters=dead_letters, clock=clock, attempts=attempts,
+                tracer=tracer,
+            )  # fmt: skip
         answers = Answers(
             search=search, generators=generators, embedder=embedder, settings=settings.query, clock=clock,
             pressure=pressure,
@@ -223,7 +230,8 @@ async def build(settings: Settings) -> System:
             check_webhook=check_webhook,
         )  # fmt: skip
         job_workers = {
-            name: JobWorker(name, jobs=jobs, queue=job_queue, clock=clock, settings=settings.jobs) for name in QUEUES
+            name: JobWorker(name, jobs=jobs, queue=job_queue, clock=clock, settings=settings.jobs, tracer=tracer)
+            for name in QUEUES
         }
         job_watching = JobWatching(job_store)
         closers.append(job_watching.aclose)
@@ -236,7 +244,8 @@ async def build(settings: Settings) -> System:
             epochs=epochs, audit=audit, mending=mending, redrive=redrive, upkeep=upkeep, query=query, search=search,
             answers=CachedAnswers(answers, hot, snapshots), hot_tier=tier, cache_audit=cache_audit,
             ingest_worker=IngestWorker(
-                ingest=ingest, claims=claims, database=database, clock=clock, limits=may_stand, settings=settings.ingest
+                ingest=ingest, claims=claims, database=database, clock=clock, limits=may_stand, settings=settings.ingest,
+                tracer=tracer,
             ),
             log=chunk_log,
             embed_worker=embed_worker, index_worker=index_worker,
@@ -258,7 +267,7 @@ async def build(settings: Settings) -> System:
             standings=(
                 *(leg.standing for leg in query.legs.values()), *(breaker.standing for breaker in breakers),
             ),
-            closers=tuple(reversed(closers)),
+            tracer=tracer, closers=tuple(reversed(closers)),
         )  # fmt: skip
         if settings.failpoint:
             from ragline import failpoints
@@ -294,6 +303,22 @@ async def build(settings: Settings) -> System:
             await close()
         raise
     return system
+
+
+def open_tracer(settings: Settings) -> Tracer | None:
+    """None: nothing is traced, and nothing of it is imported. Raises ConfigurationError, MissingDependency."""
+    given = settings.traces
+    if not given.url:
+        return None
+    try:
+        from ragline.connections.otlp import OtlpRecorder
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("opentelemetry"):
+            raise
+        raise MissingDependency(
+            "traces.url: traces need the packages of OpenTelemetry.", next_step="Run `pip install 'ragline[otel]'`."
+        ) from error
+    return Tracer(OtlpRecorder(given), ratio=given.sample_ratio, callers_per_s=given.callers_per_s)
 
 
 def open_vectors(settings: Settings) -> VectorStore:

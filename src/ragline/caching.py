@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from ragline import __version__, metrics
+from ragline import __version__, metrics, tracing
 from ragline.background import Queries
 from ragline.cache_audit import CacheAudit
 from ragline.errors import EngineError, EngineRejected, Overloaded, RaglineError
@@ -181,7 +181,7 @@ class HotCache:
             return None
         timings: dict[str, float] = {}
         asked_at = self.tier.now()
-        with self._queries.under_way(), metrics.stage(timings, "total"):
+        with self._queries.under_way(), metrics.stage(timings, "total", span=False):
             with metrics.stage(timings, "cache"):
                 kept = await self.tier.get(kind, namespace.uid, key)
             if kept is None:
@@ -266,10 +266,18 @@ class CachedSearch:
             own = True
             return await self._found(namespace, key, request)
 
-        while True:
-            found = await self._flights.run((key, request.min_sequence), work)
-            if own or await self._hot.holds_now(namespace, found, request.groups):
-                return found
+        with tracing.span("search") as span:
+            span.note({"ragline.namespace": request.namespace, "ragline.top_k": request.top_k})
+            span.text("ragline.query", request.query)
+            while True:
+                found = await self._flights.run((key, request.min_sequence), work)
+                if own or await self._hot.holds_now(namespace, found, request.groups):
+                    break
+            span.note({
+                "ragline.epoch": found.epoch, "ragline.degraded": found.degraded, "ragline.cached": found.cached,
+                "ragline.joined": not own, "ragline.passages": len(found.passages),
+            })  # fmt: skip
+        return found
 
     async def check(self, request: SearchRequest) -> None:
         await self._search.check(request)

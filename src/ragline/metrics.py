@@ -8,6 +8,8 @@ from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from ragline import tracing
+
 REGISTRY = CollectorRegistry()
 """Our own, so that `import ragline` in somebody else's process adds nothing to theirs."""
 
@@ -148,24 +150,46 @@ edge_purges_waiting = Gauge("edge_purges_waiting", "Purges that the edge has not
 http_requests_total = Counter("http_requests", "Requests by route and status.", ["route", "status"], registry=REGISTRY)
 
 
+spans_total = Counter(
+    "trace_spans", "Spans by what became of them: sent, not taken (by the collector), no room (in the queue before it).",
+    ["outcome"], registry=REGISTRY,
+)  # fmt: skip
+
+
 class stage:
-    """Time a stage into `timings_ms[name]`, and into `histogram` under the same name.
+    """Time a stage into `timings_ms[name]`, and into `histogram` under the same name; a span of it where the trace is recorded.
 
     A class, because several stand around every search, and a generator takes three times as long.
     """
 
-    __slots__ = ("_histogram", "_name", "_start", "_timings_ms")
+    __slots__ = ("_histogram", "_name", "_span", "_start", "_timings_ms")
 
-    def __init__(self, timings_ms: MutableMapping[str, float], name: str, histogram: Histogram | None = None) -> None:
+    def __init__(
+        self,
+        timings_ms: MutableMapping[str, float],
+        name: str,
+        histogram: Histogram | None = None,
+        *,
+        span: bool = True,
+    ) -> None:
+        """`span`: False where another stage says the same."""
         self._timings_ms = timings_ms
         self._name = name
         self._histogram = histogram
+        self._span: tracing.span | None = None
+        current = tracing.CURRENT.get()
+        if span and current is not None and current.recorded:
+            self._span = tracing.span(name)
 
     def __enter__(self) -> None:
+        if self._span is not None:
+            self._span.__enter__()
         self._start = time.perf_counter()
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         took = (time.perf_counter() - self._start) * 1000
+        if self._span is not None:
+            self._span.__exit__(kind, error, trace)
         self._timings_ms[self._name] = round(took, 3)
         if self._histogram is not None:
             _child(self._histogram, self._name).observe(took)

@@ -340,6 +340,29 @@ class JobsSettings(_Section):
         return self
 
 
+class TracesSettings(_Section):
+    """Traces to an OpenTelemetry collector (docs/tracing.md). Off while `url` is empty; needs `ragline[otel]`."""
+
+    url: str = Field(
+        "",
+        description="The collector, by OTLP over HTTP: http://HOST:4318; `/v1/traces` is put behind. Empty: no traces.",
+    )
+    headers: SecretStr | None = Field(
+        None, description="Headers for the collector, NAME=VALUE,NAME=VALUE, such as its API key."
+    )
+    service: str = Field("ragline", description="service.name: one for each role tells them apart.")
+    sample_ratio: float = Field(0.01, ge=0, le=1, description="Share of the traces that begin here that is recorded.")
+    callers_per_s: float = Field(
+        10.0, ge=0, description="Requests a second that are recorded because their traceparent asks for it; beyond that by "
+        "`sample_ratio`. 0: no caller is believed.",
+    )  # fmt: skip
+    texts: bool = Field(False, description="Record the texts of queries as well. Never those of documents.")
+    most_waiting: int = Field(
+        4096, gt=0, description="Spans that wait for the collector; what comes beyond that is dropped and counted."
+    )
+    timeout_s: float = Field(10.0, gt=0, description="Limit for sending one batch, with its retries.")
+
+
 class WebhooksSettings(_Section):
     """Webhooks: who asked a job with one is told of its end (docs/webhooks.md)."""
 
@@ -433,6 +456,7 @@ class Settings(BaseSettings):
     query: QuerySettings = QuerySettings()
     ingest: IngestSettings = IngestSettings()
     jobs: JobsSettings = JobsSettings()
+    traces: TracesSettings = TracesSettings()
     webhooks: WebhooksSettings = WebhooksSettings()
 
     @property

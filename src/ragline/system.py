@@ -43,6 +43,7 @@ from ragline.registry.upkeep import Upkeep
 from ragline.settings import Settings
 from ragline.snapshots import Snapshots
 from ragline.stores import Stores
+from ragline.tracing import Tracer
 from ragline.types import Epoch, QueueName, Scope
 from ragline.webhooks.worker import WebhookWorker
 from ragline.workers import IngestWorker
@@ -111,6 +112,8 @@ class System:
     purge_worker: PurgeWorker
     standings: tuple[Callable[[], Standing], ...]
     """What this process knows of each engine that queries depend on."""
+    tracer: Tracer | None
+    """None: nothing is traced."""
     closers: tuple[Callable[[], Awaitable[None]], ...]
     """What to close, in order, each once."""
 
