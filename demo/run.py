@@ -111,7 +111,7 @@ def ready(card: Path) -> str | None:
 def ingest(client: httpx.Client) -> None:
     """Upload all, and show what became of each."""
     files = {path.name: path for path in sorted((ROOT / "demo" / "documents").iterdir())}
-    files |= {str(path.relative_to(ROOT)): path for path in sorted((ROOT / "docs").rglob("*.md"))}
+    files |= {str(path.relative_to(ROOT)): path for path in sorted((ROOT / "docs").glob("*.md"))}
     say(f"Uploading {len(files)} documents, and waiting until they are indexed")
     start = time.monotonic()
     parts = [("file", (uri, path.read_bytes())) for uri, path in files.items()]

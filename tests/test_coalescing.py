@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from ragline.coalescing import Coalescer
+from ragline.tracing import CURRENT, REQUEST_ID, Span, Unrecorded, under
 
 
 class Gate:
@@ -146,3 +147,18 @@ async def test_a_caller_that_leaves_before_its_turn_takes_its_item_along_and_dis
     assert gate.batches == [[1], [3]]
     with pytest.raises(asyncio.CancelledError):
         await tasks[0]
+
+
+async def test_what_is_done_for_many_is_nobodys_request() -> None:
+    seen: list[tuple[str, Span | None]] = []
+
+    async def run(batch: list[int]) -> list[int]:
+        seen.append((REQUEST_ID.get(), CURRENT.get()))
+        return batch
+
+    call: Coalescer[int, int] = Coalescer(run, most=100)
+    token = REQUEST_ID.set("of the first")
+    with under(Unrecorded("a" * 32, "b" * 16)):
+        await call(1)
+    REQUEST_ID.reset(token)
+    assert seen == [("", None)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -36,3 +37,17 @@ def test_lines_are_json_from_the_level_on() -> None:
     assert lines[0]["document"] == "d1"
     assert "ZeroDivisionError" in lines[2]["exception"]
     assert all("timestamp" in line for line in lines)
+
+
+def test_a_terminal_shows_no_variables() -> None:
+    """What stands in them is a user's: a query, a key."""
+    main, terminal = os.openpty()
+    program = "import structlog\nfrom ragline import logs\nlogs.configure('info')\ndef f(key):\n    return 1 / key\n"
+    program += "try:\n    f(0 * int('4711'))\nexcept ZeroDivisionError as error:\n    secret = 'hush' + '-hush'\n"
+    program += "    structlog.get_logger().error('defect', exc_info=error)\n"
+    subprocess.run([sys.executable, "-c", program], stderr=terminal, check=True)
+    said = os.read(main, 1 << 16).decode()
+    os.close(main)
+    os.close(terminal)
+    assert "ZeroDivisionError" in said
+    assert "hush-hush" not in said

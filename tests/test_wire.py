@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from bench.crashes.wire import Wire
+from ragline.chaos.wire import Wire
 from tests.engines.server import free_port
 
 

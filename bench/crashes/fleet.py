@@ -21,9 +21,9 @@ import httpx
 
 from bench.crashes.program import Program
 from bench.crashes.service import Left, age, age_s
-from bench.crashes.wire import Wire
 from bench.server import RAGLINE
 from bench.servers import servers
+from ragline.chaos.wire import Wire
 from tests.engines.server import free_port
 
 COMMANDS = {"gateway": ("serve",), "parse": ("work", "parse"), "embed": ("work", "embed"), "index": ("work", "index")}

@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 import structlog
 
-from ragline import metrics
+from ragline import metrics, tracing
 from ragline.breaker import Breaker, blames
 from ragline.citations import CitationStream, holds, is_refusal
 from ragline.clock import Clock
@@ -73,8 +73,8 @@ class Answers:
             self._generators.append(self._extractive)
         self.breakers = [
             Breaker(
-                f"generator:{one.name}", clock, called=f"The generator {one.name}", probe_every_s=PROBE_EVERY_S,
-                probe_within_s=PROBE_WITHIN_S,
+                f"generator:{one.name}", clock, called=f"The generator {one.name}", after=settings.leave_out_after,
+                probe_every_s=PROBE_EVERY_S, probe_within_s=PROBE_WITHIN_S,
             )
             for one in self._generators
         ]  # fmt: skip
@@ -172,8 +172,11 @@ class _Attempt:
         """What may be shown. Ends early, with `failed` set, when the generator fails."""
         name = self._generator.name
         start = time.perf_counter()
+        span = tracing.child("generate")
+        span.note({"ragline.generator": name})
+        asked = self._generator.generate(self._prompt, max_tokens=self._max_tokens)
         try:
-            async with aclosing(self._generator.generate(self._prompt, max_tokens=self._max_tokens)) as tokens:
+            async with aclosing(asked), aclosing(tracing.within(span, asked)) as tokens:
                 async for token in tokens:
                     self._usage = token.usage or self._usage
                     if shown := self._show(self._citations.feed(token.text)):
@@ -182,6 +185,8 @@ class _Attempt:
                 yield shown
         except (EngineError, Overloaded) as error:
             self.failed, self.error = str(error), error
+        finally:
+            span.end(self.error)
         self.took_s = time.perf_counter() - start
         metrics.generation_latency_ms.labels(name).observe(self.took_s * 1000)
         metrics.citations_removed_total.inc(self._citations.removed)

@@ -9,6 +9,7 @@ out nobody waits for it, and no request is spent on finding out whether it is ba
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 import time
 from collections import deque
@@ -26,7 +27,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 RUNNING = 5
-"""Failures running: one or two are a hiccup."""
+"""Failures running, by default: one or two are a hiccup."""
 
 LOOKED_AT = 20
 """Calls; when half of them failed, it is left out also though some came through in between."""
@@ -60,14 +61,15 @@ class Standing:
 
 class Breaker:
     """Stands before one engine, in this process. `engine`: its name in metrics and status, such as ``dense``; `called`: in
-    messages, such as "The dense leg"."""
+    messages, such as "The dense leg"; `after`: so many failures running it is left out, 0: never."""
 
     def __init__(
-        self, engine: str, clock: Clock, *, called: str, probe_every_s: float | None = None,
+        self, engine: str, clock: Clock, *, called: str, after: int = RUNNING, probe_every_s: float | None = None,
         probe_within_s: float = PROBE_WITHIN_S,
     ) -> None:  # fmt: skip
         self.engine = engine
         self._called = called
+        self._after = after
         self._clock = clock
         self._every_s, self._within_s = probe_every_s, probe_within_s
         self._outcomes: deque[bool] = deque(maxlen=LOOKED_AT)
@@ -144,11 +146,11 @@ class Breaker:
         self._outcomes.append(False)
         self._running += 1
         half = len(self._outcomes) == LOOKED_AT and 2 * sum(self._outcomes) <= LOOKED_AT
-        if self._probing is None and (self._running >= RUNNING or half):
+        if self._probing is None and self._after and (self._running >= self._after or half):
             log.warning("left out", engine=self.engine, error=self._last_error)
             self._turn()
             metrics.left_out.labels(self.engine).set(1)
-            self._probing = asyncio.create_task(self._probe(probe))
+            self._probing = asyncio.create_task(self._probe(probe), context=contextvars.Context())
             now = asyncio.get_running_loop().time()
             for limit in self._waiting:  # who waits already need not wait longer than those who come
                 if not limit.expired():

@@ -26,7 +26,7 @@ from ragline.connections.database import Database, sqlite_url
 from ragline.contents import Contents
 from ragline.engines import no_adapter
 from ragline.epochs import Epochs
-from ragline.errors import ConfigurationError, Conflict, EngineError, EngineRejected
+from ragline.errors import ConfigurationError, Conflict, EngineError, EngineRejected, MissingDependency
 from ragline.findings import Limits
 from ragline.hot_tier import HotTier
 from ragline.housekeeper import Housekeeper
@@ -56,6 +56,8 @@ from ragline.protocols import (
 )
 from ragline.purging import PurgeWorker
 from ragline.query import Search
+from ragline.recall import RecallWatch
+from ragline.redrive import Redrive
 from ragline.registry.claims import Claims
 from ragline.registry.documents import Documents
 from ragline.registry.edge_purges import EdgePurges
@@ -65,6 +67,7 @@ from ragline.registry.members import Members as MemberRows
 from ragline.registry.migrations import SCHEMA
 from ragline.registry.namespaces import Namespaces
 from ragline.registry.sources import Sources
+from ragline.registry.staleness import Staleness
 from ragline.registry.upkeep import Upkeep
 from ragline.remembering import RememberingEmbedder
 from ragline.reranking import Reranking
@@ -72,6 +75,7 @@ from ragline.settings import GeneratorSettings, QuerySettings, RerankerSettings,
 from ragline.snapshots import KEEP_S, READ_S, Snapshots
 from ragline.stores import Stores
 from ragline.system import System
+from ragline.tracing import Tracer
 from ragline.types import QUEUES, NamespaceSettings, Space
 from ragline.webhooks.addresses import Addresses
 from ragline.webhooks.sender import Sender
@@ -100,6 +104,9 @@ async def build(settings: Settings) -> System:
     queries = Queries()
     closers: list[Callable[[], Awaitable[None]]] = []
     try:
+        tracer = open_tracer(settings)
+        if tracer:
+            closers.append(tracer.aclose)
         database = await Database.open(
             settings.registry or sqlite_url(settings.data_dir.absolute() / "registry.sqlite"), SCHEMA, queries
         )
@@ -132,7 +139,8 @@ async def build(settings: Settings) -> System:
         if chunk_log:
             closers.append(chunk_log.aclose)
         contents = Contents(blobs)
-        guard = Guard(database, clock, deadline_ms=settings.query.guard_deadline_ms)
+        after = settings.query.leave_out_after
+        guard = Guard(database, clock, deadline_ms=settings.query.guard_deadline_ms, after=after)
         snapshots = Snapshots(namespaces, clock, guard.breaker)
         member_rows = MemberRows(database, clock)
         members = Members(contents=contents, registry=member_rows, settings=settings.ingest)
@@ -149,6 +157,11 @@ async def build(settings: Settings) -> System:
             drop_after_s=longest_query_s(settings.query),
         )  # fmt: skip
         upkeep = Upkeep(database, clock)
+        staleness = Staleness(database, clock, stale_after_s=settings.ingest.stale_after_s)
+        redrive = Redrive(
+            staleness=staleness, documents=documents, claims=claims, clock=clock,
+            cooldown_s=settings.ingest.redrive_cooldown_s,
+        )  # fmt: skip
         may_stand = Limits(
             settings.ingest.received_deadline_s, settings.ingest.chunked_deadline_s, settings.ingest.sweep_deadline_s,
             settings.ingest.orphan_grace_s,
@@ -162,11 +175,13 @@ async def build(settings: Settings) -> System:
             vectors=vectors, keywords=keywords, epochs=epochs, clock=clock, limits=may_stand,
         )  # fmt: skip
         pressure = Pressure(clock, target_ms=settings.query.target_ms)
-        reranking = Reranking(reranker, settings.reranker, clock) if reranker else None
+        reranking = Reranking(reranker, settings.reranker, clock, after=after) if reranker else None
+        recall = RecallWatch(vectors, share=settings.query.recall_share)
+        closers.append(recall.aclose)
         query = Search(
             snapshots=snapshots, documents=documents, guard=guard, embedder=embedder, vectors=vectors,
             keywords=keywords, queries=queries, settings=settings.query, clock=clock, languages=languages,
-            reranking=reranking, pressure=pressure,
+            reranking=reranking, pressure=pressure, recall=recall,
         )  # fmt: skip
         tier = await open_hot_tier(settings, clock)
         cache_audit = None
@@ -182,10 +197,13 @@ async def build(settings: Settings) -> System:
         embed_worker, index_worker = None, None
         if chunk_log:
             dead_letters, attempts = DeadLetters(documents=documents, claims=claims), settings.ingest.max_attempts
-            embed_worker = EmbedWorker(ingest=ingest, chunk_log=chunk_log, dead_letters=dead_letters, attempts=attempts)
-            index_worker = IndexWorker(
-                ingest=ingest, chunk_log=chunk_log, dead_letters=dead_letters, clock=clock, attempts=attempts
+            embed_worker = EmbedWorker(
+                ingest=ingest, chunk_log=chunk_log, dead_letters=dead_letters, attempts=attempts, tracer=tracer
             )
+            index_worker = IndexWorker(
+                ingest=ingest, chunk_log=chunk_log, dead_letters=dead_letters, clock=clock, attempts=attempts,
+                tracer=tracer,
+            )  # fmt: skip
         answers = Answers(
             search=search, generators=generators, embedder=embedder, settings=settings.query, clock=clock,
             pressure=pressure,
@@ -212,7 +230,8 @@ async def build(settings: Settings) -> System:
             check_webhook=check_webhook,
         )  # fmt: skip
         job_workers = {
-            name: JobWorker(name, jobs=jobs, queue=job_queue, clock=clock, settings=settings.jobs) for name in QUEUES
+            name: JobWorker(name, jobs=jobs, queue=job_queue, clock=clock, settings=settings.jobs, tracer=tracer)
+            for name in QUEUES
         }
         job_watching = JobWatching(job_store)
         closers.append(job_watching.aclose)
@@ -222,16 +241,17 @@ async def build(settings: Settings) -> System:
             contents=contents,
             snapshots=snapshots, embedder=embedder, languages=languages, vectors=vectors, keywords=keywords, stores=stores,
             ingest=ingest,
-            epochs=epochs, audit=audit, mending=mending, upkeep=upkeep, query=query, search=search,
+            epochs=epochs, audit=audit, mending=mending, redrive=redrive, upkeep=upkeep, query=query, search=search,
             answers=CachedAnswers(answers, hot, snapshots), hot_tier=tier, cache_audit=cache_audit,
             ingest_worker=IngestWorker(
-                ingest=ingest, claims=claims, database=database, clock=clock, limits=may_stand, settings=settings.ingest
+                ingest=ingest, claims=claims, database=database, clock=clock, limits=may_stand, settings=settings.ingest,
+                tracer=tracer,
             ),
             log=chunk_log,
             embed_worker=embed_worker, index_worker=index_worker,
             housekeeper=Housekeeper(
                 epochs=epochs, namespaces=namespaces, mending=mending, upkeep=upkeep, clock=clock,
-                settings=settings.ingest,
+                settings=settings.ingest, staleness=staleness,
             ),
             jobs=jobs, job_queue=job_queue, job_watching=job_watching, job_workers=job_workers,
             job_upkeep=JobUpkeep(jobs=jobs, workers=job_workers, clock=clock, settings=settings.jobs),
@@ -247,7 +267,7 @@ async def build(settings: Settings) -> System:
             standings=(
                 *(leg.standing for leg in query.legs.values()), *(breaker.standing for breaker in breakers),
             ),
-            closers=tuple(reversed(closers)),
+            tracer=tracer, closers=tuple(reversed(closers)),
         )  # fmt: skip
         if settings.failpoint:
             from ragline import failpoints
@@ -262,6 +282,18 @@ async def build(settings: Settings) -> System:
                 "log": chunk_log,
             }
             failpoints.arm(settings.failpoint, parts | {"namespaces": namespaces, "documents": documents})
+        if settings.faults:
+            from ragline import faults
+
+            fail = {
+                "vectors": vectors,
+                "keywords": keywords,
+                "embedder": embedder,
+                "reranker": reranker,
+                "clock": clock,
+            }
+            fail |= {"cache": tier.cache if tier else None, "registry": database, "jobs": job_store, "log": chunk_log}
+            faults.arm(Path(settings.faults), fail)
         await epochs.check_model()
         if not any(namespace.name == DEFAULT_NAMESPACE for namespace in await namespaces.all()):
             with suppress(Conflict):  # processes that start together all make it; one is first
@@ -271,6 +303,22 @@ async def build(settings: Settings) -> System:
             await close()
         raise
     return system
+
+
+def open_tracer(settings: Settings) -> Tracer | None:
+    """None: nothing is traced, and nothing of it is imported. Raises ConfigurationError, MissingDependency."""
+    given = settings.traces
+    if not given.url:
+        return None
+    try:
+        from ragline.connections.otlp import OtlpRecorder
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("opentelemetry"):
+            raise
+        raise MissingDependency(
+            "traces.url: traces need the packages of OpenTelemetry.", next_step="Run `pip install 'ragline[otel]'`."
+        ) from error
+    return Tracer(OtlpRecorder(given), ratio=given.sample_ratio, callers_per_s=given.callers_per_s)
 
 
 def open_vectors(settings: Settings) -> VectorStore:
@@ -369,7 +417,8 @@ async def open_hot_tier(settings: Settings, clock: Clock) -> HotTier | None:
     except BaseException:
         await cache.aclose()
         raise
-    return HotTier(cache, settings.cache, clock, in_process=cache.name == "memory")
+    after = settings.query.leave_out_after
+    return HotTier(cache, settings.cache, clock, in_process=cache.name == "memory", after=after)
 
 
 def open_log(settings: Settings) -> ChunkLog | None:

@@ -8,6 +8,7 @@ not wrong: that an entry may be as old as its time to live is what was promised.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -52,7 +53,10 @@ class CacheAudit:
         """`served` was a hit. `packed`: it is those passages that fit into a prompt. Units: `asked_at` seconds since 1970,
         when the query came."""
         if self._draw() < self._share and (self._task is None or self._task.done()):
-            self._task = asyncio.ensure_future(self._look(request, served, asked_at, packed))
+            look = self._look(request, served, asked_at, packed)
+            self._task = asyncio.create_task(
+                look, context=contextvars.Context()
+            )  # no part of the request that it looks at
 
     async def done(self) -> None:
         """Wait for the one under way."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from ragline import tracing
 from ragline.answer import Answers, Event, Piece
 from ragline.caching import HotCache
 from ragline.singleflight import SingleFlight
@@ -57,6 +58,7 @@ class CachedAnswers:
 
     async def _events(self, namespace: Namespace, key: str, request: SearchRequest) -> AsyncGenerator[Event, None]:
         if (kept := await self._hot.answer(namespace, key, request)) is not None:
+            tracing.note(_about(kept))
             yield kept.retrieved
             if kept.text:
                 yield Piece(kept.text)
@@ -66,4 +68,12 @@ class CachedAnswers:
             async for event in events:
                 if isinstance(event, Answer):
                     self._hot.keep_answer(namespace, key, request, event)
+                    tracing.note(_about(event))
                 yield event
+
+
+def _about(answer: Answer) -> dict[str, tracing.Value]:
+    return {
+        "ragline.generator": answer.generator, "ragline.cached": answer.cached, "ragline.degraded": answer.degraded,
+        "ragline.grounded": answer.grounded,
+    }  # fmt: skip

@@ -11,6 +11,7 @@ place, and never by a query with `min_sequence` (docs/caching.md).
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import unicodedata
@@ -18,10 +19,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from ragline import __version__, metrics
+from ragline import __version__, metrics, tracing
 from ragline.background import Queries
 from ragline.cache_audit import CacheAudit
-from ragline.errors import EngineError, EngineRejected
+from ragline.errors import EngineError, EngineRejected, Overloaded, RaglineError
 from ragline.hot_tier import HotTier, Kind, Outcome
 from ragline.prompting import SYSTEM
 from ragline.protocols import Searcher
@@ -39,7 +40,7 @@ EXPIRED = "expired"
 
 _NO_MATTER = {
     "threads", "concurrency", "leg_concurrency", "timeout_s", "patience_s", "deadline_ms", "keyword_deadline_ms",
-    "dense_deadline_ms", "least_deadline_ms", "grace_ms", "target_ms", "guard_deadline_ms",
+    "dense_deadline_ms", "least_deadline_ms", "grace_ms", "target_ms", "leave_out_after", "guard_deadline_ms",
 }  # fmt: skip
 """Settings that change when a result comes, not which: late steps are told in `degraded`, and such results are not kept."""
 
@@ -180,7 +181,7 @@ class HotCache:
             return None
         timings: dict[str, float] = {}
         asked_at = self.tier.now()
-        with self._queries.under_way(), metrics.stage(timings, "total"):
+        with self._queries.under_way(), metrics.stage(timings, "total", span=False):
             with metrics.stage(timings, "cache"):
                 kept = await self.tier.get(kind, namespace.uid, key)
             if kept is None:
@@ -239,7 +240,23 @@ class CachedSearch:
         self._flights: SingleFlight[Retrieved] = SingleFlight()
 
     async def search(self, request: SearchRequest) -> Retrieved:
-        """Raises as the search does that this stands around."""
+        """Raises as the search does that this stands around. Counts how it ended for whoever asked."""
+        outcome = "failed"
+        try:
+            found = await self._search_once(request)
+            outcome = "degraded" if found.degraded else "answered"
+        except asyncio.CancelledError:
+            outcome = "abandoned"
+            raise
+        except RaglineError as error:
+            if error.status < 500:
+                outcome = "refused" if isinstance(error, Overloaded) else "rejected"
+            raise
+        finally:
+            metrics.searches_total.labels(outcome).inc()
+        return found
+
+    async def _search_once(self, request: SearchRequest) -> Retrieved:
         namespace = await self._snapshots.get(request.namespace)
         key = self._hot.key("search", namespace, request)
         own = False
@@ -249,10 +266,18 @@ class CachedSearch:
             own = True
             return await self._found(namespace, key, request)
 
-        while True:
-            found = await self._flights.run((key, request.min_sequence), work)
-            if own or await self._hot.holds_now(namespace, found, request.groups):
-                return found
+        with tracing.span("search") as span:
+            span.note({"ragline.namespace": request.namespace, "ragline.top_k": request.top_k})
+            span.text("ragline.query", request.query)
+            while True:
+                found = await self._flights.run((key, request.min_sequence), work)
+                if own or await self._hot.holds_now(namespace, found, request.groups):
+                    break
+            span.note({
+                "ragline.epoch": found.epoch, "ragline.degraded": found.degraded, "ragline.cached": found.cached,
+                "ragline.joined": not own, "ragline.passages": len(found.passages),
+            })  # fmt: skip
+        return found
 
     async def check(self, request: SearchRequest) -> None:
         await self._search.check(request)

@@ -7,6 +7,7 @@ in the registry, batching over callers in the embedder and one durable write for
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -55,7 +56,8 @@ class Coalescer(Generic[T, R]):
         if not self._pace_s() or self._weight() >= self._enough:
             self._ready.set()
         if self._drain is None or self._drain.done():
-            self._drain = asyncio.create_task(self._work())
+            # of all callers: in the context of the first, its log lines and spans would be that one's
+            self._drain = asyncio.create_task(self._work(), context=contextvars.Context())
         return await future
 
     def hurry(self) -> None:

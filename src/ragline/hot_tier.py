@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from ragline import metrics
-from ragline.breaker import Breaker
+from ragline.breaker import RUNNING, Breaker
 from ragline.clock import Clock
 from ragline.errors import EngineError
 from ragline.hot_entry import Unusable, dump_entry, load_entry
@@ -48,13 +48,15 @@ class Found:
 
 
 class HotTier:
-    def __init__(self, cache: Cache, settings: CacheSettings, clock: Clock, *, in_process: bool) -> None:
+    def __init__(
+        self, cache: Cache, settings: CacheSettings, clock: Clock, *, in_process: bool, after: int = RUNNING
+    ) -> None:
         """`in_process`: it answers at once, and so needs no deadline."""
         self.cache = cache
         self._settings = settings
         self._clock = clock
         self._in_process = in_process
-        self.breaker = Breaker("cache", clock, called="The cache")
+        self.breaker = Breaker("cache", clock, called="The cache", after=after)
         self._tasks: set[asyncio.Task[Any]] = set()
         self.counts: dict[tuple[Kind, Outcome], int] = {}
         """Of this process since its start."""

@@ -17,6 +17,7 @@ from ragline.epochs import Epochs
 from ragline.errors import RaglineError
 from ragline.mending import Mending
 from ragline.registry.namespaces import Namespaces
+from ragline.registry.staleness import Staleness
 from ragline.registry.upkeep import Upkeep
 from ragline.settings import IngestSettings
 
@@ -31,7 +32,7 @@ class Housekeeper:
 
     def __init__(
         self, *, epochs: Epochs, namespaces: Namespaces, mending: Mending, upkeep: Upkeep, clock: Clock,
-        settings: IngestSettings,
+        settings: IngestSettings, staleness: Staleness,
     ) -> None:  # fmt: skip
         self._epochs = epochs
         self._namespaces = namespaces
@@ -39,6 +40,7 @@ class Housekeeper:
         self._upkeep = upkeep
         self._clock = clock
         self._settings = settings
+        self._staleness = staleness
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
@@ -50,6 +52,7 @@ class Housekeeper:
         while True:
             await self._each(self._epochs.drop_retired)
             await self._each(self._fill_all)
+            await self._each(self._tell_stale)
             if self._clock.monotonic() >= next_upkeep:
                 for work in (self._collect, self._trim, self._purge):
                     await self._each(work)
@@ -69,6 +72,15 @@ class Housekeeper:
     async def _collect(self) -> None:
         if collected := await self._mending.collect():
             log.info("orphan blobs collected", folders_and_files=collected)
+
+    async def _tell_stale(self) -> None:
+        """What the registry says, so every process with this duty says the same."""
+        look = await self._staleness.look()
+        metrics.served_documents.set(look.served)
+        for why, count in look.stale.items():
+            metrics.stale_documents.labels(why).set(count)
+        metrics.stale_passage_ratio.set(sum(look.stale.values()) / look.served if look.served else 0.0)
+        metrics.oldest_waiting_document_s.set(look.oldest_waiting_s)
 
     async def _trim(self) -> None:
         await self._upkeep.trim_histories()

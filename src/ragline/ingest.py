@@ -26,7 +26,7 @@ from typing import Literal
 import numpy as np
 import structlog
 
-from ragline import metrics
+from ragline import metrics, tracing
 from ragline.background import Background
 from ragline.chunking import chunk, chunk_id, search_text
 from ragline.clock import Clock
@@ -120,6 +120,7 @@ class Ingest:
 
     # ── accept ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    @tracing.spanned("accept")
     async def accept(self, namespace: Namespace, upload: Upload) -> Accepted:
         """Keep the bytes, then take a sequence number for them: from then on nothing of it can be lost.
 
@@ -150,6 +151,11 @@ class Ingest:
         except Exception:
             await self._contents.sweep(namespace, document, [blob])
             raise
+        mine = accepted.document
+        tracing.note({
+            "ragline.namespace": namespace.name, "ragline.document": mine.id,
+            "ragline.document_trace": tracing.trace_id_of(trace_name(mine)),
+        })  # fmt: skip
         if accepted.document.blob != blob:  # the row keeps the bytes that it has, which are the same
             await self._contents.heal_original(namespace, accepted.document, upload.data)
             await self._contents.sweep(namespace, document, [blob])
@@ -192,6 +198,7 @@ class Ingest:
         if mine is not None and mine.attempt == document.attempt:
             mine.stage, mine.done, mine.total, mine.moved_at = stage, done, total, self._clock.monotonic()
 
+    @tracing.spanned("parse")
     async def parse(self, namespace: Namespace, document: Document) -> Content:
         """Bytes to chunks, left as a blob; read back from there when an earlier attempt came this far.
 
@@ -241,7 +248,7 @@ class Ingest:
             ChunkMessage(
                 document.namespace, document.id, chunk_id(document.namespace, document.id, document.content, ordinal),
                 document.content, ordinal, count,
-                search_text(title, span.headings, content.text[span.start : span.end]),
+                search_text(title, span.headings, content.text[span.start : span.end]), traceparent=tracing.traceparent(),
             )
             for ordinal, span in enumerate(content.spans)
         ]  # fmt: skip
@@ -262,6 +269,7 @@ class Ingest:
         for id in sorted({id for id, number in contents if id in rows and rows[id].content > number}):
             await self._claims.sweep_again(id, until_s=self._settings.lease_s)
 
+    @tracing.spanned("embed")
     async def embed(self, namespace: Namespace, document: Document, content: Content) -> Vectors:
         """Chunks to vectors of the embedder's space, left as a blob; read back from there when they are."""
         assert document.blob
@@ -289,6 +297,7 @@ class Ingest:
             parts.append(await self._embedder.embed(texts[start : start + EMBED_SLICE], purpose="document"))
         return np.concatenate(parts)
 
+    @tracing.spanned("index")
     async def index(self, document: Document, content: Content, vectors: Vectors) -> None:
         """Look, write to every epoch's stores, look again: serve it. Raises _Superseded: it came too late."""
         start = time.perf_counter()
@@ -455,6 +464,11 @@ def _fields(document: Document, epoch: Epoch) -> Metadata:
 
 def _title(document: Document, content: Content) -> str:
     return document.given_title or content.title or document.uri.rstrip("/").rsplit("/", 1)[-1]
+
+
+def trace_name(document: Document) -> str:
+    """A revision of a document is one trace, whoever works on it and however often."""
+    return f"document {document.id} {document.revision}"
 
 
 def _warning(language: str | None, known: frozenset[str] | None) -> str:

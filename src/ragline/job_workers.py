@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from ragline import metrics
+from ragline import metrics, tracing
 from ragline.clock import Clock
 from ragline.errors import EngineDenied, EngineError, RaglineError
 from ragline.jobs import Jobs, Lost
@@ -47,13 +47,15 @@ class JobWorker:
     """Works on one queue, `most` jobs at a time."""
 
     def __init__(
-        self, queue_name: QueueName, *, jobs: Jobs, queue: JobQueue, clock: Clock, settings: JobsSettings
+        self, queue_name: QueueName, *, jobs: Jobs, queue: JobQueue, clock: Clock, settings: JobsSettings,
+        tracer: tracing.Tracer | None = None,
     ) -> None:  # fmt: skip
         self._name: QueueName = queue_name
         self._jobs = jobs
         self._queue = queue
         self._clock = clock
         self._settings = settings
+        self._tracer = tracer
         self._most = settings.retrievals if queue_name == "retrieval" else settings.generations
         stages: dict[QueueName, Callable[[Job], Awaitable[None]]] = {
             "retrieval": jobs.retrieve, "generation": jobs.generate
@@ -119,6 +121,11 @@ class JobWorker:
 
     async def _one(self, job: Job) -> None:
         """One attempt; however it ends, the store has it in words, or its lease ends."""
+        with tracing.begun(self._tracer, f"job {self._name}", traceparent=job.traceparent) as span:
+            span.note({"ragline.job": job.id, "ragline.attempt": job.attempt, "ragline.queue": self._name})
+            await self._attempt(job)
+
+    async def _attempt(self, job: Job) -> None:
         how = "finished"
         try:
             await self._stage(job)

@@ -22,7 +22,7 @@ from typing import Any
 
 import structlog
 
-from ragline import metrics
+from ragline import metrics, tracing
 from ragline.answer import Answers, Piece, Restarted
 from ragline.clock import Clock
 from ragline.coalescing import Coalescer
@@ -107,6 +107,7 @@ class Jobs:
             id=f"{int(self._clock.now() * 1000):012x}{secrets.token_hex(10)}", principal=caller.principal,
             request=question.request, deadline_s=question.deadline_s or self._settings.deadline_s,
             fingerprint=_fingerprint(question), webhook=question.webhook, idempotency_key=question.idempotency_key,
+            traceparent=tracing.traceparent(),
         )  # fmt: skip
         try:
             job, fresh = await self.store.accept(order, self._limits)

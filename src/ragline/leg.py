@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from ragline import metrics
-from ragline.breaker import Breaker, Probe, Standing
+from ragline.breaker import RUNNING, Breaker, Probe, Standing
 from ragline.clock import Clock
 from ragline.errors import EngineError
 from ragline.types import Hit, LegName
@@ -23,9 +23,11 @@ class Leg:
     """`cap_ms`: the longest deadline, and the one until enough searches were seen; `floor_ms`: the shortest. It covers waiting
     for a place as well, so that a stalled engine holds no request beyond it."""
 
-    def __init__(self, name: LegName, *, cap_ms: int, floor_ms: int, concurrency: int, clock: Clock) -> None:
+    def __init__(
+        self, name: LegName, *, cap_ms: int, floor_ms: int, concurrency: int, clock: Clock, after: int = RUNNING
+    ) -> None:
         self.name = name
-        self.breaker = Breaker(name, clock, called=f"The {name} leg")
+        self.breaker = Breaker(name, clock, called=f"The {name} leg", after=after)
         self._cap_s, self._floor_s = cap_ms / 1000, floor_ms / 1000
         self._places = asyncio.Semaphore(concurrency)
         self._step = f"Look at the engine's load, or raise query.{name}_deadline_ms."

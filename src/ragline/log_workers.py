@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeAlias
@@ -17,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 import structlog
 
-from ragline import metrics
+from ragline import metrics, tracing
 from ragline.clock import Clock
 from ragline.errors import EngineDenied, EngineTimeout, EngineUnavailable, RaglineError, Reason
 from ragline.ingest import Ingest
@@ -54,10 +55,14 @@ Key: TypeAlias = tuple[str, int, int]
 class EmbedWorker:
     """Texts to vectors, over all documents together."""
 
-    def __init__(self, *, ingest: Ingest, chunk_log: ChunkLog, dead_letters: DeadLetters, attempts: int) -> None:
+    def __init__(
+        self, *, ingest: Ingest, chunk_log: ChunkLog, dead_letters: DeadLetters, attempts: int,
+        tracer: tracing.Tracer | None = None,
+    ) -> None:  # fmt: skip
         self._ingest = ingest
         self._log = chunk_log
         self._dead_letters = dead_letters
+        self._tracer = tracer
         self._tried = _Trying(attempts)
 
     async def run(self) -> None:
@@ -78,11 +83,20 @@ class EmbedWorker:
         wanted = await self._ingest.wanted({_content(one) for one in batch})
         due = sorted((one for one in batch if _content(one) in wanted), key=lambda one: len(one.message.text))
         if due:
-            vectors = await self._ingest.embed_texts([one.message.text for one in due])
+            with _embedding(self._tracer, due) as places:
+                vectors = await self._ingest.embed_texts([one.message.text for one in due])
             rows = np.ascontiguousarray(vectors, "<f4")
             space = self._ingest.space.id
             embedded = [
-                (one, replace(one.message, space=space, vector=row.tobytes()))
+                (
+                    one,
+                    replace(
+                        one.message,
+                        space=space,
+                        vector=row.tobytes(),
+                        traceparent=places.get(one.message.traceparent, ""),
+                    ),
+                )
                 for one, row in zip(due, rows, strict=True)
             ]
             embedded.sort(key=lambda pair: (pair[1].doc_id, pair[1].content, pair[1].ordinal))
@@ -111,12 +125,14 @@ class IndexWorker:
     """
 
     def __init__(
-        self, *, ingest: Ingest, chunk_log: ChunkLog, dead_letters: DeadLetters, clock: Clock, attempts: int
-    ) -> None:
+        self, *, ingest: Ingest, chunk_log: ChunkLog, dead_letters: DeadLetters, clock: Clock, attempts: int,
+        tracer: tracing.Tracer | None = None,
+    ) -> None:  # fmt: skip
         self._ingest = ingest
         self._log = chunk_log
         self._dead_letters = dead_letters
         self._clock = clock
+        self._tracer = tracer
         self._sorting, self._finishing = _Trying(attempts), _Trying(attempts)
         self._sets: dict[Key, _Set] = {}
         self._looked = clock.monotonic()
@@ -193,7 +209,9 @@ class IndexWorker:
             if not live and tries > 1:
                 await self._ingest.sweep_behind([(id, number)])
 
-        failed = await self._finishing(finish)
+        origin = next((one.message.traceparent for one in found.deliveries if one.message.traceparent), "")
+        with tracing.begun(self._tracer if origin else None, "doc_vectors", traceparent=origin):
+            failed = await self._finishing(finish)
         if self._sets.get(key) is found:
             del self._sets[key]
         if failed is not None:
@@ -209,6 +227,27 @@ class IndexWorker:
             if key[:2] not in wanted and self._sets.get(key) is one and not one.busy:
                 del self._sets[key]
                 await reader.done(one.deliveries)
+
+
+@contextmanager
+def _embedding(tracer: tracing.Tracer | None, due: Sequence[Delivery]) -> Iterator[dict[str, str]]:
+    """The block embeds for several documents: a span in the trace of each that is recorded. Yields the traceparent that came →
+    the one that goes on; the first of them is told to a model server."""
+    came = dict.fromkeys(one.message.traceparent for one in due if one.message.traceparent) if tracer else {}
+    parents = {name: parent for name in came if (parent := tracing.parent_of(name))}
+    spans = {name: tracer.begin("embed", "consumer", parent=parent) for name, parent in parents.items() if tracer}
+    failed: BaseException | None = None
+    recorded = next((span for span in spans.values() if span.recorded), None)
+    try:
+        with tracing.under(recorded):
+            yield {name: tracing.traceparent_of(span) for name, span in spans.items()}
+    except BaseException as error:
+        failed = error
+        raise
+    finally:
+        for span in spans.values():
+            span.note({"ragline.messages": len(due), "ragline.documents": len(parents)})
+            span.end(failed)
 
 
 class DeadLetters:

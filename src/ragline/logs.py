@@ -6,12 +6,15 @@ import logging
 import sys
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
+
+from ragline import tracing
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 TALKATIVE = (
     "httpx", "httpcore", "asyncio", "alembic", "fsspec", "faiss.loader", "aiokafka", "elastic_transport", "botocore",
+    "urllib3", "python_multipart",
 )  # fmt: skip
 """Libraries that tell of every request."""
 
@@ -21,11 +24,14 @@ def configure(level: str) -> None:
     terminal = sys.stderr.isatty()
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _whose,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     render: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=True)]
+        [
+            structlog.dev.ConsoleRenderer(colors=True, exception_formatter=structlog.dev.plain_traceback)
+        ]  # rich shows variables
         if terminal
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
@@ -49,6 +55,16 @@ def configure(level: str) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     logging.getLogger("uvicorn.error").setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+
+
+def _whose(logger: object, method: str, line: EventDict) -> EventDict:
+    """The request and the trace that a line belongs to, by which it is found."""
+    if request_id := tracing.REQUEST_ID.get():
+        line.setdefault("request_id", request_id)
+    span = tracing.CURRENT.get()
+    if span is not None:
+        line["trace_id"], line["span_id"] = span.trace_id, span.span_id
+    return line
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -8,6 +8,8 @@ from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from ragline import tracing
+
 REGISTRY = CollectorRegistry()
 """Our own, so that `import ragline` in somebody else's process adds nothing to theirs."""
 
@@ -31,12 +33,36 @@ ingest_latency_ms = Histogram(
     buckets=LATENCY_MS, registry=REGISTRY,
 )  # fmt: skip
 retrieval_errors_total = Counter("retrieval_errors", "Failed legs and searches.", ["leg", "error"], registry=REGISTRY)
+ann_recall = Histogram(
+    "ann_recall", "Of a share of dense searches (query.recall_share): what the index found of what an exact search finds.",
+    buckets=(0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0), registry=REGISTRY,
+)  # fmt: skip
+searches_total = Counter(
+    "searches", "Searches as their callers saw them: answered, degraded, failed, refused (overload), rejected (the request is "
+    "wrong), abandoned (nobody waited). Hits of the cache count.",
+    ["outcome"], registry=REGISTRY,
+)  # fmt: skip
 degraded_total = Counter("degraded", "Answers and searches that left a step out.", ["step"], registry=REGISTRY)
 searches_in_flight = Gauge("searches_in_flight", "Searches under way in this process.", registry=REGISTRY)
 search_places = Gauge("search_places", "How many may be; it follows how long they take.", registry=REGISTRY)
 refused_total = Counter("searches_refused", "Searches refused because too many were under way.", registry=REGISTRY)
 documents_total = Counter("documents", "Documents by how a revision ended.", ["outcome"], registry=REGISTRY)
 documents_waiting = Gauge("documents_waiting", "Documents with a change that is not settled.", registry=REGISTRY)
+oldest_waiting_document_s = Gauge(
+    "oldest_waiting_document_s", "Age of the oldest change that is not settled, from a document's newest one.",
+    registry=REGISTRY,
+)  # fmt: skip
+served_documents = Gauge("served_documents", "Documents that have something to serve.", registry=REGISTRY)
+stale_documents = Gauge(
+    "stale_documents", "Of these, with newer bytes that are not live in time (content), or not verified in time.", ["why"],
+    registry=REGISTRY,
+)  # fmt: skip
+stale_passage_ratio = Gauge(
+    "stale_passage_ratio", "Stale documents of those that are served; 0 where none is.", registry=REGISTRY
+)
+redrives_total = Counter(
+    "stale_redrives", "Stale documents that a re-drive has looked at, by what it did.", ["done"], registry=REGISTRY
+)
 redriven_total = Counter(
     "documents_redriven", "Documents claimed again after an interrupted attempt.", registry=REGISTRY
 )
@@ -124,24 +150,46 @@ edge_purges_waiting = Gauge("edge_purges_waiting", "Purges that the edge has not
 http_requests_total = Counter("http_requests", "Requests by route and status.", ["route", "status"], registry=REGISTRY)
 
 
+spans_total = Counter(
+    "trace_spans", "Spans by what became of them: sent, not taken (by the collector), no room (in the queue before it).",
+    ["outcome"], registry=REGISTRY,
+)  # fmt: skip
+
+
 class stage:
-    """Time a stage into `timings_ms[name]`, and into `histogram` under the same name.
+    """Time a stage into `timings_ms[name]`, and into `histogram` under the same name; a span of it where the trace is recorded.
 
     A class, because several stand around every search, and a generator takes three times as long.
     """
 
-    __slots__ = ("_histogram", "_name", "_start", "_timings_ms")
+    __slots__ = ("_histogram", "_name", "_span", "_start", "_timings_ms")
 
-    def __init__(self, timings_ms: MutableMapping[str, float], name: str, histogram: Histogram | None = None) -> None:
+    def __init__(
+        self,
+        timings_ms: MutableMapping[str, float],
+        name: str,
+        histogram: Histogram | None = None,
+        *,
+        span: bool = True,
+    ) -> None:
+        """`span`: False where another stage says the same."""
         self._timings_ms = timings_ms
         self._name = name
         self._histogram = histogram
+        self._span: tracing.span | None = None
+        current = tracing.CURRENT.get()
+        if span and current is not None and current.recorded:
+            self._span = tracing.span(name)
 
     def __enter__(self) -> None:
+        if self._span is not None:
+            self._span.__enter__()
         self._start = time.perf_counter()
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         took = (time.perf_counter() - self._start) * 1000
+        if self._span is not None:
+            self._span.__exit__(kind, error, trace)
         self._timings_ms[self._name] = round(took, 3)
         if self._histogram is not None:
             _child(self._histogram, self._name).observe(took)

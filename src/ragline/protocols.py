@@ -119,6 +119,17 @@ class VectorStore(Protocol):
     async def aclose(self) -> None: ...
 
 
+@runtime_checkable
+class ScanningVectorStore(VectorStore, Protocol):
+    """One that can pass its index by, for whoever measures what that misses."""
+
+    async def search_exactly(
+        self, collection: str, vector: NDArray[np.float32], *, top_k: int, scope: Scope
+    ) -> list[Hit]:
+        """As `search`, with every vector of the scope compared, however long that takes."""
+        ...
+
+
 class KeywordIndex(Protocol):
     """BM25 within a scope. The same verbs and promises as `VectorStore`, over `record.search_text`."""
 

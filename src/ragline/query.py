@@ -24,6 +24,7 @@ from ragline.languages import of_query, weighed
 from ragline.leg import Leg
 from ragline.pressure import Pressure
 from ragline.protocols import Embedder, KeywordIndex, VectorStore
+from ragline.recall import RecallWatch
 from ragline.registry.documents import Documents
 from ragline.registry.guard import Guard, GuardRow, GuardView
 from ragline.reranking import Reranking
@@ -40,6 +41,7 @@ class Search:
         self, *, snapshots: Snapshots, documents: Documents, guard: Guard, embedder: Embedder, vectors: VectorStore,
         keywords: KeywordIndex, queries: Queries, settings: QuerySettings, clock: Clock,
         pressure: Pressure, languages: frozenset[str] | None = None, reranking: Reranking | None = None,
+        recall: RecallWatch | None = None,
     ) -> None:  # fmt: skip
         """`queries`: are told which are under way.   `languages`: that the embedder knows; None: all."""
         self._queries = queries
@@ -54,12 +56,15 @@ class Search:
         self._languages = languages
         self._reranking = reranking
         self._pressure = pressure
-        many = settings.leg_concurrency
+        self._recall = recall
         caps: dict[LegName, int] = {"keyword": settings.keyword_deadline_ms, "dense": settings.dense_deadline_ms}
         self.legs = {
-            name: Leg(name, cap_ms=cap_ms, floor_ms=settings.least_deadline_ms, concurrency=many, clock=clock)
+            name: Leg(
+                name, cap_ms=cap_ms, floor_ms=settings.least_deadline_ms, concurrency=settings.leg_concurrency,
+                clock=clock, after=settings.leave_out_after,
+            )
             for name, cap_ms in caps.items()
-        }
+        }  # fmt: skip
 
     async def search(self, request: SearchRequest) -> Retrieved:
         """The passages for a query. Identical ones that are in flight together are one already: see `caching.CachedSearch`.
@@ -179,7 +184,10 @@ class Search:
         async def dense() -> list[Hit]:
             with metrics.stage(timings, "embed", metrics.retrieval_latency_ms):
                 vector = (await self._embedder.embed([request.query], purpose="query"))[0]
-            return await self._vectors.search(epoch.vectors, vector, top_k=fetch, scope=scope)
+            found = await self._vectors.search(epoch.vectors, vector, top_k=fetch, scope=scope)
+            if self._recall:
+                self._recall.consider(epoch.vectors, vector, found, top_k=fetch, scope=scope)
+            return found
 
         searches: dict[LegName, Callable[[], Awaitable[list[Hit]]]] = {"keyword": keyword, "dense": dense}
 

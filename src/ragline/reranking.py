@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ragline import metrics
-from ragline.breaker import Breaker
+from ragline.breaker import RUNNING, Breaker
 from ragline.clock import Clock
 from ragline.errors import EngineError
 from ragline.protocols import Reranker
@@ -18,8 +18,8 @@ from ragline.types import Hit
 
 
 class Reranking:
-    def __init__(self, reranker: Reranker, settings: RerankerSettings, clock: Clock) -> None:
-        self.breaker = Breaker("reranker", clock, called="The reranker")
+    def __init__(self, reranker: Reranker, settings: RerankerSettings, clock: Clock, *, after: int = RUNNING) -> None:
+        self.breaker = Breaker("reranker", clock, called="The reranker", after=after)
         self._reranker = reranker
         self._deadline_s = settings.deadline_ms / 1000
         self.candidates = settings.candidates

@@ -196,6 +196,10 @@ class QuerySettings(_Section):
         250, gt=0,
         description="A leg's deadline follows 3 × the p95 of its last searches, between this and the limit above.",
     )  # fmt: skip
+    leave_out_after: int = Field(
+        5, ge=0,
+        description="Failures running after which an engine is left out until a probe finds it back; 0: never.",
+    )  # fmt: skip
     grace_ms: int = Field(500, gt=0, description="What the other leg still gets once one is in.")
     guard_deadline_ms: int = Field(
         1_000, gt=0,
@@ -210,6 +214,11 @@ class QuerySettings(_Section):
         ge=0,
         description="How long an answer may wait in all while generators say 429; then the next one is asked.",
     )
+    recall_share: float = Field(
+        0.001, ge=0, le=1,
+        description="Share of dense searches that are done exactly as well, beside the response, to measure what the index "
+        "misses (embedded store and pgvector). 0: none.",
+    )  # fmt: skip
     context_tokens: int = Field(2_000, gt=0, description="Budget for the passages of one answer, in embedder tokens.")
     answer_tokens: int = Field(512, gt=0, description="Longest answer, in the generator's tokens.")
 
@@ -259,6 +268,12 @@ class IngestSettings(_Section):
         7 * 86_400.0, gt=0,
         description="How long a deleted document is remembered; longer than anything that could still deliver it late.",
     )  # fmt: skip
+    stale_after_s: float = Field(
+        900.0, gt=0, description="How long newer bytes of a served document may wait until it counts as stale."
+    )
+    redrive_cooldown_s: float = Field(
+        3600.0, gt=0, description="Least time between two re-drives of one stale document."
+    )
     max_waiting: int = Field(100_000, gt=0, description="Documents not yet settled before uploads get a 429.")
 
     @model_validator(mode="after")
@@ -323,6 +338,29 @@ class JobsSettings(_Section):
                 "with their job"
             )
         return self
+
+
+class TracesSettings(_Section):
+    """Traces to an OpenTelemetry collector (docs/tracing.md). Off while `url` is empty; needs `ragline[otel]`."""
+
+    url: str = Field(
+        "",
+        description="The collector, by OTLP over HTTP: http://HOST:4318; `/v1/traces` is put behind. Empty: no traces.",
+    )
+    headers: SecretStr | None = Field(
+        None, description="Headers for the collector, NAME=VALUE,NAME=VALUE, such as its API key."
+    )
+    service: str = Field("ragline", description="service.name: one for each role tells them apart.")
+    sample_ratio: float = Field(0.01, ge=0, le=1, description="Share of the traces that begin here that is recorded.")
+    callers_per_s: float = Field(
+        10.0, ge=0, description="Requests a second that are recorded because their traceparent asks for it; beyond that by "
+        "`sample_ratio`. 0: no caller is believed.",
+    )  # fmt: skip
+    texts: bool = Field(False, description="Record the texts of queries as well. Never those of documents.")
+    most_waiting: int = Field(
+        4096, gt=0, description="Spans that wait for the collector; what comes beyond that is dropped and counted."
+    )
+    timeout_s: float = Field(10.0, gt=0, description="Limit for sending one batch, with its retries.")
 
 
 class WebhooksSettings(_Section):
@@ -405,6 +443,10 @@ class Settings(BaseSettings):
     failpoint: str = Field(
         "", description="For crash tests alone: where the process kills itself (docs/crash-safety.md). Empty: nowhere."
     )
+    faults: str = Field(
+        "",
+        description="For `ragline prove` alone: the file that says which engine fails now (docs/prove.md). Empty: none.",
+    )
     http: HttpSettings = HttpSettings()
     cache: CacheSettings = CacheSettings()
     edge: EdgeSettings = EdgeSettings()
@@ -414,6 +456,7 @@ class Settings(BaseSettings):
     query: QuerySettings = QuerySettings()
     ingest: IngestSettings = IngestSettings()
     jobs: JobsSettings = JobsSettings()
+    traces: TracesSettings = TracesSettings()
     webhooks: WebhooksSettings = WebhooksSettings()
 
     @property

@@ -32,6 +32,7 @@ from ragline.mending import Mending
 from ragline.protocols import ChunkLog, Embedder, JobQueue, KeywordIndex, VectorStore
 from ragline.purging import PurgeWorker
 from ragline.query import Search
+from ragline.redrive import Redrive
 from ragline.registry.claims import Claims
 from ragline.registry.documents import Documents
 from ragline.registry.keys import Keys
@@ -42,6 +43,7 @@ from ragline.registry.upkeep import Upkeep
 from ragline.settings import Settings
 from ragline.snapshots import Snapshots
 from ragline.stores import Stores
+from ragline.tracing import Tracer
 from ragline.types import Epoch, QueueName, Scope
 from ragline.webhooks.worker import WebhookWorker
 from ragline.workers import IngestWorker
@@ -84,6 +86,7 @@ class System:
     epochs: Epochs
     audit: Audit
     mending: Mending
+    redrive: Redrive
     upkeep: Upkeep
     query: Search
     """The query path itself; `search` stands around it."""
@@ -109,6 +112,8 @@ class System:
     purge_worker: PurgeWorker
     standings: tuple[Callable[[], Standing], ...]
     """What this process knows of each engine that queries depend on."""
+    tracer: Tracer | None
+    """None: nothing is traced."""
     closers: tuple[Callable[[], Awaitable[None]], ...]
     """What to close, in order, each once."""
 

@@ -138,6 +138,8 @@ class NamespaceSettings:
     chunk_tokens: int = 200
     overlap_tokens: int = 32
     public: bool = False
+    verify_within_s: float | None = None
+    """The freshness limit: a document whose bytes were not sent again, or found unchanged by a sync, for so long is stale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +360,7 @@ class ChunkMessage:
     count:   chunks of the content, all of which must arrive; `ordinal` counts from 0 to `count` - 1.
     text:    what is embedded (title, heading path, the chunk's text), not only what is cited.
     space:   id of the space of `vector`; empty: it is not embedded yet.   vector: little-endian float32, dim × 4 bytes.
+    traceparent: of whoever sent it, beside the message, not in it; empty: nobody traces.
     """
 
     namespace: str
@@ -369,6 +372,7 @@ class ChunkMessage:
     text: str
     space: str = ""
     vector: bytes = b""
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -599,6 +603,7 @@ class JobOrder:
     webhook:     URL that is told of the end.
     idempotency_key: with it, the same order made again within `IDEMPOTENCY_S` is the same job.
     fingerprint: of all that makes it the same order: the body, and the caller's groups.
+    traceparent: of the request that asked, which its workers go on with; empty: nobody traces.
     Units:       `deadline_s` from acceptance to answer.
     """
 
@@ -609,6 +614,7 @@ class JobOrder:
     fingerprint: str
     webhook: str | None = None
     idempotency_key: str | None = None
+    traceparent: str = ""
 
 
 IDEMPOTENCY_S = 86_400.0
@@ -644,6 +650,7 @@ class Job:
     detail: str = ""
     next_step: str = ""
     answer: bytes | None = None
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from functools import partial
 
 import structlog
 
-from ragline import metrics
+from ragline import metrics, tracing
 from ragline.clock import Clock
 from ragline.connections.database import Database
 from ragline.errors import (
@@ -27,7 +27,7 @@ from ragline.errors import (
     Reason,
 )
 from ragline.findings import Limits
-from ragline.ingest import Ingest
+from ragline.ingest import Ingest, trace_name
 from ragline.registry.claims import Claims
 from ragline.registry.rows import AWAY, INTERRUPTED
 from ragline.settings import IngestSettings
@@ -58,13 +58,14 @@ class IngestWorker:
 
     def __init__(
         self, *, ingest: Ingest, claims: Claims, database: Database, clock: Clock, limits: Limits,
-        settings: IngestSettings,
+        settings: IngestSettings, tracer: tracing.Tracer | None = None,
     ) -> None:  # fmt: skip
         self._ingest = ingest
         self._claims = claims
         self._database = database
         self._clock = clock
         self._limits = limits
+        self._tracer = tracer
         self._settings = settings
         self._unsaid: deque[Callable[[], Awaitable[None]]] = deque()
         self._stalled: dict[asyncio.Task[None], str] = {}
@@ -158,6 +159,14 @@ class IngestWorker:
                 log.warning("claim not given back, its lease will end", error=str(result))
 
     async def _one(self, document: Document) -> None:
+        with tracing.begun(self._tracer, "document", of=trace_name(document)) as span:
+            span.note({
+                "ragline.namespace": document.namespace, "ragline.document": document.id,
+                "ragline.revision": document.revision, "ragline.attempt": document.attempt,
+            })  # fmt: skip
+            await self._attempt(document)
+
+    async def _attempt(self, document: Document) -> None:
         start = time.perf_counter()
         if document.attempt > 1:
             metrics.redriven_total.inc()

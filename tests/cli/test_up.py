@@ -140,3 +140,27 @@ def test_help_and_version_are_light(tmp_path: Path) -> None:
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_server_that_tells_everything_tells_no_text_and_no_key(tmp_path: Path) -> None:
+    _write(tmp_path, "ragline.toml", 'log_level = "debug"\n')
+    _write(tmp_path, text="A heron wades at Quibblewick.")
+    process = start("up", "--port", "0", "--json", cwd=tmp_path)
+    try:
+        assert process.stdout
+        url = json.loads(process.stdout.readline())["url"]
+        assert ragline("ingest", "a.txt", "--json", cwd=tmp_path).json["indexed"] == 1
+        found = httpx.get(f"{url}/v1/search", params={"q": "zanzibarically"})
+        assert "Quibblewick" in found.text
+        wrong = httpx.get(
+            f"{url}/v1/search", params={"q": "zanzibarically", "top_k": 0}, headers={"Authorization": "Bearer rgl_mine"}
+        )
+        assert httpx.post(f"{url}/v1/answers", json={"query": "zanzibarically"}).status_code == 200
+    finally:
+        process.terminate()
+        _, err = process.communicate(timeout=120)
+    lines = {line["request_id"]: line for line in map(json.loads, err.splitlines()) if line["event"] == "request"}
+    assert lines[found.headers["x-request-id"]]["route"] == "/v1/search"
+    assert lines[wrong.json()["request_id"]]["status"] == wrong.status_code
+    for secret in ("zanzibarically", "Quibblewick", "rgl_mine"):
+        assert secret not in err

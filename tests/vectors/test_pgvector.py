@@ -51,6 +51,16 @@ async def _works(store: PgvectorVectorStore, word: str) -> None:
     assert [hit.chunk.text for hit in await store.search("c", embedding(word), top_k=1, scope=EVERYBODY)] == [word]
 
 
+async def test_an_exact_search_passes_the_index_by_within_the_scope(store: PgvectorVectorStore) -> None:
+    rows = [record(f"d{n}", f"word{n % 7} other{n}", fields={"kind": "k" if n % 2 else "other"}) for n in range(200)]
+    vectors, asked = embeddings(rows), embedding("word3 other10")
+    await store.upsert("c", rows, vectors)
+    scores = vectors.astype(np.float32) @ asked
+    for scope, among in ((EVERYBODY, scores), (OF_A_KIND, scores[1::2])):
+        found = await store.search_exactly("c", asked, top_k=10, scope=scope)
+        assert [hit.score for hit in found] == pytest.approx(sorted(among, reverse=True)[:10], abs=1e-3)
+
+
 async def test_a_server_that_was_restarted_is_found_again(postgres: Postgres, store: PgvectorVectorStore) -> None:
     await _works(store, "before")
     await asyncio.to_thread(postgres.restart)

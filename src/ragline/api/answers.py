@@ -17,6 +17,7 @@ from ragline.api.models import AnswerBody, AnswerOut
 from ragline.api.problems import problem
 from ragline.errors import RaglineError
 from ragline.system import System
+from ragline.tracing import REQUEST_ID
 from ragline.types import Answer, Retrieved, SearchRequest
 from ragline.wire import answer_out, passage_out
 
@@ -57,7 +58,8 @@ async def _stream(first: Event, events: AsyncGenerator[Event, None]) -> AsyncGen
         yield _sse("error", json.loads(bytes(problem(error).body)))
     except Exception as error:  # the status is sent: the stream must say it
         log.error("defect in a stream", exc_info=error)
-        yield _sse("error", {"title": "Defect", "status": 500, "detail": "The answer broke off.", "retryable": True})
+        defect = {"title": "Defect", "status": 500, "detail": "The answer broke off.", "retryable": True}
+        yield _sse("error", defect | {"request_id": REQUEST_ID.get()})
 
 
 def _event(event: Event) -> str:

@@ -24,6 +24,7 @@ from ragline.api import (
     keys,
     namespaces,
     problems,
+    redrive,
     search,
     sources,
     status,
@@ -31,23 +32,29 @@ from ragline.api import (
     webhooks,
 )
 from ragline.api.access import Access
+from ragline.api.requests import Requests
 from ragline.clock import Clock
 from ragline.errors import RaglineError, TooLarge
 from ragline.protocols import Embedder, PushedJobQueue
 from ragline.registry.keys import Keys
 from ragline.settings import HttpSettings
 from ragline.system import System
+from ragline.tracing import Tracer
+
+NO_TELEMETRY = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
+"""Of FastAPI's own, which a variable of the environment could turn on: it would record the query of a GET, and the words of what
+was refused. An older FastAPI has none, and passes this over."""
 
 DESCRIPTION = "Documents in, cited answers out. Errors are RFC 9457 problem details that say what to do next."
 
 
 def gateway(system: System, *, owner_token: str) -> FastAPI:
     """Every route."""
-    app = _app(system.settings.http, system.keys, system.clock, owner_token, _ready(system))
+    app = _app(system.settings.http, system.keys, system.clock, owner_token, _ready(system), system.tracer)
     app.state.system, app.state.embedder = system, system.embedder
     # Routes are tried in this order, and most requests are searches; none shadows another.
     for module in (
-        search, answers, jobs, webhooks, namespaces, documents, sources, keys, audit, backup, cache, status,
+        search, answers, jobs, webhooks, namespaces, documents, sources, keys, audit, backup, cache, redrive, status,
         embeddings,
     ):  # fmt: skip
         app.include_router(module.router, responses=problems.RESPONSES)
@@ -57,7 +64,7 @@ def gateway(system: System, *, owner_token: str) -> FastAPI:
 
 def retriever(system: System, *, owner_token: str) -> FastAPI:
     """`/v1/search` only."""
-    app = _app(system.settings.http, system.keys, system.clock, owner_token, _ready(system))
+    app = _app(system.settings.http, system.keys, system.clock, owner_token, _ready(system), system.tracer)
     app.state.system = system
     app.include_router(search.router, responses=problems.RESPONSES)
     return app
@@ -65,7 +72,7 @@ def retriever(system: System, *, owner_token: str) -> FastAPI:
 
 def worker(system: System, *, owner_token: str) -> FastAPI:
     """Health and metrics only, and the wakes of a queue that pushes."""
-    app = _app(system.settings.http, system.keys, system.clock, owner_token, _ready(system))
+    app = _app(system.settings.http, system.keys, system.clock, owner_token, _ready(system), system.tracer)
     app.state.system = system
     _take_wakes(app, system)
     return app
@@ -77,23 +84,31 @@ def _take_wakes(app: FastAPI, system: System) -> None:
         app.include_router(wakes.router)
 
 
-def embedder(served: Embedder, http: HttpSettings, keys: Keys, clock: Clock, *, owner_token: str) -> FastAPI:
+def embedder(
+    served: Embedder, http: HttpSettings, keys: Keys, clock: Clock, *, owner_token: str, tracer: Tracer | None = None
+) -> FastAPI:
     """`/v1/embeddings` only."""
 
     async def ready() -> list[str]:
         return []
 
-    app = _app(http, keys, clock, owner_token, ready)
+    app = _app(http, keys, clock, owner_token, ready, tracer)
     app.state.embedder = served
     app.include_router(embeddings.router, responses=problems.RESPONSES)
     return app
 
 
 def _app(
-    http: HttpSettings, keys: Keys, clock: Clock, owner_token: str, ready: Callable[[], Awaitable[list[str]]]
-) -> FastAPI:
+    http: HttpSettings, keys: Keys, clock: Clock, owner_token: str, ready: Callable[[], Awaitable[list[str]]],
+    tracer: Tracer | None,
+) -> FastAPI:  # fmt: skip
     # /docs with its script and style from the package, not from a CDN: it must open without the internet
-    app = FastAPIOffline(title="Ragline", version=__version__, description=DESCRIPTION, redoc_url=None)
+    app = FastAPIOffline(
+        title="Ragline", version=__version__, description=DESCRIPTION, redoc_url=None, telemetry=NO_TELEMETRY
+    )
+    # Middleware that is added stands inside of what answers for a defect, and would not see that answer.
+    stack = app.build_middleware_stack
+    app.build_middleware_stack = lambda: Requests(stack(), tracer)  # type: ignore[method-assign]
     app.state.access = Access(keys, clock, owner_token=owner_token, origins=http.cors_origins)
     app.state.ready = ready
     problems.install(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 
 from fastapi import APIRouter, Request, Response
@@ -35,10 +36,18 @@ async def exposition(request: Request) -> Response:
     """Prometheus text format."""
     system: System | None = getattr(request.app.state, "system", None)
     if system is not None:
-        metrics.documents_waiting.set(await system.documents.waiting())
+        metrics.documents_waiting.set(await _waiting(system))
         if system.log is not None:
             await _tell_lag(system.log)
     return Response(generate_latest(metrics.REGISTRY), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+async def _waiting(system: System) -> float:
+    """Not a number while the registry does not answer: the rest must be told all the same, and an old number would lie."""
+    try:
+        return await system.documents.waiting()
+    except EngineError:
+        return math.nan
 
 
 async def _tell_lag(log: ChunkLog) -> None:

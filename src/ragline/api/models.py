@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ragline.errors import InvalidRequest
 from ragline.findings import Kind, Remedy
+from ragline.redrive import Done
+from ragline.registry.staleness import Why
 from ragline.types import DeliveryState, FieldType, JobState
 
 NAMESPACE = Field("default", description="The corpus to search.", examples=["default"])
@@ -56,6 +58,10 @@ class NamespaceBody(Strict):
     public: bool | None = Field(
         None, description="Anybody may search it by GET, without a key, and shared caches may store the answers."
     )
+    verify_within_s: float | None = Field(
+        None, ge=0, allow_inf_nan=False,
+        description="Freshness limit: documents that no upload or sync has confirmed for so long count as stale; 0: no limit.",
+    )  # fmt: skip
 
 
 class SearchBody(Strict):
@@ -251,6 +257,20 @@ class AuditOut(BaseModel):
     due: int = Field(description="Documents with work due: no fault as long as they keep their deadlines.")
     moving: int = Field(description="Documents that kept changing and were not judged.")
     findings: list[FindingOut]
+
+
+class RedrivenOut(BaseModel):
+    id: str
+    namespace: str
+    uri: str
+    why: Why = Field(description="content: newer bytes are not live; unverified: its source was not looked at in time.")
+    since: float = Field(description="When the newer bytes came, or when it was verified last; seconds since 1970.")
+    done: Done
+
+
+class RedriveOut(BaseModel):
+    counts: dict[Done, int]
+    documents: list[RedrivenOut] = Field(description="Stale for longest first, at most 1,000.")
 
 
 class CacheOut(BaseModel):

@@ -142,6 +142,8 @@ def _settings(old: NamespaceSettings, body: NamespaceBody, system: System) -> Na
         new = replace(new, overlap_tokens=body.overlap_tokens)
     if body.public is not None:
         new = replace(new, public=body.public)
+    if body.verify_within_s is not None:
+        new = replace(new, verify_within_s=body.verify_within_s or None)
     longest = system.embedder.space.max_tokens
     if new.chunk_tokens > longest or new.overlap_tokens * 2 > new.chunk_tokens:
         raise InvalidRequest(

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from ragline.errors import InvalidRequest, Overloaded, RaglineError, Unauthenticated
+from ragline.tracing import REQUEST_ID
 
 log = structlog.get_logger()
 
@@ -32,6 +33,7 @@ class Problem(BaseModel):
                     "detail": "Namespace 'hr' does not exist.",
                     "next_step": "Create it with PUT /v1/namespaces/NAME.",
                     "retryable": False,
+                    "request_id": "4bf92f3577b34da6a3ce929d0e0e4736",
                 }
             ]
         }
@@ -44,6 +46,10 @@ class Problem(BaseModel):
     next_step: str = Field(description="What to do about it.")
     retryable: bool = Field(description="Whether the same call may succeed later.")
     field: str | None = Field(None, description="The part of the request that is wrong.")
+    request_id: str | None = Field(
+        default_factory=lambda: REQUEST_ID.get() or None,
+        description="As the header X-Request-Id, and every log line of it.",
+    )
 
 
 RESPONSES: dict[int | str, dict[str, object]] = {

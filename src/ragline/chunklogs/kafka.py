@@ -87,7 +87,9 @@ class KafkaChunkLog:
         name = self._options.topic(topic, bulk=bulk)
         pairs = list(zip(messages, values, strict=True))
         for start in range(0, len(pairs), PART):
-            await self._send(name, [(one.doc_id.encode(), value, ()) for one, value in pairs[start : start + PART]])
+            await self._send(
+                name, [(one.doc_id.encode(), value, _headers(one)) for one, value in pairs[start : start + PART]]
+            )
 
     async def bury(self, topic: Topic, letters: Sequence[tuple[bytes | None, bytes, str]], reason: str) -> None:
         """(key, value, place) of messages that nobody can process. For the reader."""
@@ -287,6 +289,11 @@ async def _group_offsets(admin: AIOKafkaAdminClient, group: str) -> dict[TopicPa
     except kafka_errors.GroupCoordinatorNotAvailableError:  # no group has ever been on this cluster
         return {}
     return {place: one.offset for place, one in found.items()}
+
+
+def _headers(message: ChunkMessage) -> tuple[tuple[str, bytes], ...]:
+    """The trace goes beside the message, as OpenTelemetry has it for Kafka: a reader of another version need not know of it."""
+    return (("traceparent", message.traceparent.encode()),) if message.traceparent else ()
 
 
 def _letter(record: Any) -> DeadLetter:

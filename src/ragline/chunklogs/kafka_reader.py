@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -90,6 +90,8 @@ class KafkaChunkReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiok
                             break  # what is found goes out before anything is waited for
                         await self._bury_raw(hold, record, str(error))
                         continue
+                    if came_from := _traceparent(record):
+                        message = replace(message, traceparent=came_from)
                     bulk = hold.place.topic != self._fresh
                     found.append(Delivery(message, hold.number, hold.name, record.offset, bulk))
                 self._backlog.popleft()
@@ -166,6 +168,11 @@ class KafkaChunkReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiok
                 return
             for hold, upto in due:
                 hold.committed = upto
+
+
+def _traceparent(record: Any) -> str:
+    """Whatever somebody has written there; `tracing.parent_of` looks whether it is one."""
+    return next((value.decode("latin-1") for name, value in record.headers if name == "traceparent" and value), "")
 
 
 def _key(message: ChunkMessage) -> bytes:

@@ -17,8 +17,10 @@ from ragline.cli.evaluate import evaluate
 from ragline.cli.ingest import ingest
 from ragline.cli.jobs import jobs
 from ragline.cli.keys import keys
+from ragline.cli.load import load
 from ragline.cli.namespaces import namespaces
 from ragline.cli.options import Json
+from ragline.cli.prove import prove
 from ragline.cli.reindex import reindex
 from ragline.cli.screen import Screen
 from ragline.cli.status import status
@@ -46,7 +48,23 @@ def version(as_json: Json = False) -> None:
     return screen.line(f"ragline {__version__} (Python {platform.python_version()})")
 
 
-for _command in (up, ingest, ask, search, evaluate, tune, reindex, backup, restore, status, doctor, serve, work):
+for _command in (
+    up,
+    ingest,
+    ask,
+    search,
+    evaluate,
+    tune,
+    reindex,
+    backup,
+    restore,
+    status,
+    load,
+    prove,
+    doctor,
+    serve,
+    work,
+):
     app.command()(_command)
 for _group in (documents, namespaces, jobs, webhooks, keys, cache):
     app.add_typer(_group)

@@ -37,13 +37,12 @@ class _Server(uvicorn.Server):
 
 @asynccontextmanager
 async def serving(
-    app: FastAPI, listener: socket.socket, http: HttpSettings, *, work: Callable[[], Awaitable[None]] | None,
-    access_log: bool = False,
-) -> AsyncIterator[None]:  # fmt: skip
+    app: FastAPI, listener: socket.socket, http: HttpSettings, *, work: Callable[[], Awaitable[None]] | None
+) -> AsyncIterator[None]:
     """Serve `app`, and run `work` beside it, until the block ends; a crash of either ends the block with its error."""
     _allow_files()
     config = uvicorn.Config(
-        app, log_config=None, access_log=access_log, lifespan="off", ws="none", server_header=False, backlog=BACKLOG,
+        app, log_config=None, access_log=False, lifespan="off", ws="none", server_header=False, backlog=BACKLOG,
         proxy_headers=bool(http.trusted_proxies), forwarded_allow_ips=list(http.trusted_proxies),
         timeout_graceful_shutdown=DRAIN_S,
     )  # fmt: skip

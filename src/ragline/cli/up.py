@@ -97,12 +97,11 @@ async def _serve(part: Part, given: dict[str, Any], screen: Screen, *, works: bo
             if open_to_all and not _is_loopback(settings.http.host):
                 raise _must_be_closed(settings.http.host)
             url = address(listener)
-            access_log = settings.log_level == "debug"
             # What stands by now stays: left to the collector, looking through it stops every request for 70 ms, again and again.
             gc.collect()
             gc.freeze()
             sys.setswitchinterval(SWITCH_S)
-            async with serving(service.app, listener, settings.http, work=service.work, access_log=access_log):
+            async with serving(service.app, listener, settings.http, work=service.work):
                 announce(url)
                 _welcome(screen, part, settings, url, service.words, open_to_all=open_to_all, works=works)
                 await asyncio.Event().wait()
@@ -150,7 +149,7 @@ async def _embedder(
 ) -> AsyncIterator[tuple[_Service, socket.socket, Callable[[str], None]]]:
     """The model, and the keys of the registry when there is one; the folder is not taken, so it may run beside `up`."""
     from ragline.api.app import embedder
-    from ragline.build import merged, open_embedder
+    from ragline.build import merged, open_embedder, open_tracer
     from ragline.cli.server import listen
     from ragline.clock import SystemClock
     from ragline.connections.database import Database, sqlite_url
@@ -164,11 +163,14 @@ async def _embedder(
         try:
             clock = SystemClock()
             keys = Keys(database, clock)
+            tracer = open_tracer(settings)
             model = merged(await open_embedder(settings), settings)
             try:
-                app = embedder(model, settings.http, keys, clock, owner_token=token)
+                app = embedder(model, settings.http, keys, clock, owner_token=token, tracer=tracer)
                 yield _Service(app, keys, None, f"/v1/embeddings of {model.space.model}"), listener, lambda url: None
             finally:
+                if tracer:
+                    await tracer.aclose()
                 await model.aclose()
         finally:
             await database.aclose()

@@ -28,6 +28,7 @@ from typing import Literal
 import httpx
 from pydantic import SecretStr
 
+from ragline import tracing
 from ragline.errors import (
     ConfigurationError,
     EngineDenied,
@@ -104,7 +105,10 @@ class ModelServer:
         if self._client.is_closed:
             raise self._unavailable("was closed by this process")
         try:
-            async with asyncio.timeout(timeout_s), self._client.stream("POST", path, json=body) as response:
+            async with (
+                asyncio.timeout(timeout_s),
+                self._client.stream("POST", path, json=body, headers=tracing.headers()) as response,
+            ):
                 good = response.status_code == httpx.codes.OK
                 content = await _read(response, MAX_ANSWER_BYTES if good else MAX_ERROR_BYTES)
         except (httpx.HTTPError, TimeoutError) as error:

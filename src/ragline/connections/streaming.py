@@ -21,6 +21,7 @@ from typing import Any
 
 import httpx
 
+from ragline import tracing
 from ragline.connections.model_server import (
     CONNECT_TIMEOUT_S,
     MAX_ERROR_BYTES,
@@ -66,7 +67,7 @@ class StreamingServer:
         """The response, its body not read yet; whoever gets it closes it."""
         if self._client.is_closed:
             raise self.unavailable("was closed by this process")
-        request = self._client.build_request("POST", path, json=body)
+        request = self._client.build_request("POST", path, json=body, headers=tracing.headers())
         try:
             async with asyncio.timeout_at(deadline):
                 return await self._client.send(request, stream=True)

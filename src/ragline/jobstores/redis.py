@@ -234,7 +234,8 @@ class RedisJobStore(RedisOutbox):
 
 def _words(order: JobOrder, limits: JobLimits) -> tuple[str | bytes | int, ...]:
     return (
-        order.id, order.principal, order.request.namespace, dump_request(order.request), order.fingerprint, _key_of(order),
+        order.id, order.principal, order.request.namespace, dump_request(order.request, order.traceparent),
+        order.fingerprint, _key_of(order),
         order.webhook or "", microseconds(order.deadline_s), int(IDEMPOTENCY_S * 1000), limits.most, limits.of_namespace,
     )  # fmt: skip
 
@@ -245,6 +246,7 @@ def _accepted(order: JobOrder, said: Sequence[Any]) -> tuple[Job, bool] | Except
             created_at, deadline_at = map(seconds, said[1:])
             job = Job(
                 id=order.id, principal=order.principal, request=order.request, webhook=order.webhook,
+                traceparent=order.traceparent,
                 state=JobState.QUEUED, queue="retrieval", attempt=0, retries=0, events=1, created_at=created_at,
                 deadline_at=deadline_at,
             )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from ragline.serialisation import load_request
+from ragline.serialisation import load_request, load_traceparent
 from ragline.types import DeliveryState, EventName, Job, JobEvent, JobState, QueueName, WebhookDelivery
 
 LISTED = (
@@ -34,6 +34,7 @@ def job_of(fields: Mapping[bytes, bytes]) -> Job:
         deadline_at=seconds(fields[b"deadline"]), finished_at=None if finished is None else seconds(finished),
         reason=_text(fields, b"reason") if b"reason" in fields else None, detail=_text(fields, b"detail"),
         next_step=_text(fields, b"next_step"), answer=fields.get(b"answer"),
+        traceparent=load_traceparent(fields[b"request"]),
     )  # fmt: skip
 
 

@@ -70,6 +70,7 @@ class Accepting:
             outdated.append(known[key][0].id)
         job = Job(
             id=order.id, principal=order.principal, request=order.request, webhook=order.webhook,
+            traceparent=order.traceparent,
             state=JobState.QUEUED, queue="retrieval", attempt=0, retries=0, events=1, created_at=now,
             deadline_at=now + order.deadline_s,
         )  # fmt: skip
@@ -100,7 +101,7 @@ def room(connection: Connection, counts: Counts, namespace: str, limits: JobLimi
 def _row(order: JobOrder, job: Job, now: float) -> dict[str, Any]:
     return {
         "id": job.id, "principal": job.principal, "namespace": job.request.namespace,
-        "request": dump_request(job.request).decode(), "fingerprint": order.fingerprint,
+        "request": dump_request(job.request, job.traceparent).decode(), "fingerprint": order.fingerprint,
         "idempotency_key": order.idempotency_key, "webhook": job.webhook, "state": job.state.value, "queue": job.queue,
         "queued_at": now, "lease_until": 0.0, "attempt": 0, "retries": 0, "events": 1, "announced": "", "shown": 0,
         "created_at": now, "deadline_at": job.deadline_at, "retrieved_at": None, "finished_at": None, "forgotten": 0,

@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 
 from ragline.jobstores.tables import OPEN, deliveries, duties, events, jobs, passages
-from ragline.serialisation import load_request
+from ragline.serialisation import load_request, load_traceparent
 from ragline.types import Job, JobState, WebhookDelivery
 
 CLOCK = select(literal_column("extract(epoch from clock_timestamp())").cast(jobs.c.created_at.type))
@@ -208,7 +208,7 @@ def job_of(row: Row[Any], **instead: Any) -> Job:
         "state": JobState(row.state), "queue": row.queue, "attempt": row.attempt, "retries": row.retries,
         "events": row.events, "created_at": row.created_at, "deadline_at": row.deadline_at,
         "finished_at": row.finished_at, "reason": row.reason, "detail": row.detail, "next_step": row.next_step,
-        "answer": row.answer,
+        "answer": row.answer, "traceparent": load_traceparent(row.request),
     }  # fmt: skip
     return Job(**(values | instead))
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ragline.breaker import Breaker
+from ragline.breaker import RUNNING, Breaker
 from ragline.clock import Clock
 from ragline.connections.database import Database
 from ragline.registry.rows import GUARD, unknown_namespace
@@ -61,8 +61,8 @@ class _Known:
 class Guard:
     """`deadline_ms`: of one look at the registry. One that fails several times running is left out for a while."""
 
-    def __init__(self, database: Database, clock: Clock, *, deadline_ms: int) -> None:
-        self.breaker = Breaker("registry", clock, called="The registry")
+    def __init__(self, database: Database, clock: Clock, *, deadline_ms: int, after: int = RUNNING) -> None:
+        self.breaker = Breaker("registry", clock, called="The registry", after=after)
         self._database = database
         self._deadline_s = deadline_ms / 1000
         self._known: dict[str, _Known] = {}

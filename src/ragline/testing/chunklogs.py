@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import pytest
 import pytest_asyncio
@@ -90,6 +91,7 @@ class ChunkLogContract:
                 ChunkMessage(m.namespace, m.doc_id, m.chunk_id, m.content, m.ordinal, m.count, m.text, "space", vector)
                 for m in given
             ]
+        given[1] = replace(given[1], traceparent=f"00-{'4b' * 16}-{'00f0' * 4}-01")
         await log.append(topic, given)
         async with self.reading(log, topic) as reader:
             found = await take(reader, 3)

@@ -117,13 +117,14 @@ class JobStoreContract:
     # ── accepting ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def test_an_accepted_job_is_what_was_asked(self, store: JobStore) -> None:
-        asked = order("größtes 🦩 \u2028 'quoted' \\", webhook="https://example.org/hook")
+        origin = f"00-{'4b' * 16}-{'00f0' * 4}-01"
+        asked = order("größtes 🦩 \u2028 'quoted' \\", webhook="https://example.org/hook", traceparent=origin)
         job, fresh = await store.accept(asked, ROOM)
         assert fresh
         assert (job.id, job.principal, job.request, job.webhook) == (asked.id, "ann", asked.request, asked.webhook)
         assert (job.state, job.queue, job.attempt, job.retries, job.events) == (JobState.QUEUED, "retrieval", 0, 0, 1)
         assert job.deadline_at - job.created_at == pytest.approx(asked.deadline_s, abs=1e-3)
-        assert (job.finished_at, job.reason, job.answer) == (None, None, None)
+        assert (job.finished_at, job.reason, job.answer, job.traceparent) == (None, None, None, origin)
         assert await store.get(job.id) == job
         assert await told(store, job.id) == ["queued"]
         (event,) = await store.events(job.id, after=0, most=10)

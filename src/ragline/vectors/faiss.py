@@ -117,6 +117,12 @@ class FaissVectorStore:
             )
         return await self._run(self._searching, lambda: opened.search(vector, top_k, scope))
 
+    async def search_exactly(
+        self, collection: str, vector: NDArray[np.float32], *, top_k: int, scope: Scope
+    ) -> list[Hit]:
+        opened = await self._get(collection)
+        return await self._run(self._searching, lambda: opened.search_exactly(vector, top_k, scope))
+
     async def contents(self, collection: str) -> dict[tuple[str, int], int]:
         opened = await self._get(collection)
         return await self._run(self._searching, opened.contents)

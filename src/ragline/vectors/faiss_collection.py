@@ -156,6 +156,13 @@ class Collection:
         keys = [key for (key,) in self._sql().execute(*scoped.all_of(rarest))]
         return self._hits(self._index.nearest_of(keys, vector, MOST_TIED), top_k)
 
+    def search_exactly(self, vector: NDArray[np.float32], top_k: int, scope: Scope) -> list[Hit]:
+        scoped = _Scoped(scope, private=self._private > 0)
+        if not scoped.where:
+            return self._hits(self._index.scan(vector, top_k + 1), top_k)
+        keys = [key for (key,) in self._sql().execute(f"SELECT key FROM chunk WHERE {scoped.where}", scoped.values)]
+        return self._hits(self._index.nearest_of(keys, vector, top_k + 1), top_k)
+
     def contents(self) -> dict[tuple[str, int], int]:
         rows = self._sql().execute("SELECT document, content, count(*) FROM chunk GROUP BY document, content")
         return {(document, content): count for document, content, count in rows}

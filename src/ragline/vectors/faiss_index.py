@@ -94,6 +94,12 @@ class IvfIndex:
         best = np.argsort(-scores, kind="stable")[:top_k]
         return [(candidates[i], float(scores[i])) for i in best]
 
+    def scan(self, vector: NDArray[np.float32], top_k: int) -> Found:
+        """The same without the sketch: every vector is scored."""
+        with self._lock.read():
+            scores, keys = self._vectors.search(vector[None, :], top_k)
+        return _pairs(keys[0], scores[0])
+
     def nearest_of(self, keys: Sequence[int], vector: NDArray[np.float32], top_k: int) -> Found:
         """The best of `keys`, exactly: every one of them is scored."""
         if not keys:

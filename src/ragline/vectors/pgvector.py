@@ -222,6 +222,15 @@ class PgvectorVectorStore:
                 found = await connection.fetch(exact, *values, asked, top_k)
         return _hits(found, top_k)
 
+    async def search_exactly(
+        self, collection: str, vector: NDArray[np.float32], *, top_k: int, scope: Scope
+    ) -> list[Hit]:
+        async with self._on(collection) as (connection, shelf):
+            where, values = _where(shelf, scope)
+            exact = _EXACT.format(table=shelf.table, where=where)
+            found = await connection.fetch(exact, *values, _Vector(shelf, vector).value, top_k)
+        return _hits(found, top_k)
+
     async def _nearest(
         self, connection: asyncpg.Connection, indexed: str, scanned: str, given: list[Any], *, top_k: int, common: bool
     ) -> list[asyncpg.Record] | None:

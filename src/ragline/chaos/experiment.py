@@ -1,0 +1,238 @@
+"""An experiment: what fails, what must then be seen, and the verdict. Pure: files in, words out.
+
+One file says all of it::
+
+    title = "The vector store is a black hole"
+    rung = "dense leg"
+
+    [fault]                     # what fails, and for how long
+    target = "vectors"
+    kind = "hang"
+    for_s = 30
+
+    [expect]                    # what is seen meanwhile, and after
+    degraded = "dense"          # in nearly every response
+    errors = 0
+    mean_ratio = 1.05           # to the time before, over the whole fault
+    p95_ratio = 1.05
+    healed_after_s = 10         # from then on nothing is degraded
+
+    [without]                   # settings that take the protection away: the experiment must fail
+    protects = "breaker and adaptive deadline of the leg"
+    RAGLINE_QUERY__DENSE_DEADLINE_MS = "60000"
+"""
+
+from __future__ import annotations
+
+import statistics
+import tomllib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ragline.chaos.samples import Lost, Samples
+from ragline.errors import ConfigurationError
+
+FOLDER = Path(__file__).parent / "experiments"
+
+SETTLING_S = 1.5
+"""After a fault began, or ended, in which responses may be of either kind."""
+
+NEARLY_ALL = 0.95
+"""Share of the responses that must say what they leave out: a hit of the cache leaves nothing out."""
+
+STRAYS = 0.02
+"""Share of the requests before the fault that may fail or leave something out: a busy machine is no reason to prove nothing."""
+
+FEWEST = 20
+"""Requests in a part of an experiment, below which it says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`by`: seconds for ``slow`` and ``skew``, times for ``load``."""
+
+    target: str
+    kind: str
+    for_s: float
+    by: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Expect:
+    """`degraded`: how a step in `degraded` begins; empty: none must be there, but `allowed`. `refused`: 429 are no errors."""
+
+    degraded: str = ""
+    allowed: str = ""
+    errors: int = 0
+    mean_ratio: float | None = None
+    p95_ratio: float | None = None
+    p95_ms: float | None = None
+    goodput_ratio: float | None = None
+    refused: bool = False
+    healed_after_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """`needs`: parts that must be there. `queries`: fresh, each once; or repeated, some again and again. `core`: one a rung.
+
+    without: settings that take the protection away; `protects`: what it is.
+    """
+
+    name: str
+    title: str
+    rung: str
+    faults: tuple[Fault, ...]
+    expect: Expect
+    core: bool = False
+    needs: tuple[str, ...] = ()
+    queries: str = "fresh"
+    answers: bool = False
+    protects: str = ""
+    without: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def for_s(self) -> float:
+        return max(fault.for_s for fault in self.faults)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What was seen in one part of an experiment. Units: milliseconds; `rate`, served a second."""
+
+    requests: int
+    errors: int
+    refused: int
+    degraded: Mapping[str, int]
+    mean_ms: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`faults`: what was not as expected, in words; empty: green."""
+
+    experiment: Experiment
+    before: Part
+    during: Part
+    after: Part
+    faults: tuple[str, ...]
+    samples: Samples
+    fault_s: float
+    healed_s: float
+
+    @property
+    def green(self) -> bool:
+        return not self.faults
+
+
+def load(file: Path) -> Experiment:
+    """Raises ConfigurationError: it is none."""
+    try:
+        said = tomllib.loads(file.read_text())
+        given, without = said.pop("fault"), said.pop("without", {})
+        faults = tuple(Fault(**one) for one in (given if isinstance(given, list) else [given]))
+        expect, protects = Expect(**said.pop("expect", {})), without.pop("protects", "")
+        said["needs"] = tuple(said.get("needs", ()))
+        return Experiment(name=file.stem, faults=faults, expect=expect, protects=protects, without=without, **said)
+    except (OSError, tomllib.TOMLDecodeError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigurationError(
+            f"The experiment {file.name} cannot be read: {error}",
+            next_step="Correct the file; docs/prove.md has the form.",
+        ) from error
+
+
+def shipped() -> list[Experiment]:
+    """Those that come with Ragline, core first, by name."""
+    return sorted(map(load, FOLDER.glob("*.toml")), key=lambda one: (not one.core, one.name))
+
+
+def seen(samples: Samples, *, from_s: float, to_s: float) -> Part:
+    """Of the requests that were due in that time."""
+    mine = [one for one in samples if from_s <= one.at_s < to_s and one.lost is not Lost.STOPPED]
+    served = sorted(one.took_ms for one in mine if one.status == 200)
+    degraded: dict[str, int] = {}
+    for one in mine:
+        for step in one.degraded:
+            degraded[step] = degraded.get(step, 0) + 1
+    refused = sum(one.status == 429 for one in mine)
+    return Part(
+        len(mine), len(mine) - len(served) - refused, refused, degraded, statistics.fmean(served) if served else 0.0,
+        _percentile(served, 0.5), _percentile(served, 0.95), _percentile(served, 0.99),
+        len(served) / max(to_s - from_s, 1e-9),
+    )  # fmt: skip
+
+
+def judge(experiment: Experiment, samples: Samples, *, fault_s: float, healed_s: float, end_s: float) -> Verdict:
+    """`fault_s`: when the fault began; `healed_s`: when it was lifted; `end_s`: when the last request was due."""
+    expect = experiment.expect
+    before = seen(samples, from_s=0.0, to_s=fault_s)
+    during = seen(samples, from_s=fault_s, to_s=healed_s)
+    settled = seen(samples, from_s=fault_s + SETTLING_S, to_s=healed_s)
+    after = seen(samples, from_s=healed_s + expect.healed_after_s, to_s=end_s)
+    faults = []
+    for name, part in (("before", before), ("during", settled), ("after", after)):
+        if part.requests < FEWEST:
+            faults.append(f"{part.requests} requests {name} the fault say nothing")
+    strays = before.errors + sum(before.degraded.values())
+    if strays > STRAYS * before.requests:
+        told = _statuses(samples, 0.0, fault_s)
+        faults.append(f"before the fault: {before.errors} errors {told}, {_steps(before)}: it is not well by itself")
+    errors = during.errors + (0 if expect.refused else during.refused)
+    if errors > expect.errors:
+        faults.append(
+            f"{errors} errors during the fault, expected at most {expect.errors}: {_statuses(samples, fault_s, healed_s)}"
+        )
+    faults += _degraded(expect, settled)
+    faults += _slower(expect, before, during)
+    if after.errors or after.degraded:
+        faults.append(f"{expect.healed_after_s:.0f} s after healing: {after.errors} errors, {_steps(after)}")
+    return Verdict(experiment, before, during, after, tuple(faults), samples, fault_s, healed_s)
+
+
+def _degraded(expect: Expect, settled: Part) -> list[str]:
+    served = settled.requests - settled.errors - settled.refused
+    if not expect.degraded:
+        needless = settled.degraded.keys() - {expect.allowed}
+        return [f"degraded without need: {_steps(settled)}"] if needless else []
+    told = max((count for step, count in settled.degraded.items() if step.startswith(expect.degraded)), default=0)
+    if told < NEARLY_ALL * served and not expect.refused:
+        return [f"{expect.degraded!r} in {told} of {served} responses during the fault: {_steps(settled)}"]
+    return [] if told else [f"nothing was left out ({expect.degraded!r} expected)"]
+
+
+def _slower(expect: Expect, before: Part, during: Part) -> list[str]:
+    found = []
+    for name, limit, old, new in (
+        ("mean", expect.mean_ratio, before.mean_ms, during.mean_ms),
+        ("p95", expect.p95_ratio, before.p95_ms, during.p95_ms),
+    ):
+        if limit is not None and new > limit * old:
+            found.append(
+                f"{name} {new:.1f} ms during the fault is {new / max(old, 1e-9):.2f} × the {old:.1f} ms before, over {limit}"
+            )
+    if expect.p95_ms is not None and during.p95_ms > expect.p95_ms:
+        found.append(f"p95 {during.p95_ms:.0f} ms, over {expect.p95_ms:.0f}")
+    if expect.goodput_ratio is not None and during.rate < expect.goodput_ratio * before.rate:
+        found.append(f"{during.rate:.1f} served a second, under {expect.goodput_ratio} × the {before.rate:.1f} before")
+    return found
+
+
+def _percentile(ordered: Sequence[float], share: float) -> float:
+    """Nearest rank."""
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+
+def _steps(part: Part) -> str:
+    return ", ".join(f"{step} {count}" for step, count in sorted(part.degraded.items())) or "nothing degraded"
+
+
+def _statuses(samples: Samples, from_s: float, to_s: float) -> str:
+    mine = [one for one in samples if from_s <= one.at_s < to_s and one.failed]
+    counts = Counter(one.lost.value if one.lost else str(one.status) for one in mine)
+    return ", ".join(f"{count} × {what}" for what, count in sorted(counts.items()))

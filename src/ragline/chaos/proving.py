@@ -1,0 +1,132 @@
+"""Experiment by experiment: load, fault, healing, verdict. Whatever ends it, no fault stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import aiohttp
+
+from ragline.chaos.experiment import Experiment, Fault, Verdict, judge
+from ragline.chaos.llm import Behaviour, Llm
+from ragline.chaos.load import Load
+from ragline.chaos.stack import FACTS, TOPICS, Stack
+
+AT_ONCE = 8
+"""Callers that measure what the process can do: each asks again when it has its answer."""
+
+FRESH, REPEATED = 100_000, 5
+"""Queries to draw from, each as likely: so many that hardly one comes twice; so few that each does, again and again."""
+
+WELL = Behaviour(first_token_s=0.05, tokens_per_s=200)
+TROUBLES = {
+    "limit": replace(WELL, limited_share=1.0, retry_after_s=5.0),
+    "refuse": replace(WELL, failing_share=1.0),
+    "hang": replace(WELL, hang_after=3),
+    "slow": replace(WELL, first_token_s=20.0),
+}
+"""What the played LLM does, by a fault's kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Units: `rate` queries a second; seconds: `before_s` of the time before a fault, `after_s` behind the time for healing.
+
+    stretch: times as long as an experiment's file says that its faults last.
+    """
+
+    rate: float = 50.0
+    before_s: float = 8.0
+    after_s: float = 4.0
+    stretch: float = 1.0
+
+
+class Proving:
+    """`llm`: the one that the process under test asks, where it is a played one."""
+
+    def __init__(self, stack: Stack, pace: Pace, *, llm: Llm | None = None, seed: int = 1) -> None:
+        self._stack = stack
+        self._pace = pace
+        self._llm = llm
+        self._seeds = itertools.count(seed)
+        self._play(())
+
+    async def run(self, experiment: Experiment) -> Verdict:
+        """Cancelled, it lifts the fault and ends the load."""
+        pace, expect = self._pace, experiment.expect
+        stretched = tuple(replace(fault, for_s=fault.for_s * pace.stretch) for fault in experiment.faults)
+        experiment = replace(experiment, faults=stretched)
+        seed = next(self._seeds)
+        queries = _queries(experiment, seed)
+        load = self._load(experiment, queries, seed)
+        await self._stack.well()
+        overload = next((fault for fault in stretched if fault.target == "load"), None)
+        capacity = await self._capacity(queries) if overload else 0.0
+        load.rate = rate = min(pace.rate, capacity / 2) if overload else pace.rate
+        loading = asyncio.create_task(load.run(float("inf")))
+        try:
+            await asyncio.sleep(pace.before_s)
+            fault_s = load.elapsed_s
+            load.rate = overload.by * capacity if overload else rate
+            self._play(stretched)
+            await asyncio.sleep(experiment.for_s)
+            self._play(())
+            load.rate, healed_s = rate, load.elapsed_s
+            await asyncio.sleep(expect.healed_after_s + pace.after_s)
+            end_s = load.elapsed_s - 1.0  # what was due last may be under way
+        finally:
+            self._play(())
+            load.stop()
+            await asyncio.wait([loading])
+        samples = loading.result()
+        verdict = judge(experiment, samples, fault_s=fault_s, healed_s=healed_s, end_s=end_s)
+        return verdict if not overload else _served_enough(verdict, capacity)
+
+    def _play(self, faults: Sequence[Fault]) -> None:
+        self._stack.play({one.target: one for one in faults if one.target not in ("load", "llm")})
+        if self._llm is not None:
+            kind = next((one.kind for one in faults if one.target == "llm"), "")
+            self._llm.behaviour = TROUBLES.get(kind, WELL)
+
+    def _load(self, experiment: Experiment, queries: Sequence[str], seed: int) -> Load:
+        return Load(
+            self._stack.url, self._stack.key or None, namespace=self._stack.namespace, queries=queries,
+            rate=self._pace.rate, zipf=0.0, answers=1.0 if experiment.answers else 0.0, top_k=5, seed=seed,
+        )  # fmt: skip
+
+    async def _capacity(self, queries: Sequence[str]) -> float:
+        """Good answers a second to so many callers that ask again as soon as they have their answer."""
+        loop = asyncio.get_running_loop()
+        until, turn, done = loop.time() + self._pace.before_s, itertools.cycle(reversed(queries)), 0
+        headers = {"Authorization": f"Bearer {self._stack.key}"} if self._stack.key else {}
+
+        async def caller(session: aiohttp.ClientSession) -> None:
+            nonlocal done
+            while loop.time() < until:
+                body = {"query": next(turn), "namespace": self._stack.namespace, "top_k": 5}
+                async with session.post(f"{self._stack.url}/v1/search", json=body) as answer:
+                    await answer.read()
+                    done += answer.status == 200
+
+        async with aiohttp.ClientSession(headers=headers) as session:
+            await asyncio.gather(*(caller(session) for _ in range(AT_ONCE)))
+        return done / self._pace.before_s
+
+
+def _queries(experiment: Experiment, seed: int) -> list[str]:
+    dice = random.Random(seed)
+    if experiment.queries == "repeated":
+        return [f"When was the {topic} restored?" for topic in TOPICS[:REPEATED]]
+    return [f"Which {dice.choice(TOPICS)} {dice.choice(FACTS)} the year {seed}{n:05d}?" for n in range(FRESH)]
+
+
+def _served_enough(verdict: Verdict, capacity: float) -> Verdict:
+    """Of overload: what the process could do before it, it does now, or nearly."""
+    least = 0.9 * capacity
+    if verdict.during.rate >= least:
+        return verdict
+    words = f"{verdict.during.rate:.1f} served a second under overload, of the {capacity:.1f} that it can"
+    return replace(verdict, faults=(*verdict.faults, words))

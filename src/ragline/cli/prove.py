@@ -1,0 +1,171 @@
+"""`ragline prove`: break one engine after the other under load, and show that it goes on answering."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ragline.cli.failures import SomeFailed, WrongUsage
+from ragline.cli.options import Debug, Json
+from ragline.cli.screen import Screen
+from ragline.cli.session import run_to_exit
+
+if TYPE_CHECKING:
+    from ragline.chaos.experiment import Experiment, Verdict
+
+LOCAL = {
+    "RAGLINE_LOG_LEVEL": "warning",
+    "RAGLINE_CACHE__TTL_S": "2",
+    "RAGLINE_RERANKER__DEADLINE_MS": "1000",
+    "RAGLINE_INGEST__PARSE_PROCESSES": "1",
+}
+"""Of a local proof. A cached entry's time is over soon, so that those that outlive it are needed."""
+
+
+def prove(
+    *,
+    local: Annotated[bool, typer.Option("--local", help="On embedded engines and played models, in its own folder.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Every experiment, not only one for each rung.")] = False,
+    only: Annotated[list[str] | None, typer.Option("--only", help="These, by name; may be repeated.")] = None,
+    file: Annotated[list[Path] | None, typer.Option("--file", help="An experiment of yours; may be repeated.")] = None,
+    without: Annotated[
+        bool, typer.Option("--without", help="Each with the setting off that protects it: every one must fail.")
+    ] = False,
+    rate: Annotated[float, typer.Option("--rate", min=1.0, help="Queries a second.")] = 50.0,
+    stretch: Annotated[float, typer.Option("--stretch", min=0.1, help="Times as long as the files say.")] = 1.0,
+    report: Annotated[Path | None, typer.Option("--report", help="Folder for prove.md, prove.json and prove.html.")] = None,
+    listing: Annotated[bool, typer.Option("--list", help="Show the experiments, and run none.")] = False,
+    as_json: Json = False, debug: Debug = False,
+) -> None:  # fmt: skip
+    """Break one engine after the other under load; show rung by rung what was expected, what was seen, and whether it held.
+
+    Without --local it joins your engines, by your settings, with a process and a namespace of its own: faults are played in
+    that process alone.
+    """
+    screen = Screen(as_json=as_json)
+    run_to_exit(
+        _prove(
+            screen, local=local, chosen=_chosen(every=every, only=only or [], files=file or []), without=without, rate=rate,
+            stretch=stretch, report=report, listing=listing,
+        ),
+        as_json=as_json, debug=debug,
+    )  # fmt: skip
+
+
+def _chosen(*, every: bool, only: Sequence[str], files: Sequence[Path]) -> list[Experiment]:
+    """Raises ConfigurationError: a file is no experiment.  WrongUsage: there is none of that name."""
+    from ragline.chaos.experiment import load, shipped
+
+    known = shipped()
+    if unknown := sorted(set(only) - {one.name for one in known}):
+        raise WrongUsage(f"There is no experiment {unknown[0]!r}.", next_step="`ragline prove --list` shows them.")
+    if only or files:
+        return [*(one for one in known if one.name in only), *map(load, files)]
+    return [one for one in known if every or one.core]
+
+
+async def _prove(
+    screen: Screen, *, local: bool, chosen: Sequence[Experiment], without: bool, rate: float, stretch: float,
+    report: Path | None, listing: bool,
+) -> None:  # fmt: skip
+    if without:
+        chosen = [one for one in chosen if one.without]
+    if listing:
+        rows = [(one.name, one.rung, one.title, "core" if one.core else "", one.protects) for one in chosen]
+        return screen.table(("experiment", "rung", "what fails", "", "protected by"), rows)
+    from ragline.chaos.proving import Pace
+
+    verdicts: list[Verdict] = []
+    pace = Pace(rate=rate, stretch=stretch)
+    with _folder() as folder:
+        for group in _by_settings(chosen, without=without):
+            verdicts += await _run(screen, folder, group, local=local, without=without, pace=pace)
+    _told(screen, verdicts, report, command=_command(local=local, without=without, rate=rate, stretch=stretch))
+    if not verdicts or any(one.green is without for one in verdicts):
+        raise SomeFailed
+    return None
+
+
+def _by_settings(chosen: Sequence[Experiment], *, without: bool) -> Iterator[list[Experiment]]:
+    """Those that one process can run: without their protection, those that lose it by the same settings."""
+    if not without:
+        yield list(chosen)
+        return
+    kinds: dict[tuple[tuple[str, str], ...], list[Experiment]] = {}
+    for one in chosen:
+        kinds.setdefault(tuple(sorted(one.without.items())), []).append(one)
+    yield from kinds.values()
+
+
+async def _run(
+    screen: Screen, folder: Path, group: Sequence[Experiment], *, local: bool, without: bool, pace: Any
+) -> list[Verdict]:
+    from ragline.chaos.llm import Llm
+    from ragline.chaos.proving import Proving
+    from ragline.chaos.reranker import reranker
+    from ragline.chaos.stack import Stack
+
+    verdicts: list[Verdict] = []
+    async with AsyncExitStack() as stack:
+        variables: Mapping[str, str] = dict(group[0].without) if without else {}
+        llm = None
+        if local:
+            llm = await stack.enter_async_context(Llm().serving())
+            reranks = await stack.enter_async_context(reranker())
+            variables = {**LOCAL, **played_by(llm.url, reranks), **variables}
+        screen.note("Starting what is to be proved …")
+        under_test = await stack.enter_async_context(Stack(folder / f"stack-{id(group)}", variables, local=local))
+        has = await under_test.has()
+        proving = Proving(under_test, pace, llm=llm)
+        for one in group:
+            if missing := [part for part in one.needs if part not in has or (part == "llm" and llm is None)]:
+                screen.note(f"skipped  {one.name}: there is no {', '.join(missing)} here.")
+                continue
+            verdict = await proving.run(one)
+            verdicts.append(verdict)
+            screen.note(
+                f"{'green' if verdict.green else 'RED  '}    {one.name}: {'; '.join(verdict.faults) or one.title}"
+            )
+    return verdicts
+
+
+def played_by(llm: str, reranks: str, *, timeout_s: float = 5.0) -> dict[str, str]:
+    """Settings for models that are played, by their URLs."""
+    generator = f'[{{"url": "{llm}", "model": "played", "timeout_s": {timeout_s:g}}}]'
+    return {"RAGLINE_GENERATORS": generator, "RAGLINE_RERANKER__URL": f"tei+{reranks}"}
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="ragline-prove-") as folder:
+        yield Path(folder)
+
+
+def _told(screen: Screen, verdicts: Sequence[Verdict], report: Path | None, *, command: str) -> None:
+    from ragline import __version__
+    from ragline.chaos.report import as_html, as_json, markdown
+
+    about = {"command": command, "version": __version__, "machine": _machine()}
+    if report:
+        report.mkdir(parents=True, exist_ok=True)
+        for name, written in (("prove.md", markdown), ("prove.json", as_json), ("prove.html", as_html)):
+            (report / name).write_text(written(verdicts, **about))
+        screen.note(f"Written: {report}/prove.md, prove.json, prove.html.")
+    screen.line(as_json(verdicts, **about) if screen.as_json else markdown(verdicts, **about))
+
+
+def _command(*, local: bool, without: bool, rate: float, stretch: float) -> str:
+    words = ["ragline prove", *(["--local"] if local else []), *(["--without"] if without else [])]
+    return " ".join([*words, f"--rate {rate:g}", *([f"--stretch {stretch:g}"] if stretch != 1 else [])])
+
+
+def _machine() -> str:
+    import os
+
+    return f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"

@@ -1,0 +1,146 @@
+"""What an experiment says, and the verdict over what was seen: by hand, without a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ragline.chaos.experiment import Expect, Experiment, Fault, Verdict, judge, load, seen, shipped
+from ragline.chaos.report import as_html, as_json, markdown
+from ragline.chaos.samples import Lost, Sample, Samples
+from ragline.errors import ConfigurationError
+from ragline.faults import TARGETS
+from ragline.settings import Settings
+
+RUNGS = (
+    "dense leg",
+    "keyword leg",
+    "query embedding",
+    "every leg",
+    "reranker",
+    "generator",
+    "cache",
+    "registry",
+    "overload",
+)
+"""Of the ladder in docs/degradation.md, as far as a query meets them."""
+
+HOLE = Experiment(
+    "hole", "A black hole", "dense leg", (Fault("vectors", "hang", 10.0),),
+    Expect(degraded="dense", mean_ratio=1.05, p95_ratio=1.05),
+)  # fmt: skip
+
+
+def _samples(*, during: Sequence[str] = ("dense",), took_ms: float = 10.0, status: int = 200) -> list[Sample]:
+    """Ten a second, for 10 s before, 10 s of the fault, and 20 s after."""
+    before = [Sample(n / 10, 10.0, 200) for n in range(100)]
+    fault = [Sample(10 + n / 10, took_ms, status, tuple(during)) for n in range(100)]
+    after = [Sample(20 + n / 10, 10.0, 200) for n in range(200)]
+    return before + fault + after
+
+
+def _faults(samples: Sequence[Sample], expect: Expect = HOLE.expect) -> tuple[str, ...]:
+    return _judged(samples, expect).faults
+
+
+def _judged(samples: Sequence[Sample], expect: Expect = HOLE.expect) -> Verdict:
+    seen = Samples(samples, for_s=40.0)
+    return judge(replace(HOLE, expect=expect), seen, fault_s=10.0, healed_s=20.0, end_s=40.0)
+
+
+def test_what_was_expected_is_green() -> None:
+    assert _faults(_samples()) == ()
+
+
+@pytest.mark.parametrize(
+    ("samples", "words"),
+    [
+        (_samples(during=()), "'dense' in 0 of 85 responses"),
+        (_samples(during=("keyword",)), "'dense' in 0 of 85 responses"),
+        (_samples(status=503), "100 errors during the fault, expected at most 0: 100 × 503"),
+        ([replace(one, lost=Lost.TIMEOUT) if not one.status else one for one in _samples(status=0)], "100 × timeout"),
+        (_samples(status=429), "100 errors"),
+        (_samples(took_ms=10.6), "mean 10.6 ms during the fault is 1.06 × the 10.0 ms before, over 1.05"),
+        (
+            [replace(one, took_ms=50.0 if n % 10 == 0 else 10.0) for n, one in enumerate(_samples())][100:],
+            "before the fault say nothing",
+        ),
+        ([*_samples(), Sample(35.0, 10.0, 200, ("dense",))], "after healing: 0 errors, dense 1"),
+        ([*_samples(), Sample(35.0, 10.0, 503)], "after healing: 1 errors"),
+        ([*_samples(), *3 * [Sample(5.0, 10.0, 200, ("dense",))]], "before the fault: 0 errors , dense 3"),
+        ([one for one in _samples() if not 10 <= one.at_s < 20], "0 requests during the fault say nothing"),
+    ],
+)  # fmt: skip
+def test_each_thing_that_is_not_as_expected_is_named(samples: Sequence[Sample], words: str) -> None:
+    assert any(words in one for one in _faults(samples)), _faults(samples)
+
+
+def test_while_it_settles_a_response_may_be_of_either_kind() -> None:
+    early = [replace(one, degraded=()) if 10 <= one.at_s < 11 else one for one in _samples()]
+    late = [replace(one, degraded=("dense",)) if 20 <= one.at_s < 29 else one for one in early]
+    assert _faults(late) == ()
+
+
+def test_where_nothing_need_be_left_out_nothing_may_be() -> None:
+    assert _faults(_samples(during=()), Expect()) == ()
+    assert _faults(_samples(), Expect()) == ("degraded without need: dense 85",)
+    assert _faults(_samples(), Expect(allowed="dense")) == ()
+    assert _faults(_samples(during=()), Expect(allowed="dense")) == ()
+
+
+def test_refusals_are_no_errors_where_they_are_expected() -> None:
+    shed = [
+        replace(one, status=429, degraded=()) if n % 3 and 10 <= one.at_s < 20 else one
+        for n, one in enumerate(_samples())
+    ]
+    assert _faults(shed, Expect(degraded="dense", refused=True)) == ()
+    assert _faults(shed, Expect(degraded="dense", refused=True, p95_ms=9.0)) == ("p95 10 ms, over 9",)
+
+
+def test_what_was_seen_in_a_part() -> None:
+    samples = [Sample(n, float(n + 1), 200) for n in range(20)] + [Sample(3, 500.0, 503), Sample(4, 1.0, 429)]
+    part = seen(Samples(samples, for_s=20.0), from_s=0.0, to_s=20.0)
+    assert (part.requests, part.errors, part.refused) == (22, 1, 1)
+    assert (part.mean_ms, part.p50_ms, part.p95_ms, part.rate) == (10.5, 11.0, 20.0, 1.0)
+
+
+def test_every_rung_has_one_experiment_in_the_core() -> None:
+    assert sorted(one.rung for one in shipped() if one.core) == sorted(RUNGS)
+
+
+@pytest.mark.parametrize("experiment", shipped(), ids=lambda one: one.name)
+def test_what_ships_can_be_played_and_its_protection_taken_away(experiment: Experiment) -> None:
+    assert all(fault.target in (*TARGETS, "llm", "load") for fault in experiment.faults)
+    assert bool(experiment.without) == bool(experiment.protects)
+    for variable in experiment.without:
+        part, name = variable.removeprefix("RAGLINE_").lower().split("__")
+        assert name in type(getattr(Settings(), part)).model_fields
+
+
+@pytest.mark.parametrize(
+    "text", ["", "title = 1", '[fault]\ntarget = "vectors"', 'title = "a"\nrung = "b"\n[fault]\nwhom = "c"', "\x00"]
+)
+def test_a_file_that_is_none_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match=r"mine\.toml"):
+        load(file)
+
+
+def test_the_report_says_rung_by_rung_what_was_expected_seen_and_found() -> None:
+    verdicts = [_judged(_samples()), _judged(_samples(status=503))]
+    about = {"command": "ragline prove", "version": "1", "machine": "<here>"}
+    told = markdown(verdicts, **about)
+    assert "Proof of 1 of 2 rungs" in told
+    assert (
+        "| dense leg | A black hole | `dense` left out, no errors, mean ≤ 1.05 ×, p95 ≤ 1.05 × | 100 requests, 0 errors"
+        in told
+    )
+    assert "- 100 errors during the fault" in told
+    page = as_html(verdicts, **about)
+    assert "&lt;here&gt;" in page
+    assert page.count("<svg") == 2
+    assert '"green": false' in as_json(verdicts, **about)

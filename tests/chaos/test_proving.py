@@ -1,0 +1,101 @@
+"""Each experiment on the real thing, its logic alone: states, counts, what is left out. Times are for `ragline prove`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ragline.chaos.experiment import Experiment, shipped
+from ragline.chaos.llm import Llm
+from ragline.chaos.proving import Pace, Proving
+from ragline.chaos.reranker import reranker
+from ragline.chaos.stack import Stack
+from ragline.cli.prove import LOCAL, played_by
+
+PACE = Pace(rate=8.0, before_s=4.0, after_s=5.0)
+PLAYED = {one.name for one in shipped() if one.core and one.rung != "overload"}
+FAULT_S, HEALED_S, SLOW_S = 6.0, 7.0, 30.0
+
+UNHURRIED = {
+    f"RAGLINE_{name}_MS": "3000"
+    for name in ("QUERY__KEYWORD_DEADLINE", "QUERY__DENSE_DEADLINE", "QUERY__LEAST_DEADLINE", "QUERY__GRACE",
+                 "QUERY__GUARD_DEADLINE", "RERANKER__DEADLINE")
+} | {"RAGLINE_QUERY__TARGET_MS": "60000"}  # fmt: skip
+"""Deadlines that a busy machine meets, and what hangs or is slow does not."""
+
+
+@pytest.fixture(scope="module")
+async def played() -> AsyncIterator[Llm]:
+    async with Llm().serving() as played:
+        yield played
+
+
+@pytest.fixture(scope="module")
+async def variables(played: Llm) -> AsyncIterator[dict[str, str]]:
+    async with reranker() as url:
+        yield {**LOCAL, **UNHURRIED, **played_by(played.url, url, timeout_s=2)}
+
+
+@pytest.fixture(scope="module")
+async def stack(variables: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    async with Stack(tmp_path_factory.mktemp("prove"), variables, local=True) as stack:
+        yield stack
+
+
+def _timeless(one: Experiment) -> Experiment:
+    expect = replace(
+        one.expect, mean_ratio=None, p95_ratio=None, p95_ms=None, goodput_ratio=None, healed_after_s=HEALED_S
+    )
+    return replace(
+        one,
+        expect=expect,
+        faults=tuple(
+            replace(fault, for_s=FAULT_S, by=SLOW_S if fault.kind == "slow" else fault.by) for fault in one.faults
+        ),
+    )
+
+
+@pytest.mark.parametrize("experiment", [one for one in shipped() if one.name in PLAYED], ids=lambda one: one.name)
+async def test_the_rung_holds(stack: Stack, played: Llm, experiment: Experiment) -> None:
+    verdict = await Proving(stack, PACE, llm=played).run(_timeless(experiment))
+    assert verdict.faults == ()
+
+
+async def test_a_rung_whose_protection_is_off_is_red_by_name(
+    played: Llm, variables: dict[str, str], tmp_path: Path
+) -> None:
+    (one,) = [one for one in shipped() if one.name == "every_leg_down"]
+    async with Stack(tmp_path, {**variables, **one.without}, local=True) as stack:
+        verdict = await Proving(stack, PACE, llm=played).run(_timeless(one))
+    assert any("errors during the fault" in words for words in verdict.faults)
+    assert verdict.experiment.rung == "every leg"
+
+
+async def test_one_that_is_broken_off_leaves_no_fault(stack: Stack, played: Llm) -> None:
+    (one,) = [one for one in shipped() if one.name == "vector_store_black_hole"]
+    running = asyncio.create_task(Proving(stack, replace(PACE, before_s=0.1), llm=played).run(one))
+    while json.loads(stack._faults.read_text()) == {}:
+        await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert json.loads(stack._faults.read_text()) == {}
+    async with stack.http() as http:
+        for _ in range(500):
+            told = (await http.post("/v1/search", json={"query": "harbour", "namespace": stack.namespace})).json()
+            if not told["degraded"]:
+                break
+            await asyncio.sleep(0.02)
+        assert told["degraded"] == []
+
+
+async def test_what_is_proved_ends_with_the_proof(variables: dict[str, str], tmp_path: Path) -> None:
+    async with Stack(tmp_path, variables, local=True) as stack:
+        process = stack._process
+        assert {"cache", "reranker", "llm", "dense", "keyword", "registry"} <= await stack.has()
+    assert process
+    assert process.returncode is not None
