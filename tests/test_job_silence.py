@@ -10,8 +10,8 @@ from pathlib import Path
 
 import httpx
 
-from bench.crashes.wire import Wire
 from ragline.build import build
+from ragline.chaos.wire import Wire
 from ragline.settings import JobsSettings, Settings
 from ragline.types import JobState
 from tests.api.conftest import Api
