@@ -64,8 +64,8 @@ def restored(folder: Path, file: Path) -> Iterator[Shell]:
 
 
 async def books(folder: Path) -> dict[str, Any]:
-    """Registry and both stores of a restored folder must agree, chunk by chunk, once what was due is done: a server that ended may
-    have been at a sweep."""
+    """Registry and both stores of a restored folder must agree, chunk by chunk, once what was due is done: a server that ended
+    may have been at a sweep."""
     system = await build(Settings(data_dir=folder))
     try:
         await House(system).work()
