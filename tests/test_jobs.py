@@ -20,7 +20,7 @@ from ragline.jobs import Lost, Question
 from ragline.serialisation import load_answer
 from ragline.settings import JobsSettings, Settings, WebhooksSettings
 from ragline.system import System
-from ragline.types import Caller, JobState
+from ragline.types import Caller, Job, JobState
 from tests.house import House
 from tests.job_house import ANN, ANSWER, LEASE_S, JobHouse, Scripted, says
 
@@ -388,3 +388,37 @@ async def test_a_generation_that_is_cancelled_leaves_nothing_running(house: JobH
     left: set[Any] = {task for task in asyncio.all_tasks() - before if not task.done()}
     await asyncio.gather(*left, return_exceptions=True)  # a commit that was under way
     assert (await house.store.get(job.id)).state is JobState.GENERATING
+
+
+async def test_who_asks_for_one_job_together_shares_a_look_that_is_not_older_than_the_question(
+    house: JobHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await house.ask()
+    began, go_on = asyncio.Event(), asyncio.Event()
+    real, looks = house.store.get, 0
+
+    async def slow(id: str) -> Job:
+        nonlocal looks
+        looks += 1
+        found = await real(id)
+        began.set()
+        await go_on.wait()
+        return found
+
+    monkeypatch.setattr(house.store, "get", slow)
+    early = asyncio.create_task(house.system.jobs.get(ANN, job.id))
+    await began.wait()  # it has read, and does not know it yet
+    await house.claim("retrieval")
+    late = [asyncio.create_task(house.system.jobs.get(ANN, job.id)) for _ in range(50)]
+    go_on.set()
+    assert (await early).state is JobState.QUEUED
+    assert {(await one).state for one in late} == {JobState.RETRIEVING}
+    assert looks == 2
+
+
+async def test_a_look_that_fails_is_told_to_those_who_asked_for_that_job_alone(house: JobHouse) -> None:
+    job = await house.ask()
+    looks = house.system.jobs.get(ANN, job.id), house.system.jobs.get(ANN, "0" * 32)
+    found, refused = await asyncio.gather(*looks, return_exceptions=True)
+    assert isinstance(found, Job)
+    assert isinstance(refused, NotFound)

@@ -1,20 +1,23 @@
-"""Purges are written with the change, and brought to the edge until it has acknowledged them, twice."""
+"""Purges are written with the change, and brought to the edge until it has acknowledged them, twice; on each database."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
 
+from ragline.build import build
 from ragline.clock import SystemClock
 from ragline.connections.model_server import Busy
 from ragline.errors import EngineUnavailable
 from ragline.purging import PurgeWorker
 from ragline.registry.edge_purges import EdgePurges
-from ragline.settings import EdgeSettings
+from ragline.settings import EdgeSettings, Settings
+from ragline.system import System
 from ragline.types import NamespaceSettings, SearchRequest, Upload
+from tests.engines.postgres import Postgres
 from tests.house import House
 
 SETTINGS = EdgeSettings(purge_again_s=30.0, stuck_after_s=60.0)
@@ -54,6 +57,17 @@ class ToldEdge:
     @property
     def keys(self) -> set[str]:
         return {key for keys, _, _ in self.told for key in keys}
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+async def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
+    registry = ""
+    if request.param == "postgresql":
+        postgres: Postgres = request.getfixturevalue("postgres")
+        registry = await postgres.database()
+    system = await build(Settings(data_dir=tmp_path_factory.mktemp("data"), registry=registry))
+    yield system
+    await system.aclose()
 
 
 @pytest.fixture

@@ -2,11 +2,12 @@
 
     python -m bench.cache http DATA [--seconds 10] [--documents 2000] [--redis redis://HOST:PORT]
     python -m bench.cache look
-    python -m bench.cache day [--rate 10] [--hours 24] [--documents 10000]
+    python -m bench.cache day [--rate 10] [--hours 24] [--documents 10000] [--edge]
 
 http: hits beside misses, in queries a second, at 8 and 32 callers, on one server and corpus (DATA: a folder as BEIR has them,
 such as scifact). look: what one hit costs in CPU, and what of it is the validation. day: Zipf-distributed traffic over 100,000
-distinct queries on a simulated clock, 1 % of the documents updated an hour; every result is checked against the registry.
+distinct queries on a simulated clock, 1 % of the documents updated an hour; every result is checked. --edge: the namespace is
+public, and an edge stands before it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import random
 import subprocess
 import sys
 import tempfile
@@ -23,9 +23,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
 from bench.cache.corpus import Corpus
+from bench.cache.day import TOP_K, Day
 from bench.server import command, up
 from ragline.caches.memory import MemoryCache
 from ragline.caches.redis import RedisCache
@@ -35,9 +34,6 @@ from tests.clock import HandClock
 from tests.engines import redis
 
 CALLERS = (8, 32)
-TOP_K = 10
-DISTINCT = 100_000
-UPDATED_AN_HOUR = 0.01
 
 
 @contextmanager
@@ -146,56 +142,6 @@ async def look(redis_url: str | None) -> None:
                 await corpus.aclose()
 
 
-# ── a day ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-async def day(*, rate: float, hours: float, documents: int, zipf: float) -> int:
-    """Requests come by a Poisson process. Each query has ten documents of its own, drawn once; a search finds them all."""
-    draw, numbers = random.Random(1), np.random.default_rng(1)
-    weights = 1.0 / np.arange(1, DISTINCT + 1) ** zipf
-    weights /= weights.sum()
-    with tempfile.TemporaryDirectory(prefix="ragline-bench-") as temporary:
-        clock = HandClock()
-        cache = MemoryCache(clock, entries=10_000, max_bytes=1 << 28)
-        corpus = await Corpus.open(Path(temporary), clock, cache, CacheSettings(audit_share=0.0))
-        uris = [f"d{n}" for n in range(documents)]
-        for start in range(0, documents, 500):
-            await corpus.update(uris[start : start + 500])
-        words = corpus.words
-        of_query: dict[str, list[str]] = {}
-        asked = hits = wrong = updates = 0
-        clock.move(2)
-        until, next_update = clock.now() + hours * 3600, 0.0
-        every_s = 3600 / (documents * UPDATED_AN_HOUR)
-        while clock.now() < until:
-            for number in numbers.choice(DISTINCT, size=10_000, p=weights):
-                clock.move(draw.expovariate(rate))
-                if clock.now() >= next_update:
-                    next_update = clock.now() + draw.expovariate(1 / every_s)
-                    await corpus.update([draw.choice(uris)])
-                    updates += 1
-                query = f"q{number}"
-                if query not in words.documents:
-                    of_query[query] = draw.sample(uris, TOP_K)
-                    words.documents[query] = [corpus.ids[uri] for uri in of_query[query]]
-                found = await corpus.ask(query, top_k=TOP_K)
-                asked, hits = asked + 1, hits + found.cached
-                if found.cached:  # by the dictionary that is the store: what it holds is what is live
-                    wrong += any(
-                        words.rows[p.hit.chunk.document].chunk.content != p.hit.chunk.content for p in found.passages
-                    )
-                if clock.now() >= until:
-                    break
-        assert corpus.tier
-        print(
-            f"{hours:g} h at {rate:g}/s, Zipf {zipf:g} over {DISTINCT} queries, {documents} documents, {updates} updates: "
-            f"{asked} queries, hit ratio {hits / asked:.1%}, wrong answers {wrong}"
-        )
-        print({outcome: count for (_, outcome), count in sorted(corpus.tier.counts.items())})
-        await corpus.aclose()
-    return int(wrong > 0)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     which = parser.add_subparsers(dest="which", required=True)
@@ -211,6 +157,7 @@ def main() -> int:
     one.add_argument("--hours", type=float, default=24.0)
     one.add_argument("--documents", type=int, default=10_000)
     one.add_argument("--zipf", type=float, default=1.0, help="exponent")
+    one.add_argument("--edge", action="store_true")
     given = parser.parse_args()
     if given.which == "http":
         http(given.data, seconds=given.seconds, documents=given.documents, redis_url=given.redis)
@@ -218,7 +165,8 @@ def main() -> int:
     if given.which == "look":
         asyncio.run(look(given.redis))
         return 0
-    return asyncio.run(day(rate=given.rate, hours=given.hours, documents=given.documents, zipf=given.zipf))
+    day = Day(given.rate, given.hours, given.documents, given.zipf)
+    return asyncio.run(day.run(edge=given.edge))
 
 
 if __name__ == "__main__":

@@ -91,12 +91,12 @@ class Corpus:
     @classmethod
     async def open(
         cls, folder: Path, clock: Clock, cache: Cache | None, settings: CacheSettings | None = None,
-        draw: Callable[[], float] = lambda: 1.0,
+        draw: Callable[[], float] = lambda: 1.0, *, public: bool = False,
     ) -> Corpus:  # fmt: skip
         database = await Database.open(sqlite_url(folder / "registry.sqlite"), SCHEMA)
         corpus = cls(database, clock, cache, settings or CacheSettings(audit_share=0.0), draw)
         epoch = await corpus.namespaces.plan_epoch(NAME, SPACE, {})
-        await corpus.namespaces.create(NamespaceSettings(), epoch)
+        await corpus.namespaces.create(NamespaceSettings(public=public), epoch)
         return corpus
 
     async def update(

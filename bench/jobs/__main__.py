@@ -1,6 +1,6 @@
 """The job path: what accepting costs, what a saturated model costs retrieval, what followers cost, what kills change.
 
-    python -m bench.jobs [--accept] [--queues] [--saturated] [--followers 5000] [--kills 100]
+    python -m bench.jobs [--accept] [--queues] [--saturated] [--followers 10000] [--kills 100]
 
 Without options: the first two. Each compares two things in one run, taking turns, because the machine is shared.
 """

@@ -25,7 +25,8 @@ import structlog
 from ragline import metrics, tracing
 from ragline.answer import Answers, Piece, Restarted
 from ragline.clock import Clock
-from ragline.errors import EngineError, Overloaded
+from ragline.coalescing import Coalescer
+from ragline.errors import EngineError, Overloaded, RaglineError
 from ragline.jobstores.refusals import unknown_job
 from ragline.protocols import JobQueue, JobStore, Searcher
 from ragline.serialisation import dump_answer, dump_retrieved, load_retrieved
@@ -53,6 +54,9 @@ FLUSH_S = 0.075
 PASSAGES_OUTLAST_S = 60.0
 """How much longer than the job's deadline its passages are kept."""
 
+LOOKS_AT_ONCE, MOST_LOOKS = 2, 256
+"""Of the store, for whoever asks for a job, and in one turn: thousands that reconnect together must wait here, and not until the
+store's own patience with callers is over. With the reads of events, fewer than a database has connections for readers."""
 
 ID = re.compile("[0-9a-f]{32}")
 
@@ -86,6 +90,7 @@ class Jobs:
         self._clock = clock
         self._settings = settings
         self._check_webhook = check_webhook
+        self._looks: Coalescer[str, Job] = Coalescer(self._look, most=MOST_LOOKS)
         self._limits = JobLimits(settings.max_waiting, max(1, int(settings.max_waiting * settings.namespace_share)))
 
     # ── for its owner ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -116,10 +121,25 @@ class Jobs:
 
     async def get(self, caller: Caller, id: str) -> Job:
         """Raises NotFound, with the same words for a job that is somebody else's: see `may_read`."""
-        job = await self.store.get(id) if ID.fullmatch(id) else None
+        job = await self._looks(id) if ID.fullmatch(id) else None
         if job is None or not may_read(caller, job):
             raise unknown_job(id)
         return job
+
+    async def _look(self, ids: list[str]) -> list[Job | Exception]:
+        """Those who ask for the same job share a read that begins when they have all come: it is never older than a question."""
+        places = asyncio.Semaphore(LOOKS_AT_ONCE)
+
+        async def look(id: str) -> Job | Exception:
+            async with places:
+                try:
+                    return await self.store.get(id)
+                except RaglineError as error:
+                    return error
+
+        distinct = list(dict.fromkeys(ids))
+        found = dict(zip(distinct, await asyncio.gather(*map(look, distinct)), strict=True))
+        return [found[id] for id in ids]
 
     async def page(
         self, caller: Caller, *, state: JobState | None, most: int, before: str | None

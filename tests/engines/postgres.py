@@ -66,6 +66,14 @@ class Postgres:
         finally:
             await connection.close()
 
+    async def execute(self, statements: str, url: str) -> None:
+        """Several, in the database of `url`."""
+        connection = await asyncpg.connect(url)
+        try:
+            await connection.execute(statements)
+        finally:
+            await connection.close()
+
     async def cut(self, url: str) -> None:
         """End every connection to the database of `url`, in the middle of whatever it does."""
         name = urlsplit(url).path.strip("/")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import resource
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -19,7 +20,11 @@ from ragline.settings import HttpSettings
 DRAIN_S = 10
 """What requests in flight still get when the server stops."""
 
-BACKLOG = 2048
+BACKLOG = 16_384
+"""Connections that may wait to be taken, when thousands come back at once; the system has a bound of its own (somaxconn)."""
+
+FILES = 65_536
+"""Wanted at most: each connection is one, and a stream of events is held for minutes. Systems begin processes with 1,024."""
 
 
 class _Server(uvicorn.Server):
@@ -35,6 +40,7 @@ async def serving(
     app: FastAPI, listener: socket.socket, http: HttpSettings, *, work: Callable[[], Awaitable[None]] | None
 ) -> AsyncIterator[None]:
     """Serve `app`, and run `work` beside it, until the block ends; a crash of either ends the block with its error."""
+    _allow_files()
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="off", ws="none", server_header=False, backlog=BACKLOG,
         proxy_headers=bool(http.trusted_proxies), forwarded_allow_ips=list(http.trusted_proxies),
@@ -95,6 +101,14 @@ def listen_privately(folder: Path) -> tuple[socket.socket, Path]:
     listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener, path
+
+
+def _allow_files() -> None:
+    """As many open files as the system lets this user have, up to FILES."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _run(work: Callable[[], Awaitable[None]]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +15,17 @@ from typing import Any
 from sqlalchemy import Connection, insert, literal, select, update
 
 from ragline.clock import Clock
+from ragline.coalescing import Coalescer
 from ragline.connections.database import Database
 from ragline.errors import NotFound, Unauthenticated
 from ragline.registry.tables import keys
 from ragline.types import Caller, Groups, Role
 
 PREFIX = "rgl"
+_ID = re.compile("[0-9a-f]{12}")
+
+MOST_AT_ONCE = 1_000
+"""Requests whose keys are looked up by one read."""
 
 _EXIST = select(literal(1)).where(keys.c.revoked_at.is_(None)).limit(1)
 
@@ -44,6 +50,9 @@ class Keys:
         self._clock = clock
         self._exist: tuple[int, bool] | None = None
         """At which count of commits it was asked whether a key exists, and the answer. Every request without one asks."""
+        # Thousands of requests that come together are one read, which begins when they have all come.
+        self._existing: Coalescer[None, bool] = Coalescer(self._any, most=MOST_AT_ONCE)
+        self._looks: Coalescer[str, Any] = Coalescer(self._look, most=MOST_AT_ONCE)
 
     async def create(
         self, principal: str, role: Role, *, namespaces: frozenset[str] | None, groups: Groups, expires_at: float | None
@@ -99,26 +108,36 @@ class Keys:
 
     async def exist(self) -> bool:
         """Does a key exist that is not revoked? While none does, loopback is open."""
+        if self._exist is not None and self._exist[0] == self._database.commits and self._database.alone:
+            return self._exist[1]
+        return await self._existing(None)
+
+    async def _any(self, askers: list[None]) -> list[bool | Exception]:
         commits = self._database.commits
-        if self._exist is None or self._exist[0] != commits or not self._database.alone:
-            found = await self._database.read(lambda connection: connection.execute(_EXIST).first() is not None)
-            self._exist = commits, found  # of before the read, so that a commit beside it is not missed
-        return self._exist[1]
+        found = await self._database.read(lambda connection: connection.execute(_EXIST).first() is not None)
+        self._exist = commits, found  # of before the read, so that a commit beside it is not missed
+        return [found] * len(askers)
 
     async def caller(self, token: str) -> Caller:
         """Who holds `token`. Raises Unauthenticated: unknown, expired, revoked; the words do not say which part is wrong."""
         prefix, _, rest = token.partition("_")
         id, _, secret = rest.partition("_")
-        rows = await self._select(id) if prefix == PREFIX and secret else []
+        row = await self._looks(id) if prefix == PREFIX and secret and _ID.fullmatch(id) else None
         now = self._clock.now()
-        if rows and _matches(rows[0], secret, now):
-            key = _key(rows[0])
+        if row is not None and _matches(row, secret, now):
+            key = _key(row)
             if key.revoked_at is not None:
                 raise _refused(f"API key {id} was revoked.")
             if key.expires_at is not None and key.expires_at <= now:
                 raise _refused(f"API key {id} has expired.")
             return Caller(key.principal, key.role, key.namespaces, key.groups)
         raise _refused("The API key is not known.")
+
+    async def _look(self, ids: list[str]) -> list[Any]:
+        """A row for each, or None."""
+        chosen = select(keys).where(keys.c.id.in_(set(ids)))
+        rows = await self._database.read(lambda connection: {row.id: row for row in connection.execute(chosen)})
+        return [rows.get(id) for id in ids]
 
     async def _select(self, id: str | None) -> list[Any]:
         query = select(keys).order_by(keys.c.created_at)
