@@ -26,6 +26,7 @@ from ragline.contents import SHORT
 from ragline.errors import InvalidRequest
 from ragline.settings import Settings
 from ragline.types import State
+from tests.house import House
 
 from .conftest import Result, Shell, environment, ragline, up
 from .test_sync import rest, until
@@ -63,9 +64,11 @@ def restored(folder: Path, file: Path) -> Iterator[Shell]:
 
 
 async def books(folder: Path) -> dict[str, Any]:
-    """Registry and both stores of a restored folder must agree, chunk by chunk."""
+    """Registry and both stores of a restored folder must agree, chunk by chunk, once what was due is done: a server that ended
+    may have been at a sweep."""
     system = await build(Settings(data_dir=folder))
     try:
+        await House(system).work()
         told: dict[str, Any] = {}
         for namespace in await system.namespaces.all():
             page = await system.documents.page(namespace.name, after="", most=10_000, state=None)
