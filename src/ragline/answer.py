@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -108,7 +108,10 @@ class Answers:
         self, query: str, found: Retrieved, *, start: float | None = None
     ) -> AsyncGenerator[Piece | Restarted | Answer, None]:
         """The second half, maybe in another process and much later. `start`: when the question was asked, by this process's
-        `perf_counter`; None: the passages have waited, and the time is counted from now."""
+        `perf_counter`; None: the passages have waited, and the time is counted from now.
+
+        Raises:  EngineError: the last generator failed.  Overloaded: too much is under way.
+        """
         start = time.perf_counter() if start is None else start
         prompt = build_prompt(query, found.passages)
         degraded: list[str] = []
@@ -120,9 +123,10 @@ class Answers:
                 continue
             while True:
                 attempt = _Attempt(generator, prompt, self._settings.answer_tokens, start)
-                async with aclosing(attempt.pieces()) as pieces:
-                    async for piece in pieces:
-                        yield Piece(piece)
+                with self._place(generator):
+                    async with aclosing(attempt.pieces()) as pieces:
+                        async for piece in pieces:
+                            yield Piece(piece)
                 attempt.tell(breaker)
                 wait_s = attempt.asks_to_wait_s()
                 if wait_s is None or wait_s > patience_s:
@@ -136,6 +140,12 @@ class Answers:
             if attempt.text:
                 yield Restarted(attempt.failed or "ungrounded")
         raise attempt.error or AssertionError("the last generator either answers or raises")
+
+    def _place(self, generator: Generator) -> AbstractContextManager[None]:
+        """The extractive one costs this process more than a search does: it takes a place as one. Others are waited for."""
+        if self._pressure is None or not isinstance(generator, ExtractiveGenerator):
+            return nullcontext()
+        return self._pressure.place(waits=True)
 
     def _passed_over(self, breaker: Breaker) -> str:
         """Why this generator is not asked; empty: it is. The last one always is: it takes words from the passages."""

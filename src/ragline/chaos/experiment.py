@@ -78,6 +78,7 @@ class Expect:
 class Experiment:
     """`needs`: parts that must be there. `queries`: fresh, each once; or repeated, some again and again. `core`: one a rung.
 
+    rate_share: of the pace's rate, for what costs more than a search.
     without: settings that take the protection away; `protects`: what it is.
     """
 
@@ -90,6 +91,7 @@ class Experiment:
     needs: tuple[str, ...] = ()
     queries: str = "fresh"
     answers: bool = False
+    rate_share: float = 1.0
     protects: str = ""
     without: Mapping[str, str] = field(default_factory=dict)
 

@@ -17,7 +17,7 @@ import math
 import re
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from random import Random
 from typing import Any
@@ -138,7 +138,8 @@ class Llm:
         await send({}, "stop")
         last = json.dumps({**head, "choices": [], "usage": usage})
         await response.write(f"data: {last}\n\ndata: [DONE]\n\n".encode())
-        await response.write_eof()
+        with suppress(ConnectionError):  # a client that has what it wants may be gone
+            await response.write_eof()
         return response
 
     async def _paced(self, tokens: list[str], begun: float) -> AsyncIterator[str]:

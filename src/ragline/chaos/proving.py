@@ -65,7 +65,7 @@ class Proving:
         await self._stack.well()
         overload = next((fault for fault in stretched if fault.target == "load"), None)
         capacity = await self._capacity(queries) if overload else 0.0
-        load.rate = rate = min(pace.rate, capacity / 2) if overload else pace.rate
+        load.rate = rate = min(pace.rate, capacity / 2) if overload else pace.rate * experiment.rate_share
         loading = asyncio.create_task(load.run(float("inf")))
         try:
             await asyncio.sleep(pace.before_s)
