@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LOCAL = {
     "RAGLINE_LOG_LEVEL": "warning",
     "RAGLINE_CACHE__TTL_S": "2",
-    "RAGLINE_RERANKER__DEADLINE_MS": "1000",
+    "RAGLINE_RERANKER__DEADLINE_MS": "200",
     "RAGLINE_INGEST__PARSE_PROCESSES": "1",
 }
 """Of a local proof. A cached entry's time is over soon, so that those that outlive it are needed."""
