@@ -25,7 +25,7 @@ Shed: TypeAlias = Literal["rerank", "candidates", "generator"]
 AT: dict[Shed, float] = {"rerank": 0.5, "candidates": 0.7, "generator": 0.85}
 """Share of the places in use from which on a step is left out: the dearest first, the answer's words last."""
 
-FIRST, LEAST, MOST = 64, 16, 2048
+FIRST, LEAST, MOST = 128, 16, 2048
 """Places at the start, and between which bounds their number moves."""
 
 WINDOW, WINDOW_S = 64, 1.0

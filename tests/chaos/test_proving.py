@@ -53,6 +53,7 @@ def _timeless(one: Experiment) -> Experiment:
     )
     return replace(
         one,
+        rate_share=1.0,
         expect=expect,
         faults=tuple(
             replace(fault, for_s=FAULT_S, by=SLOW_S if fault.kind == "slow" else fault.by) for fault in one.faults
