@@ -206,7 +206,8 @@ asyncio.run(main(sys.argv[1]))
 
 def test_a_write_the_disk_refuses_is_an_error_until_it_takes_it(tmp_path: Path) -> None:
     """Tantivy itself calls the commit after a failed one done, without its rows."""
-    told = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True)
+    told = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
     assert told.stdout.split("\n")[:4] == ["True", "True", "[1]", "[1, 500]"]
 
 
