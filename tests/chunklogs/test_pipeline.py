@@ -502,6 +502,7 @@ async def test_what_a_try_that_gave_up_had_sent_goes_when_it_lands_behind_its_su
         await until(lambda: _as_it_serves(house, document))
         await house.expire_leases()
         await until(lambda: _swept(system))
+    assert await _as_it_serves(house, document)
 
 
 async def _is_live(house: House, document: Document) -> bool:
