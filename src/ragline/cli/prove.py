@@ -51,7 +51,7 @@ def prove(
     screen = Screen(as_json=as_json)
     run_to_exit(
         _prove(
-            screen, local=local, chosen=_chosen(every=every, only=only or [], files=file or []), without=without, rate=rate,
+            screen, local=local, every=every, only=only or [], files=file or [], without=without, rate=rate,
             stretch=stretch, report=report, listing=listing,
         ),
         as_json=as_json, debug=debug,
@@ -71,16 +71,24 @@ def _chosen(*, every: bool, only: Sequence[str], files: Sequence[Path]) -> list[
 
 
 async def _prove(
-    screen: Screen, *, local: bool, chosen: Sequence[Experiment], without: bool, rate: float, stretch: float,
+    screen: Screen, *, local: bool, every: bool, only: Sequence[str], files: Sequence[Path], without: bool,
+    rate: float, stretch: float,
     report: Path | None, listing: bool,
 ) -> None:  # fmt: skip
+    chosen = _chosen(every=every, only=only, files=files)
     if without:
         chosen = [one for one in chosen if one.without]
     if listing:
         rows = [(one.name, one.rung, one.title, "core" if one.core else "", one.protects) for one in chosen]
         return screen.table(("experiment", "rung", "what fails", "", "protected by"), rows)
     from ragline.chaos.proving import Pace
+    from ragline.settings import load_settings
 
+    if not local and (embedded := load_settings().embedded):
+        raise WrongUsage(
+            f"By these settings {', '.join(embedded)} are embedded: there is no stack to join.",
+            next_step="Say --local, which proves the embedded engines in a folder of its own.",
+        )
     verdicts: list[Verdict] = []
     pace = Pace(rate=rate, stretch=stretch)
     with _folder() as folder:
