@@ -80,8 +80,8 @@ class Blind:
     ("what", "settled_s", "is_stuck"),
     [
         pytest.param({"stores_until": 40.0}, 40.0 + STUCK_AFTER_S, True, id="nothing moves any more"),
-        pytest.param({"blobs_until": 500.0}, 500.0 + STUCK_AFTER_S, True, id="blobs were written last"),
-        pytest.param({"blobs_until": 500.0, "done_at": 560.0}, 560.0, False, id="it embeds for long"),
+        pytest.param({"blobs_until": 300.0}, 300.0 + STUCK_AFTER_S, True, id="blobs were written last"),
+        pytest.param({"blobs_until": 300.0, "done_at": 360.0}, 360.0, False, id="it embeds for long"),
         pytest.param({"claims_until": math.inf}, SETTLED_WITHIN_S, True, id="claimed and given back for ever"),
         pytest.param({"stores_until": math.inf}, SETTLED_WITHIN_S, True, id="written for ever"),
         pytest.param({"blobs_until": math.inf}, SETTLED_WITHIN_S, True, id="embedded for ever"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from pathlib import Path
 
@@ -35,8 +36,9 @@ async def test_killed_and_cut_off_nothing_is_lost_doubled_stuck_or_leaked(
         }  # fmt: skip
         async with wired(direct, log_port=port) as engines:
             fleet = Fleet(tmp_path / "fleet", VARIABLES, engines, dice=random.Random(6))
-            harness = Harness(fleet, documents=60, at_first=24, new=12, changes=48, seed=6, searched=12)
-            outcome = await harness.run(len(PLACES), PLACES)
+            harness = Harness(fleet, documents=60, at_first=24, new=12, changes=48, seed=6, searched=12, tell=print)
+            async with asyncio.timeout(900):  # before pytest's, which leaves the processes running
+                outcome = await harness.run(len(PLACES), PLACES)
     assert [kill.verdict.faults for kill in outcome.kills] == [[]] * len(PLACES)
     assert (outcome.last.faults, outcome.last.orphans) == ([], [])
     assert outcome.documents == 60

@@ -39,7 +39,7 @@ STUCK_AFTER_S = 120.0
 """What is due is stuck once nothing has moved for so long: no row, no file of either store, and no blob: the chunks and the
 vectors of each document are written there. A busy machine takes longer over everything, so the whole time says little."""
 
-SETTLED_WITHIN_S = 1800.0
+SETTLED_WITHIN_S = 600.0
 """And however much moves: what is tried again and again moves for ever. Many times the longest that a busy machine has taken."""
 
 ORPHANS_WITHIN = 180

@@ -19,7 +19,8 @@ CLIENTS = 6
 NEW_AT_ONCE = 8
 """New documents in one request."""
 
-TIMEOUT_S = 300.0
+TIMEOUT_S = 120.0
+"""No answer for so long is a fault: whoever is killed closes its connections, and engines are silent for seconds."""
 
 
 class CutOff(httpx.TransportError):
@@ -37,13 +38,15 @@ class Load:
         self._dice = dice
 
     async def run(self, url: str, token: str, *, new: int, changes: int) -> None:
-        """Until the share is done, or the server is gone. Raises AssertionError: it answered something it must not."""
+        """Until the share is done, or the server is gone. Raises AssertionError: it answered something it must not;
+        httpx.TimeoutException: it answered nothing."""
         headers = {"Authorization": f"Bearer {token}"}
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False) as http:
             shares = [self._client(http, n, new=new // CLIENTS, changes=changes // CLIENTS) for n in range(CLIENTS)]
             results = await asyncio.gather(*shares, return_exceptions=True)
         for result in results:
-            if isinstance(result, BaseException) and not isinstance(result, httpx.TransportError):
+            gone = isinstance(result, httpx.TransportError) and not isinstance(result, httpx.TimeoutException)
+            if isinstance(result, BaseException) and not gone:
                 raise result
 
     async def reindex(self, url: str, token: str) -> None:

@@ -12,6 +12,11 @@ from typing import Any
 
 from bench.server import RAGLINE
 
+STOPPED_WITHIN_S = 120.0
+"""Far over what a stop is bounded to: a busy machine is no fault here."""
+
+READY_WITHIN_S = 300.0
+
 
 class Program:
     """`command`: behind `ragline`; it says in one line of JSON that it is ready. Its log is appended to `log`."""
@@ -37,7 +42,10 @@ class Program:
         """What it says of itself. Raises RuntimeError: it does not start."""
         assert self._process
         assert self._process.stdout
-        line = await self._process.stdout.readline()
+        try:
+            line = await asyncio.wait_for(self._process.stdout.readline(), READY_WITHIN_S)
+        except TimeoutError:
+            raise RuntimeError(f"`{self}` does not come up:\n{self._end()}") from None
         if not line:
             raise RuntimeError(f"`{self}` ended at once:\n{self._end()}")
         told: dict[str, Any] = json.loads(line)
@@ -56,10 +64,14 @@ class Program:
         await self.died()
 
     async def stop(self) -> None:
-        """In order, as Ctrl-C does."""
+        """In order, as Ctrl-C does. Raises RuntimeError: it does not stop; it is killed then."""
         if self._process and self._process.returncode is None:
             self._process.terminate()
-            await self._process.wait()
+            try:
+                await asyncio.wait_for(self._process.wait(), STOPPED_WITHIN_S)
+            except TimeoutError:
+                self._process.kill()
+                raise RuntimeError(f"`{self}` did not stop:\n{self._end()}") from None
 
     def _end(self) -> str:
         return self._log.read_text(errors="replace")[-2000:]

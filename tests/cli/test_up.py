@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -92,6 +94,47 @@ def test_ctrl_c_ends_a_command_in_order_and_loses_nothing(tmp_path: Path) -> Non
     assert DataFolder(tmp_path / ".ragline").holder() is None
     kept = ragline("documents", "list", "--limit", "1000", "--json", cwd=tmp_path).json["documents"]
     assert {one["state"] for one in kept} <= {"received", "chunked", "indexed"}
+
+
+HANGS = """
+import asyncio, signal, sys, time
+from ragline.cli.session import run_to_exit
+
+async def hangs():
+    print("on", flush=True)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        {farewell}
+
+run_to_exit(hangs(), as_json=False, debug=False, stop_s={stop_s})
+"""
+
+
+@pytest.mark.parametrize(
+    ("stop_s", "signals", "why", "farewell"),
+    [
+        (0.2, 1, "did not end in order within", "await asyncio.Event().wait()"),
+        (0.2, 1, "did not end in order within", "time.sleep(600)"),
+        (0.2, 1, "did not end in order within", "await asyncio.to_thread(time.sleep, 600)"),
+        (600.0, 2, "told twice", "await asyncio.Event().wait()"),
+        (600.0, 2, "told twice", "await asyncio.to_thread(time.sleep, 600)"),
+    ],
+)
+def test_what_does_not_end_in_order_ends_all_the_same(stop_s: float, signals: int, why: str, farewell: str) -> None:
+    code = HANGS.format(farewell=farewell, stop_s=stop_s)
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "on\n"
+        for _ in range(signals):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.5)  # two that come together are one
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert why in err
+    assert "Nothing that was accepted is lost" in err
 
 
 def test_an_address_that_others_reach_needs_a_key(tmp_path: Path) -> None:

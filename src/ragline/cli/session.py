@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import os
 import signal
+import sys
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import typer
 
-from ragline.cli.failures import DONE, INTERRUPTED, TERMINATED, report
+from ragline.cli.failures import DONE, FAILED, INTERRUPTED, TERMINATED, report
 from ragline.cli.options import Config, DataDir, Debug, Json, Key, Url
 from ragline.cli.screen import Screen
 
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from ragline.cli.connection import Connection
 
 P = ParamSpec("P")
+
+STOP_S = 35.0
+"""Longest that a server or a worker takes to stop: 10 s for requests in flight, 20 s for work, and what engines take to close."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,25 +72,33 @@ def command(
 
 def run_to_exit(
     work: Coroutine[Any, Any, None], *, as_json: bool, debug: bool,
-    loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    loop: Callable[[], asyncio.AbstractEventLoop] | None = None, stop_s: float | None = None,
 ) -> None:  # fmt: skip
     """Run `work`; whatever it ends with becomes a message and an exit code. SIGTERM ends it as orderly as Ctrl-C.
 
-    `loop`: makes the event loop; None: asyncio's own.
+    `loop`: makes the event loop; None: asyncio's own. `stop_s`: seconds that an orderly end may take; then, and at a second
+    signal, the process is gone as if killed, which loses nothing. None: as long as it takes.
     """
     terminated = False
 
     async def stoppable() -> None:
-        task = asyncio.current_task()
+        task, stopping = asyncio.current_task(), False
         assert task
 
-        def stop() -> None:
-            nonlocal terminated
-            terminated = True
+        def stop(number: int) -> None:
+            nonlocal terminated, stopping
+            if stopping and stop_s is not None:
+                _leave("It was told twice to stop")
+            stopping, terminated = True, number == signal.SIGTERM
             task.cancel()
+            if stop_s is not None:  # in a thread: a loop that hangs is one of the reasons
+                patience = threading.Timer(stop_s, _leave, [f"It did not end in order within {stop_s:.0f} s"])
+                patience.daemon = True
+                patience.start()
 
         with contextlib.suppress(NotImplementedError):  # not on Windows
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
+            for number in (signal.SIGTERM,) if stop_s is None else (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, stop, number)
         await work
 
     try:
@@ -95,6 +109,15 @@ def run_to_exit(
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the end of the line: it becomes a message
         raise typer.Exit(report(error, as_json=as_json, debug=debug)) from None
     raise typer.Exit(DONE)
+
+
+def _leave(why: str) -> None:
+    """An engine that is silent answers no farewell either. Work in hand is under leases, and accepted work is on the disk."""
+    print(
+        f"{why}, so it has left at once. Nothing that was accepted is lost: another process, or the next one, takes it up.",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip
+    os._exit(FAILED)
 
 
 def _option(name: str, annotation: Any, default: object) -> inspect.Parameter:

@@ -21,7 +21,7 @@ import typer
 
 from ragline.cli.options import Config, DataDir, Debug, Json
 from ragline.cli.screen import Screen
-from ragline.cli.session import run_to_exit
+from ragline.cli.session import STOP_S, run_to_exit
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -60,7 +60,7 @@ def up(
     """Run all of Ragline on this machine: API, workers and embedded engines in one process, until Ctrl-C."""
     given = given_settings(data_dir, host, port, config)
     served = _serve(Part.GATEWAY, given, Screen(as_json=as_json), works=True)
-    run_to_exit(served, as_json=as_json, debug=debug, loop=fast_loop())
+    run_to_exit(served, as_json=as_json, debug=debug, loop=fast_loop(), stop_s=STOP_S)
 
 
 def serve(
@@ -71,7 +71,9 @@ def serve(
     """Serve the HTTP API, or one layer of it. With every engine a server the workers are processes of their own, `ragline
     work`; as long as one is embedded they run here, as under `up`."""
     given = given_settings(data_dir, host, port, config)
-    run_to_exit(_serve(part, given, Screen(as_json=as_json)), as_json=as_json, debug=debug, loop=fast_loop())
+    run_to_exit(
+        _serve(part, given, Screen(as_json=as_json)), as_json=as_json, debug=debug, loop=fast_loop(), stop_s=STOP_S
+    )
 
 
 def given_settings(data_dir: Path | None, host: str | None, port: int | None, config: Path | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import typer
 
 from ragline.cli.options import Config, DataDir, Debug, Json
 from ragline.cli.screen import Screen
-from ragline.cli.session import run_to_exit
+from ragline.cli.session import STOP_S, run_to_exit
 from ragline.cli.up import Host, Port, address, fast_loop, given_settings
 
 if TYPE_CHECKING:
@@ -44,7 +44,11 @@ def work(
     answers /healthz, /readyz and /metrics."""
     given = given_settings(data_dir, host, port, config)
     run_to_exit(
-        _work(roles or list(Role), given, Screen(as_json=as_json)), as_json=as_json, debug=debug, loop=fast_loop()
+        _work(roles or list(Role), given, Screen(as_json=as_json)),
+        as_json=as_json,
+        debug=debug,
+        loop=fast_loop(),
+        stop_s=STOP_S,
     )
 
 
