@@ -7,6 +7,7 @@ Each engine has a file beside this one that says how it is started and asked. A 
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -24,10 +25,22 @@ READY_WITHIN_S = 180.0
 LOG_TAIL = 4_000
 
 
+PORTS = range(12_000, 32_000)
+"""Below those that systems give to clients' connections (Linux: from 32768): a free one of these is not taken by the next
+connection before its server stands, nor while a proxy on it is away."""
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One that nobody else of these processes is told either, as far as chance goes."""
+    for _ in range(100):
+        port = secrets.SystemRandom().choice(PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError(f"No port of {PORTS} is free.")
 
 
 def given(variable: str) -> str | None:
