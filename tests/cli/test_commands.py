@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,15 @@ def test_a_namespace_is_made_set_reindexed_and_deleted(shell: Shell) -> None:
     assert again["serving_fields"] == {"lang": "keyword"}
     assert shell("reindex", "-n", "brief", "--reparse", "--json").json["failed"] == []
     assert shell("search", "text", "-n", "brief", "--json").json["passages"][0]["uri"] == "x.txt"
+    shell("namespaces", "set", "brief", "--verify-within", "1s")
+    while not (stale := shell("documents", "redrive", "-n", "brief", "--json").json["documents"]):
+        time.sleep(0.2)
+    assert [(one["uri"], one["done"]) for one in stale] == [("x.txt", "unverified")]
+    assert "unverified" in shell("documents", "redrive", "-n", "brief").out
+    assert "freshness     verified within 1 s" in shell("namespaces", "set", "brief", "--verify-within", "1s").out
+    shell("namespaces", "set", "brief", "--verify-within", "0s")
+    assert shell("documents", "redrive", "-n", "brief").out == "No document of brief is stale.\n"
+    assert "no length of time" in shell("namespaces", "set", "brief", "--verify-within", "soon", code=2).err
     assert "brief" in shell("namespaces", "list").out
     assert "Say --yes" in shell("namespaces", "delete", "brief", code=2).err
     assert "are deleted" in shell("namespaces", "delete", "brief", "--yes").out

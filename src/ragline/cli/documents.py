@@ -1,4 +1,4 @@
-"""`ragline documents`: list, show, why, retry, delete; a document is named by its id or its uri."""
+"""`ragline documents`: list, show, why, retry, redrive, delete; a document is named by its id or its uri."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ One = Annotated[str, typer.Argument(metavar="DOCUMENT", help="Its id or its uri.
 Many = Annotated[list[str] | None, typer.Argument(metavar="DOCUMENT...", help="Their ids or uris.")]
 ID = re.compile(r"[0-9a-f]{24}")
 
-documents = typer.Typer(name="documents", help="List, inspect, retry and delete documents.", no_args_is_help=True)
+documents = typer.Typer(
+    name="documents", help="List, inspect, retry, re-drive and delete documents.", no_args_is_help=True
+)
 
 
 @documents.command("list")
@@ -118,6 +120,19 @@ async def retry(
             session.screen.table(("document", "why"), [(trouble.uri, trouble.reason) for trouble in troubles])
     if troubles:
         raise SomeFailed
+
+
+@documents.command()
+@command(warm=False)
+async def redrive(session: Session, namespace: InNamespace = "default") -> None:
+    """Drive again exactly the documents that are stale, and say of each what was done. Repeating it is harmless."""
+    found = await session.server.post("v1", "namespaces", namespace, "redrive")
+    if session.screen.as_json:
+        return session.screen.data(found)
+    if not found["documents"]:
+        return session.screen.line(f"No document of {namespace} is stale.")
+    rows = [(one["uri"], one["why"], _when(one["since"]), one["done"]) for one in found["documents"]]
+    return session.screen.table(("document", "stale by", "since", "done"), rows)
 
 
 @documents.command()

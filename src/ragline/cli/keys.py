@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
-from ragline.cli.failures import WrongUsage
+from ragline.cli.options import seconds
 from ragline.cli.session import Session, command
 
 keys = typer.Typer(name="keys", help="Make, list, rotate and revoke API keys.", no_args_is_help=True)
-
-UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 class RoleName(StrEnum):
@@ -39,7 +36,7 @@ async def create(
     """Make a key; its token is shown this once. From the first key on, every request needs one."""
     body = {
         "principal": principal, "role": role.value, "namespaces": namespace or None, "groups": group or [],
-        "expires_in_s": None if expires is None else _seconds(expires, "--expires"),
+        "expires_in_s": None if expires is None else seconds(expires, "--expires"),
     }  # fmt: skip
     return _token(session, await session.server.post("v1", "keys", body=body))
 
@@ -64,7 +61,7 @@ async def rotate(
     grace: Annotated[str, typer.Option("--grace", help="How long the old token is still good.")] = "24h",
 ) -> None:
     """Give a key a new token."""
-    grace_s = _seconds(grace, "--grace")
+    grace_s = seconds(grace, "--grace")
     return _token(session, await session.server.post("v1", "keys", id, "rotate", grace_s=grace_s))
 
 
@@ -96,10 +93,3 @@ def _row(key: dict[str, Any]) -> tuple[object, ...]:
         state = f"until {datetime.fromtimestamp(key['expires_at'], UTC):%Y-%m-%d %H:%MZ}"
     where = "all" if key["namespaces"] is None else ", ".join(key["namespaces"])
     return key["id"], key["principal"], key["role"], where, ", ".join(key["groups"]), state
-
-
-def _seconds(text: str, option: str) -> int:
-    match = re.fullmatch(r"(\d+)([smhdw])", text)
-    if match is None:
-        raise WrongUsage(f"{option} {text!r} is no length of time.", next_step="Write it as 90s, 15m, 12h, 30d or 4w.")
-    return int(match[1]) * UNITS_S[match[2]]

@@ -9,7 +9,7 @@ import typer
 
 from ragline.cli.documents import confirm
 from ragline.cli.failures import WrongUsage
-from ragline.cli.options import json_object
+from ragline.cli.options import json_object, seconds
 from ragline.cli.screen import Screen
 from ragline.cli.session import Session, command
 
@@ -38,6 +38,13 @@ Public = Annotated[
     ),
 ]
 Chunk = Annotated[int | None, typer.Option("--chunk-tokens", help="Largest chunk, in the embedder's tokens.")]
+Verify = Annotated[
+    str | None,
+    typer.Option(
+        "--verify-within",
+        help="How old the last look at a document's source may be, such as 24h, before it counts as stale; 0s: any age.",
+    ),
+]
 Overlap = Annotated[int | None, typer.Option("--overlap-tokens", help="What neighbouring chunks share.")]
 
 
@@ -64,10 +71,10 @@ async def show(session: Session, name: Name) -> None:
 async def create(
     session: Session, name: Name, field: Fields = None, fusion: Fuse = None, weights: Weights = None,
     candidates: Candidates = None, chunk_tokens: Chunk = None, overlap_tokens: Overlap = None,
-    public: Public = None,
+    public: Public = None, verify_within: Verify = None,
 ) -> None:  # fmt: skip
     """Make a namespace; when it is there already, set what is named here."""
-    body = _body(field, fusion, weights, candidates, chunk_tokens, overlap_tokens, public)
+    body = _body(field, fusion, weights, candidates, chunk_tokens, overlap_tokens, public, verify_within)
     await session.server.put("v1", "namespaces", name, body=body)
     return _show(session.screen, await session.server.get("v1", "namespaces", name))
 
@@ -77,10 +84,10 @@ async def create(
 async def set_namespace(
     session: Session, name: Name, field: Fields = None, fusion: Fuse = None, weights: Weights = None,
     candidates: Candidates = None, chunk_tokens: Chunk = None, overlap_tokens: Overlap = None,
-    public: Public = None,
+    public: Public = None, verify_within: Verify = None,
 ) -> None:  # fmt: skip
     """Change settings: fusion holds at once, fields from the next `reindex`, chunk sizes from `reindex --reparse`."""
-    body = _body(field, fusion, weights, candidates, chunk_tokens, overlap_tokens, public)
+    body = _body(field, fusion, weights, candidates, chunk_tokens, overlap_tokens, public, verify_within)
     if not body:
         raise WrongUsage("Nothing to set.", next_step="Name a setting, such as --chunk-tokens 150.")
     if "fusion" in body and "method" not in body["fusion"]:
@@ -107,11 +114,11 @@ async def delete(
 
 def _body(
     fields: list[str] | None, fusion: Method | None, weights: str | None, candidates: int | None,
-    chunk_tokens: int | None, overlap_tokens: int | None, public: bool | None,
+    chunk_tokens: int | None, overlap_tokens: int | None, public: bool | None, verify_within: str | None,
 ) -> dict[str, Any]:  # fmt: skip
     body: dict[str, Any] = {
         "candidates": candidates, "chunk_tokens": chunk_tokens, "overlap_tokens": overlap_tokens,
-        "public": public,
+        "public": public, "verify_within_s": None if verify_within is None else seconds(verify_within, "--verify-within"),
     }  # fmt: skip
     if fields:
         pairs = [field.partition("=") for field in fields]
@@ -144,6 +151,7 @@ def _show(screen: Screen, now: dict[str, Any]) -> None:
             ("fields", ", ".join(f"{name}={kind}" for name, kind in settings["fields"].items()) or "none"),
             ("fusion", f"{fusion['method']} ({weights}), {now['candidates']} candidates"),
             ("public", "yes: anybody may search it" if settings.get("public") else None),
+            ("freshness", f"verified within {within:.0f} s" if (within := settings.get("verify_within_s")) else None),
             ("chunk tokens", f"{settings['chunk_tokens']}, {settings['overlap_tokens']} shared"),
         ]
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -20,6 +21,16 @@ Config: TypeAlias = Annotated[Path | None, typer.Option("--config", help="TOML f
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="JSON on stdout, errors as JSON on stderr.")]
 Debug: TypeAlias = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 InNamespace: TypeAlias = Annotated[str, typer.Option("--namespace", "-n", help="Corpus to work on.")]
+
+UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def seconds(text: str, option: str) -> int:
+    """Raises WrongUsage: `text` is no length of time."""
+    match = re.fullmatch(r"(\d+)([smhdw])", text)
+    if match is None:
+        raise WrongUsage(f"{option} {text!r} is no length of time.", next_step="Write it as 90s, 15m, 12h, 30d or 4w.")
+    return int(match[1]) * UNITS_S[match[2]]
 
 
 def json_object(text: str | None, option: str) -> dict[str, Any]:
