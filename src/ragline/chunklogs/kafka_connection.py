@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from aiokafka import errors as kafka_errors
 from aiokafka.conn import create_conn
 
+from ragline.connections.words import number, seconds, switch
 from ragline.errors import (
     ConfigurationError,
     EngineDenied,
@@ -142,27 +143,7 @@ def options_of(url: str) -> Options:
     return options
 
 
-def _number(value: str) -> int:
-    number = int(value)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-def _seconds(value: str) -> float:
-    seconds = float(value)
-    if not 0 < seconds < 3600:
-        raise ValueError
-    return seconds
-
-
-def _switch(value: str) -> bool:
-    if value.lower() not in ("", "1", "true", "0", "false"):
-        raise ValueError
-    return value.lower() not in ("0", "false")
-
-
-_READ: Mapping[str, Any] = {"int": _number, "float": _seconds, "bool": _switch, "str": str}
+_READ: Mapping[str, Any] = {"int": number(), "float": seconds(), "bool": switch, "str": str}
 
 
 def _wrong(what: str, instead: str) -> ConfigurationError:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from ragline.connections.words import number, seconds, switch
 from ragline.errors import ConfigurationError
 
 SCHEMES = ("elasticsearch", "elasticsearchs")
@@ -114,48 +115,14 @@ _PREFIX = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")
 _ONE_OF: Mapping[str, tuple[str, ...]] = {"index": INDEXES, "language": LANGUAGES}
 
 
-def _number(value: str) -> int:
-    number = int(value)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-def _count(value: str) -> int:
-    number = int(value)
-    if number < 0:
-        raise ValueError
-    return number
-
-
-def _candidates(value: str) -> int:
-    """Elasticsearch takes 10,000 at most."""
-    if not 1 <= int(value) <= 10_000:
-        raise ValueError
-    return int(value)
-
-
-def _seconds(value: str) -> float:
-    seconds = float(value)
-    if not 0 < seconds < 3600:
-        raise ValueError
-    return seconds
-
-
-def _switch(value: str) -> bool:
-    if value.lower() not in ("", "1", "true", "0", "false"):
-        raise ValueError
-    return value.lower() not in ("0", "false")
-
-
 def _word(name: str, value: str) -> str:
     if value not in _ONE_OF[name]:
         raise ValueError
     return value
 
 
-_BY_TYPE: Mapping[str, Any] = {"int": _number, "float": _seconds, "bool": _switch, "str": str}
+_BY_TYPE: Mapping[str, Any] = {"int": number(), "float": seconds(), "bool": switch, "str": str}
 _READ: Mapping[str, Any] = {
-    "replicas": _count, "retries": _count, "candidates": _candidates,
+    "replicas": number(least=0), "retries": number(least=0), "candidates": number(most=10_000),
     "index": lambda value: _word("index", value), "language": lambda value: _word("language", value),
 }  # fmt: skip

@@ -22,6 +22,7 @@ from redis import exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from ragline.connections.words import number, seconds, switch
 from ragline.errors import (
     ConfigurationError,
     EngineDenied,
@@ -109,24 +110,6 @@ def options_of(url: str, setting: str) -> Options:
 _PLACE = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:@/,\[\]\s]+)(?::(?P<port>\d{1,5}))?")
 
 
-def _seconds(value: str) -> float:
-    if not 0 < float(value) < 3600:
-        raise ValueError
-    return float(value)
-
-
-def _number(value: str) -> int:
-    if not 1 <= int(value) <= 10_000:
-        raise ValueError
-    return int(value)
-
-
-def _switch(value: str) -> bool:
-    if value.lower() not in ("1", "true", "0", "false"):
-        raise ValueError
-    return value.lower() in ("1", "true")
-
-
 def _prefix(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}", value):
         raise ValueError
@@ -134,8 +117,8 @@ def _prefix(value: str) -> str:
 
 
 _READ: Mapping[str, Any] = {
-    "prefix": _prefix, "timeout_s": _seconds, "connections": _number,
-    "ca": str, "cert": str, "key": str, "verify": _switch,
+    "prefix": _prefix, "timeout_s": seconds(), "connections": number(most=10_000),
+    "ca": str, "cert": str, "key": str, "verify": switch,
 }  # fmt: skip
 
 

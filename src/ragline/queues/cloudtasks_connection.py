@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 from google.api_core import exceptions as api
 from google.auth import exceptions as auth
 
+from ragline.connections.words import seconds
 from ragline.errors import (
     ConfigurationError,
     EngineDenied,
@@ -102,22 +103,12 @@ def _text(value: str) -> str:
     return value
 
 
-def _hold(value: str) -> float:
-    """A call to us may take half an hour."""
-    if not 0.1 <= float(value) <= 1_700:
-        raise ValueError
-    return float(value)
-
-
-def _seconds(value: str) -> float:
-    if not 0 <= float(value) <= 3600:
-        raise ValueError
-    return float(value)
-
+_CALL_S = seconds(least=0.1, most=1_700)
+"""A call to us may take half an hour."""
 
 _READ: Mapping[str, Any] = {
-    "audience": _text, "issuer": _text, "keys": _text, "endpoint": _text, "hold_s": _hold, "dedupe_s": _seconds,
-    "timeout_s": _hold,
+    "audience": _text, "issuer": _text, "keys": _text, "endpoint": _text, "hold_s": _CALL_S, "dedupe_s": seconds(least=0),
+    "timeout_s": _CALL_S,
 }  # fmt: skip
 _OPTIONS = ("target", "account", *QUEUES, *(f"{queue}_target" for queue in QUEUES), *_READ)
 

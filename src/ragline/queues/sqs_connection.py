@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from ragline.connections.words import number, seconds
 from ragline.errors import (
     ConfigurationError,
     EngineDenied,
@@ -82,19 +83,7 @@ def options_of(url: str) -> Options:
     return Options(region=parts.netloc, names=names, endpoint=endpoint, **words)
 
 
-def _visibility(value: str) -> int:
-    if not 1 <= int(value) <= 43_200:
-        raise ValueError
-    return int(value)
-
-
-def _seconds(value: str) -> float:
-    if not 0 < float(value) <= 600:
-        raise ValueError
-    return float(value)
-
-
-_READ: Mapping[str, Any] = {"visibility_s": _visibility, "timeout_s": _seconds}
+_READ: Mapping[str, Any] = {"visibility_s": number(most=43_200), "timeout_s": seconds(most=600)}
 _OPTIONS = (*QUEUES, "endpoint", *_READ)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from ragline.connections.words import number, seconds
 from ragline.errors import ConfigurationError
 
 
@@ -81,18 +82,6 @@ def _wrong(what: str, instead: str) -> ConfigurationError:
     return ConfigurationError(f"vectors: {what}.", next_step=f"Correct the setting: {instead}.")
 
 
-def _seconds(value: str) -> float:
-    if not 0 < float(value) < 3600:
-        raise ValueError
-    return float(value)
-
-
-def _number(value: str) -> int:
-    if not 1 <= int(value) <= 64:
-        raise ValueError
-    return int(value)
-
-
 def _address(value: str) -> str:
     if urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname:
         raise ValueError
@@ -101,6 +90,6 @@ def _address(value: str) -> str:
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,43}[a-z0-9])?")
 _READ: Mapping[str, Callable[[str], Any]] = {
-    "key_file": str, "cloud": str, "region": str, "control": _address, "timeout_s": _seconds, "patience_s": _seconds,
-    "fresh_s": _seconds, "parallel": _number,
+    "key_file": str, "cloud": str, "region": str, "control": _address, "timeout_s": seconds(), "patience_s": seconds(),
+    "fresh_s": seconds(), "parallel": number(most=64),
 }  # fmt: skip
