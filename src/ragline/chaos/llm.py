@@ -95,7 +95,7 @@ class Llm:
         try:
             asked = await request.json()
             user = next(one["content"] for one in reversed(asked["messages"]) if one["role"] == "user")
-        except (ValueError, KeyError, TypeError, StopIteration):
+        except (ValueError, KeyError, TypeError, StopIteration, ConnectionError):
             return _error(400, "invalid_request_error", "not a chat completion")
         if self._dice.random() < now.limited_share:
             self.seen["limited"] += 1

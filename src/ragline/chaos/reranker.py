@@ -23,7 +23,10 @@ async def reranker() -> AsyncIterator[str]:
 
 
 async def _rerank(request: web.Request) -> web.Response:
-    body = await request.json()
+    try:
+        body = await request.json()
+    except ConnectionError:  # whoever asked has broken off, and hears no answer
+        return web.Response(status=400)
     asked = set(body["query"].lower().split())
     scores = [len(asked & set(text.lower().split())) / (1 + len(asked)) for text in body["texts"]]
     return web.json_response([{"index": n, "score": score} for n, score in enumerate(scores)])
