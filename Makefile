@@ -29,7 +29,7 @@ TEST_WORKERS ?= 2
 
 test: setup ## All tests; a missing engine is skipped here and fails with CI=true
 	@echo "==> Running the tests"
-	@$(RUN) pytest $(if $(filter-out 1,$(TEST_WORKERS)),-n $(TEST_WORKERS) --dist loadscope)
+	@$(RUN) pytest --durations=15 --durations-min=20 $(if $(filter-out 1,$(TEST_WORKERS)),-n $(TEST_WORKERS) --dist loadscope)
 
 check: setup ## Format, lint, types, import layers
 	@$(RUN) ruff format --check --quiet .

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import structlog.testing
 
 from ragline.build import _asked, build
 from ragline.errors import EngineRejected, EngineTimeout, EngineUnavailable
@@ -139,9 +140,30 @@ async def test_a_start_does_not_ask_a_leg_that_is_away_for_each_namespace(system
     monkeypatch.setattr(system.keywords, "search", down)
     await system.warm()
     assert asked == 1
-    monkeypatch.setattr(system.vectors, "search", _stuck)
-    monkeypatch.setattr("ragline.system.WARM_S", 0.01)
-    await system.warm()
+
+
+@pytest.mark.parametrize(("part", "silent"), [("keywords", "keyword"), ("vectors", "dense")])
+async def test_a_start_waits_for_a_silent_leg_only_so_long_and_opens_the_other(
+    system: System, monkeypatch: Any, part: str, silent: str
+) -> None:
+    other: Any = {"keywords": system.vectors, "vectors": system.keywords}[part]
+    opened: list[str] = []
+    search = other.search
+
+    async def opens(collection: str, *args: Any, **words: Any) -> Any:
+        opened.append(collection)
+        return await search(collection, *args, **words)
+
+    await system.epochs.create_namespace(f"beside-{part}", NamespaceSettings())
+    monkeypatch.setattr(getattr(system, part), "search", _stuck)
+    monkeypatch.setattr(other, "search", opens)
+    monkeypatch.setattr("ragline.system.OPEN_S", 3.0)
+    with structlog.testing.capture_logs() as lines:
+        await system.warm()
+    assert [(line["leg"], line["waited_s"]) for line in lines if line["event"] == "a leg does not answer yet"] == [
+        (silent, 3.0)
+    ]
+    assert len(opened) == len(await system.namespaces.all()), "one collection a namespace"
 
 
 async def test_a_start_waits_for_the_first_word_of_a_store_only_so_long(monkeypatch: Any) -> None:

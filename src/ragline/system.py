@@ -54,8 +54,8 @@ WorkerRole: TypeAlias = Literal["parse", "embed", "index", "retrieve", "generate
 """What a worker does. `parse` is whatever is due in the registry: parsing, new words, sweeping, housekeeping; and without a
 chunk log all of ingest. `retrieve` and `generate` work on one queue of jobs each; `webhooks` tells of their ends."""
 
-WARM_S = 30.0
-"""Longest that a start waits for its engines before it answers: opening a million vectors takes 8 s."""
+WARM_S, OPEN_S = 30.0, 12.0
+"""Longest that a start waits for its engines before it answers, and for one collection: opening a million vectors takes 8 s."""
 
 WORKER_ROLES: tuple[WorkerRole, ...] = ("parse", "embed", "index", "retrieve", "generate", "webhooks")
 
@@ -127,25 +127,17 @@ class System:
             log.warning("not every collection is open yet", waited_s=WARM_S)
 
     async def _warm(self) -> None:
-        away: set[str] = set()
-        for namespace in await self.namespaces.all():
-            epoch = namespace.epoch
+        epochs = {namespace.name: namespace.epoch for namespace in await self.namespaces.all()}
 
-            async def keyword(epoch: Epoch = epoch) -> None:
-                await self.keywords.search(epoch.keywords, "ready", top_k=1, scope=Scope())
+        async def keyword(epoch: Epoch) -> None:
+            await self.keywords.search(epoch.keywords, "ready", top_k=1, scope=Scope())
 
-            async def dense(epoch: Epoch = epoch) -> None:
-                (vector,) = await self.embedder.embed(["ready"], purpose="query")
-                if epoch.space == self.embedder.space:
-                    await self.vectors.search(epoch.vectors, vector, top_k=1, scope=Scope())
+        async def dense(epoch: Epoch) -> None:
+            (vector,) = await self.embedder.embed(["ready"], purpose="query")
+            if epoch.space == self.embedder.space:
+                await self.vectors.search(epoch.vectors, vector, top_k=1, scope=Scope())
 
-            for leg, ask in (("keyword", keyword), ("dense", dense)):
-                try:
-                    if leg not in away:
-                        await ask()
-                except EngineError as error:
-                    away.add(leg)
-                    log.warning("a leg does not answer yet", leg=leg, namespace=namespace.name, error=error.message)
+        await asyncio.gather(_opened("keyword", keyword, epochs), _opened("dense", dense, epochs))
 
     async def work(self, roles: Collection[WorkerRole] = WORKER_ROLES) -> None:
         """Run the workers until cancelled; then what they hold is finished or given back."""
@@ -169,3 +161,17 @@ class System:
     async def aclose(self) -> None:
         for close in self.closers:
             await close()
+
+
+async def _opened(leg: str, ask: Callable[[Epoch], Awaitable[None]], epochs: Mapping[str, Epoch]) -> None:
+    """By namespace, one after the other; a leg that is away, or silent, is asked once."""
+    for namespace, epoch in epochs.items():
+        try:
+            async with asyncio.timeout(OPEN_S):
+                await ask(epoch)
+        except EngineError as error:
+            log.warning("a leg does not answer yet", leg=leg, namespace=namespace, error=error.message)
+            return
+        except TimeoutError:
+            log.warning("a leg does not answer yet", leg=leg, namespace=namespace, waited_s=OPEN_S)
+            return
