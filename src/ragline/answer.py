@@ -27,7 +27,8 @@ from ragline.generators.extractive import ExtractiveGenerator
 from ragline.pressure import Pressure
 from ragline.prompting import build_prompt, pack
 from ragline.protocols import Embedder, Generator, Searcher
-from ragline.settings import QuerySettings
+from ragline.settings import MetricsSettings, QuerySettings
+from ragline.spending import Kind, Spending
 from ragline.types import Answer, Passage, Prompt, Retrieved, SearchRequest, Usage
 
 log = structlog.get_logger()
@@ -61,12 +62,14 @@ Event: TypeAlias = Retrieved | Piece | Restarted | Answer
 class Answers:
     def __init__(
         self, *, search: Searcher, generators: Sequence[Generator], embedder: Embedder, settings: QuerySettings,
-        clock: Clock, pressure: Pressure | None = None,
+        clock: Clock, pressure: Pressure | None = None, spending: Spending | None = None,
     ) -> None:  # fmt: skip
+        """`spending`: None: by a count of its own, without prices."""
         self._search = search
         self._embedder = embedder
         self._settings = settings
         self._pressure = pressure
+        self._spending = spending or Spending(MetricsSettings(), {})
         self._extractive = ExtractiveGenerator(embedder)
         self._generators = [*generators]
         if not any(isinstance(generator, ExtractiveGenerator) for generator in generators):
@@ -92,7 +95,7 @@ class Answers:
         start = time.perf_counter()
         found = await self.passages(request)
         yield found
-        async with aclosing(self.from_passages(request.query, found, start=start)) as events:
+        async with aclosing(self.from_passages(request, found, start=start)) as events:
             async for event in events:
                 yield event
 
@@ -105,7 +108,7 @@ class Answers:
         return replace(found, passages=packed)
 
     async def from_passages(
-        self, query: str, found: Retrieved, *, start: float | None = None
+        self, request: SearchRequest, found: Retrieved, *, start: float | None = None
     ) -> AsyncGenerator[Piece | Restarted | Answer, None]:
         """The second half, maybe in another process and much later. `start`: when the question was asked, by this process's
         `perf_counter`; None: the passages have waited, and the time is counted from now.
@@ -113,7 +116,7 @@ class Answers:
         Raises:  EngineError: the last generator failed.  Overloaded: too much is under way.
         """
         start = time.perf_counter() if start is None else start
-        prompt = build_prompt(query, found.passages)
+        prompt = build_prompt(request.query, found.passages)
         degraded: list[str] = []
         patience_s = self._settings.generator_patience_ms / 1000
         for generator, breaker in zip(self._generators, self.breakers, strict=True):
@@ -125,8 +128,11 @@ class Answers:
                 attempt = _Attempt(generator, prompt, self._settings.answer_tokens, start)
                 with self._place(generator):
                     async with aclosing(attempt.pieces()) as pieces:
-                        async for piece in pieces:
-                            yield Piece(piece)
+                        try:
+                            async for piece in pieces:
+                                yield Piece(piece)
+                        finally:
+                            self._count(attempt, request.namespace)
                 attempt.tell(breaker)
                 wait_s = attempt.asks_to_wait_s()
                 if wait_s is None or wait_s > patience_s:
@@ -140,6 +146,23 @@ class Answers:
             if attempt.text:
                 yield Restarted(attempt.failed or "ungrounded")
         raise attempt.error or AssertionError("the last generator either answers or raises")
+
+    def _count(self, attempt: _Attempt, namespace: str) -> None:
+        """What the attempt has cost, however it ended. Sentences that are taken from the passages are no tokens of a model; and
+        one that has said nothing, neither text nor usage, is taken for one that did no work."""
+        name = attempt.generator.name
+        if isinstance(attempt.generator, ExtractiveGenerator):
+            return
+        sent = (attempt.prompt.system, attempt.prompt.user)
+        told: tuple[tuple[Kind, int, tuple[str, ...]], ...] = (
+            ("prompt", attempt.usage.prompt_tokens, sent),
+            ("completion", attempt.usage.completion_tokens, tuple(attempt.received)),
+        )
+        for kind, reported, texts in told:
+            if reported > 0:
+                self._spending.count(namespace, name, kind, reported, "reported")
+            elif attempt.received:
+                self._spending.count(namespace, name, kind, self._count_tokens("".join(texts)), "estimated")
 
     def _place(self, generator: Generator) -> AbstractContextManager[None]:
         """The extractive one costs this process more than a search does: it takes a place as one. Others are waited for."""
@@ -167,12 +190,13 @@ class _Attempt:
     """One generator's try at an answer, its citations checked while it streams."""
 
     def __init__(self, generator: Generator, prompt: Prompt, max_tokens: int, asked_at: float) -> None:
-        self._generator = generator
-        self._prompt = prompt
+        self.generator = generator
+        self.prompt = prompt
         self._max_tokens = max_tokens
         self._asked_at = asked_at
         self._citations = CitationStream([passage.n for passage in prompt.passages])
-        self._usage = Usage()
+        self.usage = Usage()
+        self.received: list[str] = []
         self.text = ""
         self.failed = ""
         self.error: EngineError | Overloaded | None = None
@@ -180,15 +204,17 @@ class _Attempt:
 
     async def pieces(self) -> AsyncGenerator[str, None]:
         """What may be shown. Ends early, with `failed` set, when the generator fails."""
-        name = self._generator.name
+        name = self.generator.name
         start = time.perf_counter()
         span = tracing.child("generate")
         span.note({"ragline.generator": name})
-        asked = self._generator.generate(self._prompt, max_tokens=self._max_tokens)
+        asked = self.generator.generate(self.prompt, max_tokens=self._max_tokens)
         try:
             async with aclosing(asked), aclosing(tracing.within(span, asked)) as tokens:
                 async for token in tokens:
-                    self._usage = token.usage or self._usage
+                    self.usage = token.usage or self.usage
+                    if token.text:
+                        self.received.append(token.text)
                     if shown := self._show(self._citations.feed(token.text)):
                         yield shown
             if shown := self._show(self._citations.finish()):
@@ -200,8 +226,6 @@ class _Attempt:
         self.took_s = time.perf_counter() - start
         metrics.generation_latency_ms.labels(name).observe(self.took_s * 1000)
         metrics.citations_removed_total.inc(self._citations.removed)
-        metrics.tokens_total.labels(name, "prompt").inc(self._usage.prompt_tokens)
-        metrics.tokens_total.labels(name, "completion").inc(self._usage.completion_tokens)
 
     def tell(self, breaker: Breaker) -> None:
         if self.error is None:
@@ -212,7 +236,7 @@ class _Attempt:
     async def _probe(self) -> None:
         """One token for nobody."""
         prompt = build_prompt("Are you there?", ())
-        async with aclosing(self._generator.generate(prompt, max_tokens=1)) as tokens:
+        async with aclosing(self.generator.generate(prompt, max_tokens=1)) as tokens:
             async for _ in tokens:
                 return
 
@@ -224,7 +248,7 @@ class _Attempt:
 
     def stands(self) -> bool:
         """A refusal stands, and so does an answer that cites and holds to what it cites."""
-        passages: Sequence[Passage] = self._prompt.passages
+        passages: Sequence[Passage] = self.prompt.passages
         return is_refusal(self.text) or (bool(self._citations.citations) and holds(self.text, passages))
 
     def answer(self, found: Retrieved, degraded: Sequence[str], start: float) -> Answer:
@@ -233,13 +257,13 @@ class _Attempt:
         timings = {**found.timings_ms, "retrieval": found.timings_ms.get("total", 0.0), "total": total}
         return Answer(
             text=self.text.strip(), citations=self._citations.citations, retrieved=found, grounded=grounded,
-            generator=self._generator.name, degraded=(*found.degraded, *degraded), usage=self._usage,
+            generator=self.generator.name, degraded=(*found.degraded, *degraded), usage=self.usage,
             timings_ms=timings,
         )  # fmt: skip
 
     def _show(self, piece: str) -> str:
         if piece and not self.text:
-            metrics.time_to_first_token_ms.labels(self._generator.name).observe(
+            metrics.time_to_first_token_ms.labels(self.generator.name).observe(
                 (time.perf_counter() - self._asked_at) * 1000
             )
         self.text += piece

@@ -73,6 +73,7 @@ from ragline.remembering import RememberingEmbedder
 from ragline.reranking import Reranking
 from ragline.settings import GeneratorSettings, QuerySettings, RerankerSettings, Settings
 from ragline.snapshots import KEEP_S, READ_S, Snapshots
+from ragline.spending import Spending, prices
 from ragline.stores import Stores
 from ragline.system import System
 from ragline.tracing import Tracer
@@ -125,6 +126,8 @@ async def build(settings: Settings) -> System:
             closers.append(reranker.aclose)
         generators = [open_generator(one, embedder) for one in settings.generators]
         closers.extend(generator.aclose for generator in generators)
+        names = (generator.name for generator in generators)
+        spending = Spending(settings.metrics, prices(zip(names, settings.generators, strict=True)))
         parser = open_parser(settings)
         closers.append(parser.aclose)
         claims = Claims(database, clock)
@@ -206,7 +209,7 @@ async def build(settings: Settings) -> System:
             )  # fmt: skip
         answers = Answers(
             search=search, generators=generators, embedder=embedder, settings=settings.query, clock=clock,
-            pressure=pressure,
+            pressure=pressure, spending=spending,
         )  # fmt: skip
         breakers = [*(one.breaker for one in (guard, tier, reranking) if one), *answers.breakers]
         closers.extend(one.aclose for one in (*breakers, *(leg.breaker for leg in query.legs.values())))

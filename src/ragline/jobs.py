@@ -187,7 +187,7 @@ class Jobs:
                 if found is None:
                     found = await self.answers.passages(job.request)
                     teller.tell(_passages(found))
-                async with aclosing(self.answers.from_passages(job.request.query, found)) as events:
+                async with aclosing(self.answers.from_passages(job.request, found)) as events:
                     async for event in events:
                         match event:
                             case Piece():

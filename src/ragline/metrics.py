@@ -134,7 +134,15 @@ webhook_deliveries_total = Counter(
     ["outcome"], registry=REGISTRY,
 )  # fmt: skip
 citations_removed_total = Counter("citations_removed", "Citations that pointed nowhere.", registry=REGISTRY)
-tokens_total = Counter("generation_tokens", "Tokens of generators.", ["generator", "kind"], registry=REGISTRY)
+tokens_total = Counter(
+    "generation_tokens", "Tokens of models, also of attempts that failed: prompt, completion; as the generator reports them, or "
+    "estimated.",
+    ["generator", "kind", "namespace", "counted"], registry=REGISTRY,
+)  # fmt: skip
+cost_total = Counter(
+    "generation_cost", "What these tokens cost, in the currency of the generator's prices; nothing without them.",
+    ["generator", "namespace", "counted"], registry=REGISTRY,
+)  # fmt: skip
 edge_answers_total = Counter(
     "edge_answers", "Answers for popular queries of public namespaces, by whether the edge may store them.", ["outcome"],
     registry=REGISTRY,

@@ -179,6 +179,19 @@ class GeneratorSettings(_Section):
     model: str = Field("", description="Model name as the server knows it.")
     api_key: SecretStr | None = Field(None, description="Bearer token for the server.")
     timeout_s: float = Field(60.0, gt=0, description="Limit for a whole generation.")
+    prompt_price: float | None = Field(
+        None, ge=0, allow_inf_nan=False,
+        description="Of a million prompt tokens, in any currency, the same for all generators; for `generation_cost_total`.",
+    )  # fmt: skip
+    completion_price: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="Of a million tokens of answers; both prices, or none."
+    )
+
+    @model_validator(mode="after")
+    def _both_prices(self) -> GeneratorSettings:
+        if (self.prompt_price is None) != (self.completion_price is None):
+            raise ValueError("prompt_price and completion_price go together: set both (0 is a price), or none")
+        return self
 
 
 class QuerySettings(_Section):
@@ -340,6 +353,15 @@ class JobsSettings(_Section):
         return self
 
 
+class MetricsSettings(_Section):
+    """Which namespaces the counters of tokens and cost tell apart (docs/metrics.md); all others are one: `(other)`."""
+
+    namespaces: tuple[str, ...] = Field((), description="Namespaces that always have a label of their own.")
+    busiest_namespaces: int = Field(
+        50, ge=0, le=1_000, description="How many more have one: those that have used most tokens in this process."
+    )
+
+
 class TracesSettings(_Section):
     """Traces to an OpenTelemetry collector (docs/tracing.md). Off while `url` is empty; needs `ragline[otel]`."""
 
@@ -456,6 +478,7 @@ class Settings(BaseSettings):
     query: QuerySettings = QuerySettings()
     ingest: IngestSettings = IngestSettings()
     jobs: JobsSettings = JobsSettings()
+    metrics: MetricsSettings = MetricsSettings()
     traces: TracesSettings = TracesSettings()
     webhooks: WebhooksSettings = WebhooksSettings()
 
