@@ -1,9 +1,12 @@
-"""Scenes for alert rules: what Prometheus has scraped, and when an alert is to fire. `promtool` plays them."""
+"""Scenes for alert rules: what Prometheus has scraped, and when an alert is to fire. `promtool` plays them; or a real Prometheus
+goes by the shipped rules, with windows that a test can wait for."""
 
 from __future__ import annotations
 
+import re
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from tests.engines.prometheus import program
+from tests.engines.prometheus import Prometheus, program, server, until
 
 RULES = Path(__file__).resolve().parents[2] / "deploy" / "prometheus"
 FILES = ("generators.yml", "ragline-records.yml", "ragline-alerts.yml")
@@ -81,3 +84,34 @@ def play(folder: Path, scenes: Iterable[Scene], rules: Path = RULES) -> str:
 def groups(file: Path) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = yaml.safe_load(file.read_text("utf-8"))["groups"]
     return found
+
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_DURATION = re.compile(r"(?<=\[)(\d+)([smhd])(?=\])|(?<=offset )(\d+)([smhd])\b|(?<=for: )(\d+)([smhd])\b")
+
+
+def shortened(rules: str, *, by: int) -> str:
+    """`rules` with each window, offset and `for` so many times shorter. Names of series and guards stay as they are: a guard that
+    counts in a window is reached by as much more traffic."""
+
+    def shorter(found: re.Match[str]) -> str:
+        number, unit = filter(None, found.groups())
+        return f"{int(number) * _UNITS_S[unit] * 1000 // by}ms"
+
+    return _DURATION.sub(shorter, rules)
+
+
+@contextmanager
+def watching(folder: Path, url: str, rewritten: Callable[[str], str] = str) -> Iterator[Prometheus]:
+    """The shipped configuration, every second, of the server at `url`; the rules as `rewritten`."""
+    for name in FILES:
+        (folder / name).write_text(rewritten((RULES / name).read_text("utf-8")), "utf-8")
+    config = yaml.safe_load((RULES / "prometheus.yml").read_text("utf-8"))
+    config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+    del config["alerting"]
+    (job,) = config["scrape_configs"]
+    job["static_configs"] = [{"targets": [url.removeprefix("http://")]}]
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config), "utf-8")
+    with server(folder, folder / "prometheus.yml") as ours:
+        until(lambda: ours.ask('up{job="ragline"} == 1'))
+        yield ours

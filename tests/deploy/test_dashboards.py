@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ import yaml
 from ragline import metrics
 from scripts.dashboards import DASHBOARDS, FOLDER, GRID_WIDTH, LOG_NEEDS, Panel, made, panels
 from tests.cli.conftest import up
-from tests.deploy.alerts import FILES, RULES, groups
-from tests.engines.prometheus import Prometheus, server, until
+from tests.deploy.alerts import RULES, groups, watching
+from tests.engines.prometheus import Prometheus, until
 from tests.engines.server import free_port, running
 
 LACKS = {
@@ -191,17 +190,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
 @pytest.fixture(scope="module")
 def prometheus(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    folder = tmp_path_factory.mktemp("prometheus")
-    for name in FILES:
-        shutil.copy(RULES / name, folder / name)
-    config = yaml.safe_load((RULES / "prometheus.yml").read_text("utf-8"))
-    config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
-    del config["alerting"]
-    (job,) = config["scrape_configs"]
-    job["static_configs"] = [{"targets": [run.url.removeprefix("http://")]}]
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config), "utf-8")
-    with server(folder, folder / "prometheus.yml") as ours:
-        until(lambda: ours.ask('up{job="ragline"} == 1'))
+    with watching(tmp_path_factory.mktemp("prometheus"), run.url) as ours:
         yield ours
 
 

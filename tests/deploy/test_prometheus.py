@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 from collections.abc import Iterator
 from functools import partial
@@ -12,11 +11,10 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
 
 from tests.cli.conftest import up
-from tests.deploy.alerts import FILES, RULES
-from tests.engines.prometheus import Prometheus, server, until
+from tests.deploy.alerts import RULES, watching
+from tests.engines.prometheus import Prometheus, until
 from tests.engines.server import free_port
 
 PAGE = RULES.parents[1] / "docs" / "metrics.md"
@@ -50,19 +48,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]
 @pytest.fixture(scope="module")
 def prometheus(served: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """The shipped configuration, with its address, and with seconds where it has minutes to wait."""
-    folder = tmp_path_factory.mktemp("prometheus")
-    for name in FILES:
-        shutil.copy(RULES / name, folder / name)
-    alerts = (RULES / "ragline-alerts.yml").read_text("utf-8")
-    (folder / "ragline-alerts.yml").write_text(re.sub(r"for: \d+m", "for: 2s", alerts), "utf-8")
-    config = yaml.safe_load((RULES / "prometheus.yml").read_text("utf-8"))
-    config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
-    del config["alerting"]
-    (job,) = config["scrape_configs"]
-    job["static_configs"] = [{"targets": [served["url"].removeprefix("http://")]}]
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config), "utf-8")
-    with server(folder, folder / "prometheus.yml") as ours:
-        until(lambda: ours.ask('up{job="ragline"} == 1'))
+    with watching(
+        tmp_path_factory.mktemp("prometheus"), served["url"], lambda rules: re.sub(r"for: \d+m", "for: 2s", rules)
+    ) as ours:
         yield ours
 
 
