@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from functools import partial
 from itertools import count
@@ -18,18 +19,26 @@ import pytest
 from tests.cli.conftest import up
 from tests.deploy.alerts import FILES, RULES, shortened, watching
 from tests.engines.prometheus import Prometheus, until
+from tests.engines.server import free_port, running
 
 SHORTER = 60
 
 SETTINGS = """
 faults = "{faults}"
 log_level = "error"
+
+[[generators]]
+url = "http://127.0.0.1:{llm}/v1"
+model = "played"
+timeout_s = 600
 """
 
 
 class Server:
-    def __init__(self, url: str, faults: Path) -> None:
+    def __init__(self, url: str, faults: Path, llm: int) -> None:
+        """`llm`: the port where its generator is to be."""
         self.url = url
+        self.llm = llm
         self._faults = faults
         self._numbers = count()
 
@@ -45,14 +54,20 @@ class Server:
             httpx.post(f"{self.url}/v1/search", json={"query": f"heron {next(self._numbers)}"}, timeout=60.0)
         return True
 
+    def queue(self, times: int = 3) -> bool:
+        for _ in range(times):
+            body = {"query": f"What does heron {next(self._numbers)} eat?"}
+            httpx.post(f"{self.url}/v1/queries", json=body, timeout=60.0).raise_for_status()
+        return True
+
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("served")
-    faults = folder / "faults.json"
-    (folder / "ragline.toml").write_text(SETTINGS.format(faults=faults), "utf-8")
+    faults, llm = folder / "faults.json", free_port()
+    (folder / "ragline.toml").write_text(SETTINGS.format(faults=faults, llm=llm), "utf-8")
     with up(folder, "--data-dir", str(folder / "data"), "--config", str(folder / "ragline.toml")) as about:
-        ours = Server(about["url"], faults)
+        ours = Server(about["url"], faults, llm)
         part = ("file", ("a.txt", b"The heron eats fish."))
         httpx.post(
             f"{ours.url}/v1/namespaces/default/documents?wait=true", files=[part], timeout=60.0
@@ -110,3 +125,20 @@ def test_searches_that_fail_burn_the_budget(served: Server, prometheus: Promethe
         return "14.4" in {alert["labels"]["burn"] for alert in prometheus.firing("RaglineRetrievalErrors")}
 
     until(lambda: served.search() and not paged())
+
+
+def test_a_queue_is_told_of_while_it_grows(served: Server, prometheus: Prometheus, tmp_path: Path) -> None:
+    """The generator takes requests and says nothing; once it is gone, the extractive one answers."""
+    control = f"http://127.0.0.1:{served.llm}/control"
+
+    def silent() -> bool:
+        try:
+            return httpx.patch(control, json={"hang_after": 0}).is_success
+        except httpx.TransportError:
+            return False
+
+    command = [sys.executable, "-m", "ragline.chaos.llm", "--port", str(served.llm)]
+    with running(command, name="llm", folder=tmp_path, ready=silent):
+        (alert,) = until(lambda: served.queue() and prometheus.firing("RaglineQueueGrowing"))
+    assert alert["labels"]["queue"] == "generation"
+    until(lambda: not prometheus.firing("RaglineQueueGrowing"))
