@@ -6,11 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from typer.testing import CliRunner
@@ -35,10 +36,10 @@ def environment(**more: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("RAGLINE_")} | more
 
 
-def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+def start(*arguments: str, cwd: Path, errors: IO[str] | int = subprocess.PIPE) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*PROGRAM, *arguments], cwd=cwd, env=environment(), text=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
     )  # fmt: skip
 
 
@@ -53,16 +54,18 @@ def ragline(*arguments: str, cwd: Path, stdin: bytes = b"", **variables: str) ->
 @contextmanager
 def up(folder: Path, *arguments: str, command: Sequence[str] = ("up",)) -> Iterator[dict[str, Any]]:
     """A server until the block ends; what it says about itself, and its process."""
-    process = start(*command, "--port", "0", "--json", *arguments, cwd=folder)
-    assert process.stdout
-    try:
-        line = process.stdout.readline()
-        if not line:
-            raise AssertionError(process.communicate(timeout=60)[1])
-        yield {**json.loads(line), "process": process}
-    finally:
-        process.terminate()
-        process.communicate(timeout=120)
+    with tempfile.TemporaryFile("w+") as errors:  # a pipe that nobody reads would stop it once it is full
+        process = start(*command, "--port", "0", "--json", *arguments, cwd=folder, errors=errors)
+        assert process.stdout
+        try:
+            line = process.stdout.readline()
+            if not line:
+                errors.seek(0)
+                raise AssertionError(errors.read())
+            yield {**json.loads(line), "process": process}
+        finally:
+            process.terminate()
+            process.communicate(timeout=120)
 
 
 class Shell:
