@@ -36,6 +36,12 @@ def parse(data: bytes, out: Outline) -> None:
             os._exit(0)
         case "killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        case words if words.startswith("killed once "):
+            begun = words.removeprefix("killed once ")
+            if not os.path.exists(begun):
+                os.close(os.open(begun, os.O_CREAT))
+                os.kill(os.getpid(), signal.SIGKILL)
+            out.paragraph("fine")
         case "hang":
             time.sleep(3600)
         case "hunger":
