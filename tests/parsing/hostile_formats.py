@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 
 from ragline.parsing import programs
 from ragline.parsing.formats import Format
@@ -37,9 +38,9 @@ def parse(data: bytes, out: Outline) -> None:
         case "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         case words if words.startswith("killed once "):
-            begun = words.removeprefix("killed once ")
-            if not os.path.exists(begun):
-                os.close(os.open(begun, os.O_CREAT))
+            begun = Path(words.removeprefix("killed once "))
+            if not begun.exists():
+                begun.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             out.paragraph("fine")
         case "hang":

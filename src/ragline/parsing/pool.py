@@ -52,7 +52,7 @@ class _Killed(Exception):
 class ParserPool:
     """`protocols.Parser` over at most `processes` children (0: one per core).
 
-    A child that is killed from outside may have been innocent, the system being short of memory: its document is parsed once more.
+    A document whose child is killed from outside is parsed once more: it may be innocent, the system being short of memory.
     A document that needs a slow program (OCR, LibreOffice) is sent again in a lane of its own, `slow_processes` at a time,
     so that no other waits for it. The bytes of a document are read when it is its turn, and again in that lane: in memory
     are those of as many documents as are being parsed, however many wait.
