@@ -35,6 +35,7 @@ from typing import Literal, get_args
 from ragline.chaos.samples import Lost, Samples
 from ragline.chaos.writing import Written
 from ragline.errors import ConfigurationError
+from ragline.faults import TARGETS
 
 FOLDER = Path(__file__).parent / "experiments"
 
@@ -47,6 +48,12 @@ NEARLY_ALL = 0.95
 STRAYS, FEW_STRAYS = 0.02, 2
 """Share of the requests before the fault that may fail or leave something out, and how many may of however few: a busy machine is
 no reason to prove nothing."""
+
+OUTSIDE = {
+    "load": ("times",), "llm": ("limit", "refuse", "hang", "slow"), "workers": ("kill",), "disk": ("full",),
+    "clock": ("skew",),
+}  # fmt: skip
+"""What fails by other ways than an engine, and by which."""
 
 QUEUED = 5
 """Documents that wait, at least, where a fault is to let them wait."""
@@ -154,6 +161,8 @@ def load(file: Path) -> Experiment:
         given, without = said.pop("fault"), said.pop("without", {})
         faults = tuple(Fault(**one) for one in (given if isinstance(given, list) else [given]))
         expect, protects = Expect(**said.pop("expect", {})), without.pop("protects", "")
+        for one in faults:
+            _check(one)
         if expect.writes not in get_args(Writes):
             raise TypeError(
                 f"expect.writes is one of {', '.join(filter(None, get_args(Writes)))}, not {expect.writes!r}"
@@ -165,6 +174,16 @@ def load(file: Path) -> Experiment:
             f"The experiment {file.name} cannot be read: {error}",
             next_step="Correct the file; docs/prove.md has the form.",
         ) from error
+
+
+def _check(fault: Fault) -> None:
+    if fault.target not in (*TARGETS, *OUTSIDE):
+        raise TypeError(f"no target is named {fault.target!r}; there are {', '.join(sorted({*TARGETS, *OUTSIDE}))}")
+    kinds = OUTSIDE.get(fault.target, ("hang", "refuse", "slow"))
+    if fault.kind not in kinds:
+        raise TypeError(f"{fault.target} fails by {', '.join(kinds)}, not by {fault.kind!r}")
+    if fault.for_s <= 0 or (fault.kind in ("kill", "slow", "times") and fault.by <= 0):
+        raise TypeError(f"{fault.target}: for_s, and by where the kind has one, are above 0")
 
 
 def shipped() -> list[Experiment]:

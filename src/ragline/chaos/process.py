@@ -26,11 +26,13 @@ def kill_children(pid: int) -> int:
 
 
 def fill_disk(pid: int, *, full: bool) -> None:
-    """While `full`, the kernel refuses every byte that the process writes to a file: the disk is full for it alone.
+    """From now on, while `full`, the kernel refuses every byte that the process writes to a file: the disk is full for it alone.
 
     By RLIMIT_FSIZE 0, so the error is "File too large" where a full disk says "No space left on device"; pipes, sockets and
     reading are not concerned.
     """
-    if sys.platform == "linux":
+    if sys.platform != "linux":
+        raise RuntimeError("this system lets no process limit another")
+    with contextlib.suppress(*([] if full else [ProcessLookupError])):  # one that has ended has no fault left
         _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (0 if full else hard, hard))

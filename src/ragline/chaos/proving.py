@@ -13,10 +13,11 @@ import aiohttp
 from ragline.chaos.experiment import FEWEST, Experiment, Fault, Verdict, judge
 from ragline.chaos.llm import Behaviour, Llm
 from ragline.chaos.load import Load
-from ragline.chaos.process import CAN_FILL_DISK, fill_disk, kill_children
+from ragline.chaos.process import fill_disk, kill_children
 from ragline.chaos.stack import FACTS, TOPICS, Stack
 from ragline.chaos.target import Target
 from ragline.chaos.writing import Writing
+from ragline.faults import TARGETS
 
 AT_ONCE = 8
 """Callers that measure what the process can do: each asks again when it has its answer."""
@@ -32,9 +33,6 @@ TROUBLES = {
     "slow": replace(WELL, first_token_s=20.0),
 }
 """What the played LLM does, by a fault's kind."""
-
-OUTSIDE = ("load", "llm", "workers", "disk")
-"""Targets that are not an engine: nothing inside the process plays them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +58,7 @@ class Proving:
         self._seeds = itertools.count(seed)
         self._killing: asyncio.Task[None] | None = None
         self._killed = 0
+        self._disk_full = False
         self._play(())
 
     async def run(self, experiment: Experiment) -> Verdict:
@@ -103,15 +102,17 @@ class Proving:
         return verdict if not overload else _served_enough(verdict, capacity)
 
     def _play(self, faults: Sequence[Fault]) -> None:
-        self._stack.play({one.target: one for one in faults if one.target not in OUTSIDE})
+        self._stack.play({one.target: one for one in faults if one.target in TARGETS})
         if self._killing:
             self._killing.cancel()
             self._killing = None
         kills = next((one for one in faults if one.target == "workers"), None)
         if kills:
             self._killed, self._killing = 0, asyncio.create_task(self._kill(kills.by))
-        if CAN_FILL_DISK:
-            fill_disk(self._stack.pid, full=any(one.target == "disk" for one in faults))
+        full = any(one.target == "disk" for one in faults)
+        if full != self._disk_full:
+            fill_disk(self._stack.pid, full=full)
+            self._disk_full = full
         if self._llm is not None:
             kind = next((one.kind for one in faults if one.target == "llm"), "")
             self._llm.behaviour = TROUBLES.get(kind, WELL)
