@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ragline.parsing.formats import FORMATS
+from scripts import prove_docs
 from scripts.settings_docs import PAGE, page
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +32,11 @@ def _anchors(page: Path) -> set[str]:
 
 def test_the_settings_page_is_made_from_the_settings() -> None:
     assert PAGE.read_text("utf-8") == page(), "run `python scripts/settings_docs.py`"
+
+
+def test_the_table_of_experiments_is_made_from_their_files() -> None:
+    now = prove_docs.PAGE.read_text("utf-8")
+    assert now == prove_docs.page(now), "run `python scripts/prove_docs.py`"
 
 
 @pytest.mark.parametrize("path", list(_pages()), ids=lambda path: str(path.relative_to(ROOT)))

@@ -35,7 +35,7 @@ log = structlog.get_logger()
 
 
 PROBE_EVERY_S, PROBE_WITHIN_S = 5.0, 30.0
-"""Of a generator that is left out: a token costs money, and the first one takes a while."""
+"""Of a generator that is left out: tokens cost money, and the first one takes a while."""
 
 LEAST_WAIT_S = 0.1
 """Between two tries, whatever Retry-After says: one that says 0 and means it not is asked a few times only."""
@@ -234,11 +234,13 @@ class _Attempt:
             breaker.failed(self.error, self._probe)
 
     async def _probe(self) -> None:
-        """One token for nobody."""
-        prompt = build_prompt("Are you there?", ())
-        async with aclosing(self.generator.generate(prompt, max_tokens=1)) as tokens:
+        """One token for nobody; of a generator that broke off in its answer the same answer, and a token more than came: one that
+        hangs in the middle has no trouble with the first."""
+        prompt = self.prompt if self.received else build_prompt("Are you there?", ())
+        async with aclosing(self.generator.generate(prompt, max_tokens=len(self.received) + 1)) as tokens:
             async for _ in tokens:
-                return
+                if not self.received:
+                    return
 
     def asks_to_wait_s(self) -> float | None:
         """Of a generator that limits its requests and has said nothing yet: for how long."""

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ragline.chaos.experiment import Expect, Experiment, Fault, Verdict, judge, load, seen, shipped
+from ragline.chaos.experiment import Expect, Experiment, Fault, Verdict, Writes, judge, load, seen, shipped
 from ragline.chaos.report import as_html, as_json, markdown
 from ragline.chaos.samples import Lost, Sample, Samples
+from ragline.chaos.writing import Sent, Written
 from ragline.errors import ConfigurationError
-from ragline.faults import TARGETS
 from ragline.settings import Settings
 
 RUNGS = (
@@ -100,6 +100,38 @@ def test_refusals_are_no_errors_where_they_are_expected() -> None:
     assert _faults(shed, Expect(degraded="dense", refused=True, p95_ms=9.0)) == ("p95 10 ms, over 9",)
 
 
+def _uploads(*, during: Sent | None = None) -> tuple[Sent, ...]:
+    """One a second, for 40 s; the fault is from 10 to 20."""
+    fault = during or Sent(0.0, 202, "id")
+    return tuple(replace(fault if 10 <= n < 20 else Sent(0.0, 202, "id"), at_s=float(n)) for n in range(40))
+
+
+REFUSED = Sent(0.0, 503, said="The disk is full. Free space.")
+
+
+@pytest.mark.parametrize(
+    ("writes", "written", "words"),
+    [
+        ("accepted", Written(_uploads(), 3, ()), None),
+        ("accepted", Written(_uploads(during=REFUSED), 0, ()), "10 of 10 uploads were refused during the fault"),
+        ("accepted", Written(_uploads(), 3, ("a.txt: received",)), "1 accepted documents are not live: a.txt: received"),
+        ("accepted", Written(_uploads()[:10], 0, ()), "0 uploads during the fault"),
+        ("queued", Written(_uploads(), 9, ()), None),
+        ("queued", Written(_uploads(), 4, ()), "it held nothing up"),
+        ("refused", Written(_uploads(during=REFUSED), 0, ()), None),
+        ("refused", Written(_uploads(), 0, ()), "none of 10 uploads was refused"),
+        ("refused", Written(_uploads(during=Sent(0.0, 500)), 0, ()), "without a word"),
+        ("refused", Written((*_uploads(during=REFUSED), replace(REFUSED, at_s=35.0)), 0, ()), "or after healing"),
+    ],
+)  # fmt: skip
+def test_what_becomes_of_uploads_is_judged(writes: Writes, written: Written, words: str | None) -> None:
+    samples = Samples(_samples(), for_s=40.0)
+    experiment = replace(HOLE, expect=replace(HOLE.expect, writes=writes))
+    verdict = judge(experiment, samples, fault_s=10.0, healed_s=20.0, end_s=40.0, written=written)
+    assert [words in one for one in verdict.faults] == [True] if words else verdict.faults == ()
+    assert f"uploads {writes}" in markdown([verdict], command="", version="", machine="")
+
+
 def test_what_was_seen_in_a_part() -> None:
     samples = [Sample(n, float(n + 1), 200) for n in range(20)] + [Sample(3, 500.0, 503), Sample(4, 1.0, 429)]
     part = seen(Samples(samples, for_s=20.0), from_s=0.0, to_s=20.0)
@@ -113,7 +145,6 @@ def test_every_rung_has_one_experiment_in_the_core() -> None:
 
 @pytest.mark.parametrize("experiment", shipped(), ids=lambda one: one.name)
 def test_what_ships_can_be_played_and_its_protection_taken_away(experiment: Experiment) -> None:
-    assert all(fault.target in (*TARGETS, "llm", "load") for fault in experiment.faults)
     assert bool(experiment.without) == bool(experiment.protects)
     for variable in experiment.without:
         part, name = variable.removeprefix("RAGLINE_").lower().split("__")
@@ -121,7 +152,18 @@ def test_what_ships_can_be_played_and_its_protection_taken_away(experiment: Expe
 
 
 @pytest.mark.parametrize(
-    "text", ["", "title = 1", '[fault]\ntarget = "vectors"', 'title = "a"\nrung = "b"\n[fault]\nwhom = "c"', "\x00"]
+    "text",
+    [
+        "",
+        "title = 1",
+        '[fault]\ntarget = "vectors"\nkind = "hang"\nfor_s = 1\n[expect]\nwrites = "lost"',
+        '[fault]\ntarget = "vectors"',
+        'title = "a"\nrung = "b"\n[fault]\nwhom = "c"',
+        "\x00",
+        'title = "a"\nrung = "b"\n[fault]\ntarget = "nosuch"\nkind = "hang"\nfor_s = 1',
+        'title = "a"\nrung = "b"\n[fault]\ntarget = "disk"\nkind = "hang"\nfor_s = 1',
+        'title = "a"\nrung = "b"\n[fault]\ntarget = "workers"\nkind = "kill"\nfor_s = 1',
+    ],
 )
 def test_a_file_that_is_none_is_refused_by_name(tmp_path: Path, text: str) -> None:
     file = tmp_path / "mine.toml"

@@ -16,10 +16,11 @@ from ragline.chaos.proving import Pace, Proving
 from ragline.chaos.reranker import reranker
 from ragline.chaos.stack import Stack
 from ragline.cli.prove import LOCAL, played_by
+from tests.engines.kafka import Kafka
 
 PACE = Pace(rate=8.0, before_s=4.0, after_s=5.0)
-PLAYED = {one.name for one in shipped() if one.core and one.rung != "overload"}
-FAULT_S, HEALED_S, SLOW_S = 6.0, 7.0, 30.0
+PLAYED = [one for one in shipped() if one.rung != "overload" and "log" not in one.needs]
+FAULT_S, HEALED_S, SLOW_S = 6.0, 9.0, 30.0
 
 UNHURRIED = {
     f"RAGLINE_{name}_MS": "3000"
@@ -56,14 +57,29 @@ def _timeless(one: Experiment) -> Experiment:
         rate_share=1.0,
         expect=expect,
         faults=tuple(
-            replace(fault, for_s=FAULT_S, by=SLOW_S if fault.kind == "slow" else fault.by) for fault in one.faults
+            replace(fault, for_s=FAULT_S, by=SLOW_S if fault.kind == "slow" and not one.expect.writes else fault.by)
+            for fault in one.faults
         ),
     )
 
 
-@pytest.mark.parametrize("experiment", [one for one in shipped() if one.name in PLAYED], ids=lambda one: one.name)
+@pytest.mark.parametrize("experiment", PLAYED, ids=lambda one: one.name)
 async def test_the_rung_holds(stack: Stack, played: Llm, experiment: Experiment) -> None:
+    if missing := set(experiment.needs) - await stack.has():
+        pytest.skip(f"there is no {', '.join(missing)} here")
+    hung = played.seen["hung"]
     verdict = await Proving(stack, PACE, llm=played).run(_timeless(experiment))
+    assert verdict.faults == ()
+    assert (played.seen["hung"] > hung) == (experiment.name == "llm_hangs")
+
+
+async def test_with_the_broker_down_uploads_wait_and_none_is_lost(
+    kafka: Kafka, played: Llm, variables: dict[str, str], tmp_path: Path
+) -> None:
+    (one,) = [one for one in shipped() if one.name == "broker_down"]
+    async with Stack(tmp_path, {**variables, "RAGLINE_LOG": kafka.url()}, local=True) as stack:
+        assert set(one.needs) <= await stack.has()
+        verdict = await Proving(stack, PACE, llm=played).run(_timeless(one))
     assert verdict.faults == ()
 
 

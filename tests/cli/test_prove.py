@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from .conftest import ragline
@@ -26,3 +27,16 @@ def test_the_list_names_what_protects_each_rung(tmp_path: Path) -> None:
     listed = ragline("prove", "--list", "--all", cwd=tmp_path).out
     assert "vector_store_black_hole" in listed
     assert "what hangs is left out" in listed
+
+
+def test_experiments_are_written_for_a_cluster_and_nothing_is_run(tmp_path: Path) -> None:
+    folder = tmp_path / "chaos"
+    written = ragline("prove", "--render", "chaos-mesh", str(folder), "--select", "vectors=app=milvus", cwd=tmp_path)
+    assert written.code == 0
+    assert "left out: overload" in written.err
+    assert 'app: "milvus"' in (folder / "vector_store_black_hole.yaml").read_text()
+    shown = ragline("prove", "--render", "gremlin", "--only", "clock_skew", cwd=tmp_path)
+    assert json.loads(shown.out)["command"]["type"] == "time_travel"
+    for words in (["--select", "nosuch=a=b", "--render", "gremlin"], ["--render", "nosuch"], [str(folder)]):
+        assert ragline("prove", *words, cwd=tmp_path).code == 2
+    assert not (tmp_path / ".ragline").exists()

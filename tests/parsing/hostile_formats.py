@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 
 from ragline.parsing import programs
 from ragline.parsing.formats import Format
@@ -36,6 +37,12 @@ def parse(data: bytes, out: Outline) -> None:
             os._exit(0)
         case "killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        case words if words.startswith("killed once "):
+            begun = Path(words.removeprefix("killed once "))
+            if not begun.exists():
+                begun.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            out.paragraph("fine")
         case "hang":
             time.sleep(3600)
         case "hunger":

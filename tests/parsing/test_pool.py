@@ -179,6 +179,12 @@ async def test_a_child_that_died_while_idle_costs_nothing(hostile: ParserPool) -
     assert before not in hostile.pids
 
 
+async def test_a_document_whose_child_was_killed_by_chance_is_parsed_once_more(
+    hostile: ParserPool, tmp_path: Path
+) -> None:
+    assert await _parse(hostile, f"killed once {tmp_path / 'begun'}") == "fine"
+
+
 async def test_children_serve_at_the_same_time_and_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     pool = _pool(processes=2)

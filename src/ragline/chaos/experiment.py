@@ -30,9 +30,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 from ragline.chaos.samples import Lost, Samples
+from ragline.chaos.writing import Written
 from ragline.errors import ConfigurationError
+from ragline.faults import TARGETS
 
 FOLDER = Path(__file__).parent / "experiments"
 
@@ -42,8 +45,20 @@ SETTLING_S = 1.5
 NEARLY_ALL = 0.95
 """Share of the responses that must say what they leave out: a hit of the cache leaves nothing out."""
 
-STRAYS = 0.02
-"""Share of the requests before the fault that may fail or leave something out: a busy machine is no reason to prove nothing."""
+STRAYS, FEW_STRAYS = 0.02, 2
+"""Share of the requests before the fault that may fail or leave something out, and how many may of however few: a busy machine is
+no reason to prove nothing."""
+
+OUTSIDE = {
+    "load": ("times",), "llm": ("limit", "refuse", "hang", "slow"), "workers": ("kill",), "disk": ("full",),
+    "clock": ("skew",),
+}  # fmt: skip
+"""What fails by other ways than an engine, and by which."""
+
+QUEUED = 5
+"""Documents that wait, at least, where a fault is to let them wait."""
+
+Writes = Literal["", "accepted", "queued", "refused"]
 
 FEWEST = 20
 """Requests in a part of an experiment, below which it says nothing."""
@@ -51,7 +66,7 @@ FEWEST = 20
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`by`: seconds for ``slow`` and ``skew``, times for ``load``."""
+    """`by`: seconds for ``slow`` and ``skew``, and between two kills; times for ``load``."""
 
     target: str
     kind: str
@@ -61,7 +76,11 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Expect:
-    """`degraded`: how a step in `degraded` begins; empty: none must be there, but `allowed`. `refused`: 429 are no errors."""
+    """`degraded`: how a step in `degraded` begins; empty: none must be there, but `allowed`. `refused`: 429 are no errors.
+
+    writes: what becomes of documents that are uploaded during the fault: accepted; queued, accepted and not live before it ends;
+            refused, with what to do next. Whatever was accepted is live in the end. Empty: none is uploaded.
+    """
 
     degraded: str = ""
     allowed: str = ""
@@ -71,6 +90,7 @@ class Expect:
     p95_ms: float | None = None
     goodput_ratio: float | None = None
     refused: bool = False
+    writes: Writes = ""
     healed_after_s: float = 10.0
 
 
@@ -127,6 +147,7 @@ class Verdict:
     samples: Samples
     fault_s: float
     healed_s: float
+    written: Written | None = None
 
     @property
     def green(self) -> bool:
@@ -140,6 +161,12 @@ def load(file: Path) -> Experiment:
         given, without = said.pop("fault"), said.pop("without", {})
         faults = tuple(Fault(**one) for one in (given if isinstance(given, list) else [given]))
         expect, protects = Expect(**said.pop("expect", {})), without.pop("protects", "")
+        for one in faults:
+            _check(one)
+        if expect.writes not in get_args(Writes):
+            raise TypeError(
+                f"expect.writes is one of {', '.join(filter(None, get_args(Writes)))}, not {expect.writes!r}"
+            )
         said["needs"] = tuple(said.get("needs", ()))
         return Experiment(name=file.stem, faults=faults, expect=expect, protects=protects, without=without, **said)
     except (OSError, tomllib.TOMLDecodeError, TypeError, KeyError, AttributeError) as error:
@@ -147,6 +174,16 @@ def load(file: Path) -> Experiment:
             f"The experiment {file.name} cannot be read: {error}",
             next_step="Correct the file; docs/prove.md has the form.",
         ) from error
+
+
+def _check(fault: Fault) -> None:
+    if fault.target not in (*TARGETS, *OUTSIDE):
+        raise TypeError(f"no target is named {fault.target!r}; there are {', '.join(sorted({*TARGETS, *OUTSIDE}))}")
+    kinds = OUTSIDE.get(fault.target, ("hang", "refuse", "slow"))
+    if fault.kind not in kinds:
+        raise TypeError(f"{fault.target} fails by {', '.join(kinds)}, not by {fault.kind!r}")
+    if fault.for_s <= 0 or (fault.kind in ("kill", "slow", "times") and fault.by <= 0):
+        raise TypeError(f"{fault.target}: for_s, and by where the kind has one, are above 0")
 
 
 def shipped() -> list[Experiment]:
@@ -170,7 +207,10 @@ def seen(samples: Samples, *, from_s: float, to_s: float) -> Part:
     )  # fmt: skip
 
 
-def judge(experiment: Experiment, samples: Samples, *, fault_s: float, healed_s: float, end_s: float) -> Verdict:
+def judge(
+    experiment: Experiment, samples: Samples, *, fault_s: float, healed_s: float, end_s: float,
+    written: Written | None = None,
+) -> Verdict:  # fmt: skip
     """`fault_s`: when the fault began; `healed_s`: when it was lifted; `end_s`: when the last request was due."""
     expect = experiment.expect
     before = seen(samples, from_s=0.0, to_s=fault_s)
@@ -182,7 +222,7 @@ def judge(experiment: Experiment, samples: Samples, *, fault_s: float, healed_s:
         if part.requests < FEWEST:
             faults.append(f"{part.requests} requests {name} the fault say nothing")
     strays = before.errors + sum(before.degraded.values())
-    if strays > STRAYS * before.requests:
+    if strays > max(FEW_STRAYS, STRAYS * before.requests):
         told = _statuses(samples, 0.0, fault_s)
         faults.append(f"before the fault: {before.errors} errors {told}, {_steps(before)}: it is not well by itself")
     errors = during.errors + (0 if expect.refused else during.refused)
@@ -194,7 +234,9 @@ def judge(experiment: Experiment, samples: Samples, *, fault_s: float, healed_s:
     faults += _slower(expect, before, during)
     if after.errors or after.degraded:
         faults.append(f"{expect.healed_after_s:.0f} s after healing: {after.errors} errors, {_steps(after)}")
-    return Verdict(experiment, before, during, after, tuple(faults), samples, fault_s, healed_s)
+    if written is not None:
+        faults += _written(expect, written, fault_s=fault_s, healed_s=healed_s)
+    return Verdict(experiment, before, during, after, tuple(faults), samples, fault_s, healed_s, written)
 
 
 def _degraded(expect: Expect, settled: Part) -> list[str]:
@@ -206,6 +248,30 @@ def _degraded(expect: Expect, settled: Part) -> list[str]:
     if told < NEARLY_ALL * served and not expect.refused:
         return [f"{expect.degraded!r} in {told} of {served} responses during the fault: {_steps(settled)}"]
     return [] if told else [f"nothing was left out ({expect.degraded!r} expected)"]
+
+
+def _written(expect: Expect, written: Written, *, fault_s: float, healed_s: float) -> list[str]:
+    found = []
+    meanwhile = written.between(fault_s, healed_s)
+    refused = [one for one in meanwhile if not one.id]
+    under_way_s = fault_s - SETTLING_S  # what was sent later may have met the fault
+    well = [*written.between(0.0, under_way_s), *written.between(healed_s + expect.healed_after_s, float("inf"))]
+    silent = sum(not one.said for one in refused)
+    if not meanwhile or not well:
+        found.append(f"{len(meanwhile)} uploads during the fault, {len(well)} before and after: they say nothing")
+    if expect.writes == "refused" and not refused:
+        found.append(f"none of {len(meanwhile)} uploads was refused during the fault")
+    if expect.writes != "refused" and refused:
+        found.append(f"{len(refused)} of {len(meanwhile)} uploads were refused during the fault: {refused[0]}")
+    if silent:
+        found.append(f"{silent} uploads failed without a word of what to do next: {refused}")
+    if wrong := [one for one in well if not one.id]:
+        found.append(f"{len(wrong)} of {len(well)} uploads were refused before the fault, or after healing: {wrong[0]}")
+    if expect.writes == "queued" and written.waiting < QUEUED:
+        found.append(f"{written.waiting} documents waited when the fault ended: it held nothing up")
+    if written.lost:
+        found.append(f"{len(written.lost)} accepted documents are not live: {', '.join(written.lost[:3])}")
+    return found
 
 
 def _slower(expect: Expect, before: Part, during: Part) -> list[str]:

@@ -10,10 +10,14 @@ from dataclasses import dataclass, replace
 
 import aiohttp
 
-from ragline.chaos.experiment import Experiment, Fault, Verdict, judge
+from ragline.chaos.experiment import FEWEST, Experiment, Fault, Verdict, judge
 from ragline.chaos.llm import Behaviour, Llm
 from ragline.chaos.load import Load
+from ragline.chaos.process import fill_disk, kill_children
 from ragline.chaos.stack import FACTS, TOPICS, Stack
+from ragline.chaos.target import Target
+from ragline.chaos.writing import Writing
+from ragline.faults import TARGETS
 
 AT_ONCE = 8
 """Callers that measure what the process can do: each asks again when it has its answer."""
@@ -52,6 +56,9 @@ class Proving:
         self._pace = pace
         self._llm = llm
         self._seeds = itertools.count(seed)
+        self._killing: asyncio.Task[None] | None = None
+        self._killed = 0
+        self._disk_full = False
         self._play(())
 
     async def run(self, experiment: Experiment) -> Verdict:
@@ -66,30 +73,58 @@ class Proving:
         overload = next((fault for fault in stretched if fault.target == "load"), None)
         capacity = await self._capacity(queries) if overload else 0.0
         load.rate = rate = min(pace.rate, capacity / 2) if overload else pace.rate * experiment.rate_share
+        enough_s = 1.5 * FEWEST / rate
         loading = asyncio.create_task(load.run(float("inf")))
+        writing = self._writing(load, seed) if expect.writes else None
+        uploading = asyncio.create_task(writing.run()) if writing else None
+        waiting = 0
         try:
-            await asyncio.sleep(pace.before_s)
+            await asyncio.sleep(max(pace.before_s, enough_s))
             fault_s = load.elapsed_s
             load.rate = overload.by * capacity if overload else rate
             self._play(stretched)
             await asyncio.sleep(experiment.for_s)
+            waiting = await writing.waiting() if writing else 0
             self._play(())
             load.rate, healed_s = rate, load.elapsed_s
-            await asyncio.sleep(expect.healed_after_s + pace.after_s)
+            await asyncio.sleep(expect.healed_after_s + max(pace.after_s, 1.0 + enough_s))
             end_s = load.elapsed_s - 1.0  # what was due last may be under way
         finally:
             self._play(())
             load.stop()
-            await asyncio.wait([loading])
-        samples = loading.result()
-        verdict = judge(experiment, samples, fault_s=fault_s, healed_s=healed_s, end_s=end_s)
+            if uploading:
+                uploading.cancel()
+            await asyncio.wait([loading, *([uploading] if uploading else [])])
+        written = await writing.settled(waiting) if writing else None
+        verdict = judge(experiment, loading.result(), fault_s=fault_s, healed_s=healed_s, end_s=end_s, written=written)
+        if any(one.target == "workers" for one in stretched) and not self._killed:
+            verdict = replace(verdict, faults=(*verdict.faults, "there was no process to kill"))
         return verdict if not overload else _served_enough(verdict, capacity)
 
     def _play(self, faults: Sequence[Fault]) -> None:
-        self._stack.play({one.target: one for one in faults if one.target not in ("load", "llm")})
+        self._stack.play({one.target: one for one in faults if one.target in TARGETS})
+        if self._killing:
+            self._killing.cancel()
+            self._killing = None
+        kills = next((one for one in faults if one.target == "workers"), None)
+        if kills:
+            self._killed, self._killing = 0, asyncio.create_task(self._kill(kills.by))
+        full = any(one.target == "disk" for one in faults)
+        if full != self._disk_full:
+            fill_disk(self._stack.pid, full=full)
+            self._disk_full = full
         if self._llm is not None:
             kind = next((one.kind for one in faults if one.target == "llm"), "")
             self._llm.behaviour = TROUBLES.get(kind, WELL)
+
+    async def _kill(self, every_s: float) -> None:
+        while True:
+            self._killed += await asyncio.to_thread(kill_children, self._stack.pid)
+            await asyncio.sleep(every_s)
+
+    def _writing(self, load: Load, seed: int) -> Writing:
+        target = Target(self._stack.url, self._stack.key or None, timeout_s=30.0)
+        return Writing(target, self._stack.namespace, name=f"ledger-{seed}", elapsed_s=lambda: load.elapsed_s)
 
     def _load(self, experiment: Experiment, queries: Sequence[str], seed: int) -> Load:
         return Load(

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from ragline.chaos.experiment import Part, Verdict
+from ragline.chaos.experiment import Experiment, Part, Verdict
 from ragline.chaos.plots import Band, over_time
 
 
@@ -21,7 +21,7 @@ def markdown(verdicts: Sequence[Verdict], *, command: str, version: str, machine
     ]  # fmt: skip
     for one in verdicts:
         lines.append(
-            f"| {one.experiment.rung} | {one.experiment.title} | {_expected(one)} | {_seen(one.during)} "
+            f"| {one.experiment.rung} | {one.experiment.title} | {expected(one.experiment)} | {_seen(one)} "
             f"| {_speed(one.before)} | {_speed(one.during)} | {'green' if one.green else '**red**'} |"
         )
     red = [one for one in verdicts if not one.green]
@@ -35,6 +35,7 @@ def as_json(verdicts: Sequence[Verdict], *, command: str, version: str, machine:
         {
             "experiment": one.experiment.name, "rung": one.experiment.rung, "green": one.green, "faults": one.faults,
             **{name: asdict(getattr(one, name)) for name in ("before", "during", "after")},
+            **({"written": asdict(one.written)} if one.written else {}),
         }
         for one in verdicts
     ]  # fmt: skip
@@ -55,7 +56,7 @@ def as_html(verdicts: Sequence[Verdict], *, command: str, version: str, machine:
         word = "green" if one.green else "red"
         parts += [
             f"<h2><span class={word}>{word}</span> {html.escape(one.experiment.rung)}: {html.escape(one.experiment.title)}</h2>",
-            f"<p>Expected: {html.escape(_expected(one))}. Seen: {html.escape(_seen(one.during))}. "
+            f"<p>Expected: {html.escape(expected(one.experiment))}. Seen: {html.escape(_seen(one))}. "
             f"Mean, p95 before {_speed(one.before)}, during {_speed(one.during)}, after {_speed(one.after)}.</p>",
             *(f"<p class=red>{html.escape(words)}</p>" for words in one.faults),
             over_time(one.samples, bands=[Band(one.fault_s, one.healed_s, one.experiment.faults[0].target)]),
@@ -63,22 +64,31 @@ def as_html(verdicts: Sequence[Verdict], *, command: str, version: str, machine:
     return "\n".join(parts)
 
 
-def _expected(one: Verdict) -> str:
-    expect = one.experiment.expect
+def expected(experiment: Experiment) -> str:
+    """In words."""
+    expect = experiment.expect
     words = [f"`{expect.degraded}` left out" if expect.degraded else "nothing left out"]
     words += [f"but `{expect.allowed}`"] if expect.allowed else []
     words += [f"{expect.errors or 'no'} errors"]
     words += ["429 allowed"] if expect.refused else []
+    words += [f"uploads {expect.writes}, what is accepted live in the end"] if expect.writes else []
     words += [f"mean ≤ {expect.mean_ratio} ×"] if expect.mean_ratio else []
     words += [f"p95 ≤ {expect.p95_ratio} ×"] if expect.p95_ratio else []
     words += [f"p95 ≤ {expect.p95_ms:.0f} ms"] if expect.p95_ms else []
     return ", ".join(words)
 
 
-def _seen(part: Part) -> str:
+def _seen(one: Verdict) -> str:
+    part = one.during
     steps = ", ".join(f"`{step}` {count}" for step, count in sorted(part.degraded.items()))
     refused = f", {part.refused} × 429" if part.refused else ""
-    return f"{part.requests} requests, {part.errors} errors{refused}" + (f"; {steps}" if steps else "")
+    seen = f"{part.requests} requests, {part.errors} errors{refused}" + (f"; {steps}" if steps else "")
+    if one.written is None:
+        return seen
+    meanwhile = one.written.between(one.fault_s, one.healed_s)
+    accepted = sum(bool(sent.id) for sent in meanwhile)
+    lost = len(one.written.lost)
+    return f"{seen}; {accepted} of {len(meanwhile)} uploads accepted, {one.written.waiting} waiting at its end, {lost} lost"
 
 
 def _speed(part: Part) -> str:

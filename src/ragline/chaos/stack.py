@@ -19,7 +19,9 @@ from typing import Any
 import httpx
 
 from ragline.chaos.experiment import Fault
+from ragline.chaos.process import CAN_FILL_DISK
 from ragline.errors import EngineUnavailable
+from ragline.settings import load_settings
 
 COMMAND = (sys.executable, "-c", "from ragline.cli.main import run; run()")
 
@@ -108,7 +110,20 @@ class Stack:
             if any(name.startswith("generator:") and name != "generator:extractive" for name in names)
             else set()
         )
-        return {*names} | llm
+        return {*names} | llm | self._ingest()
+
+    def _ingest(self) -> set[str]:
+        """Parts of the process under test where it takes documents in by itself: with servers, others may do it for it."""
+        if not self._local:
+            return set()
+        log = self._variables.get("RAGLINE_LOG") or load_settings().log
+        return {"ingest", *(["log"] if log else []), *(["disk"] if CAN_FILL_DISK else [])}
+
+    @property
+    def pid(self) -> int:
+        """Of the process under test."""
+        assert self._process
+        return self._process.pid
 
     async def well(self) -> None:
         """Return when nothing is left out, or after a while: then the experiment will tell."""

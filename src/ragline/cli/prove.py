@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +30,11 @@ LOCAL = {
 """Of a local proof. A cached entry's time is over soon, so that those that outlive it are needed."""
 
 
+class Render(StrEnum):
+    CHAOS_MESH = "chaos-mesh"
+    GREMLIN = "gremlin"
+
+
 def prove(
     *,
     local: Annotated[bool, typer.Option("--local", help="On embedded engines and played models, in its own folder.")] = False,
@@ -41,6 +48,15 @@ def prove(
     stretch: Annotated[float, typer.Option("--stretch", min=0.1, help="Times as long as the files say.")] = 1.0,
     report: Annotated[Path | None, typer.Option("--report", help="Folder for prove.md, prove.json and prove.html.")] = None,
     listing: Annotated[bool, typer.Option("--list", help="Show the experiments, and run none.")] = False,
+    render: Annotated[
+        Render | None, typer.Option("--render", help="Write them for this tool, all or those of --only, and run none.")
+    ] = None,
+    folder: Annotated[Path | None, typer.Argument(help="Where --render writes, a file each; else to the screen.")] = None,
+    namespace: Annotated[str, typer.Option("--namespace", help="Of the cluster, for --render.")] = "ragline",
+    select: Annotated[
+        list[str] | None,
+        typer.Option("--select", help="PART=LABEL=VALUE for --render: by what a part's pods are found; may be repeated."),
+    ] = None,
     as_json: Json = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Break one engine after the other under load; show rung by rung what was expected, what was seen, and whether it held.
@@ -49,6 +65,14 @@ def prove(
     that process alone.
     """
     screen = Screen(as_json=as_json)
+    if folder and not render:
+        raise typer.BadParameter("FOLDER is where --render writes; --report has one of its own.")
+    if render:
+        run_to_exit(
+            _render(screen, render, only=only or [], files=file or [], folder=folder, namespace=namespace, select=select or []),
+            as_json=as_json, debug=debug,
+        )  # fmt: skip
+        return
     run_to_exit(
         _prove(
             screen, local=local, every=every, only=only or [], files=file or [], without=without, rate=rate,
@@ -98,6 +122,47 @@ async def _prove(
     if not verdicts or any(one.green is without for one in verdicts):
         raise SomeFailed
     return None
+
+
+async def _render(
+    screen: Screen, tool: Render, *, only: Sequence[str], files: Sequence[Path], folder: Path | None, namespace: str,
+    select: Sequence[str],
+) -> None:  # fmt: skip
+    from ragline.chaos import rendering
+
+    cluster = rendering.Cluster(namespace, _labels(select, rendering.PARTS))
+    by = {Render.CHAOS_MESH: rendering.chaos_mesh, Render.GREMLIN: rendering.gremlin}[tool]
+    written: dict[str, str] = {}
+    for one in _chosen(every=True, only=only, files=files):
+        if not (texts := by(one, cluster)):
+            screen.note(f"left out: {one.name} has no meaning for {tool.value}.")
+        written |= texts
+    if folder is None:
+        screen.line(json.dumps(written, indent=1) if screen.as_json else "\n".join(written.values()).rstrip())
+        return
+    _write(folder, written)
+    screen.note(f"Written: {len(written)} files to {folder}. Nothing was run.")
+
+
+def _write(folder: Path, texts: Mapping[str, str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+
+
+def _labels(select: Sequence[str], parts: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Part → its labels. Raises WrongUsage."""
+    found: dict[str, dict[str, str]] = {}
+    for one in select:
+        part, _, label = one.partition("=")
+        name, _, value = label.partition("=")
+        if part not in parts or not name or not value:
+            raise WrongUsage(
+                f"--select {one}: it is PART=LABEL=VALUE.",
+                next_step=f"Such as vectors=app.kubernetes.io/name=milvus; parts are {', '.join(parts)}.",
+            )
+        found.setdefault(part, {})[name] = value
+    return found
 
 
 def _by_settings(chosen: Sequence[Experiment], *, without: bool) -> Iterator[list[Experiment]]:

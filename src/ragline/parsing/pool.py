@@ -45,9 +45,14 @@ class _ChildDied(Exception):
     """The pipe ended before the reply did."""
 
 
+class _Killed(Exception):
+    """Somebody else ended the child."""
+
+
 class ParserPool:
     """`protocols.Parser` over at most `processes` children (0: one per core).
 
+    A document whose child is killed from outside is parsed once more: it may be innocent, the system being short of memory.
     A document that needs a slow program (OCR, LibreOffice) is sent again in a lane of its own, `slow_processes` at a time,
     so that no other waits for it. The bytes of a document are read when it is its turn, and again in that lane: in memory
     are those of as many documents as are being parsed, however many wait.
@@ -99,27 +104,42 @@ class ParserPool:
     ) -> Parsed | Rejection | SlowLane:  # fmt: skip
         async with slots:
             data = await read()  # no child is held meanwhile, and `timeout_s` has not begun
-            child = await self._take()
-            keep, start = False, time.perf_counter()
             try:
-                async with asyncio.timeout(timeout_s):
-                    reply, last = await child.ask(request, data)
-                keep = not last
-            except TimeoutError:
-                raise DocumentRejected(
-                    Reason.TIMEOUT,
-                    f"Parsing the document took longer than {timeout_s:g} s.",
-                    next_step=f"Split it, or raise RAGLINE_INGEST__{setting.upper()}.",
-                ) from None
-            except _ChildDied:
-                raise await self._post_mortem(child) from None
-            finally:
-                metrics.ingest_latency_ms.labels("parser").observe((time.perf_counter() - start) * 1000)
-                if keep and not self._closing.is_set():
-                    self._idle.append(child)
-                else:
-                    self._bury(child)
-            return reply
+                return await self._ask_child(request, data, timeout_s, setting)
+            except _Killed:
+                try:
+                    return await self._ask_child(request, data, timeout_s, setting)
+                except _Killed:
+                    raise DocumentRejected(
+                        Reason.MEMORY,
+                        "The system ended the parser twice while it read the document, most likely for want of memory.",
+                        next_step="Split it, or give the service more memory.",
+                    ) from None
+
+    async def _ask_child(
+        self, request: Request, data: bytes, timeout_s: float, setting: str
+    ) -> Parsed | Rejection | SlowLane:
+        child = await self._take()
+        keep, start = False, time.perf_counter()
+        try:
+            async with asyncio.timeout(timeout_s):
+                reply, last = await child.ask(request, data)
+            keep = not last
+        except TimeoutError:
+            raise DocumentRejected(
+                Reason.TIMEOUT,
+                f"Parsing the document took longer than {timeout_s:g} s.",
+                next_step=f"Split it, or raise RAGLINE_INGEST__{setting.upper()}.",
+            ) from None
+        except _ChildDied:
+            raise await self._post_mortem(child) from None
+        finally:
+            metrics.ingest_latency_ms.labels("parser").observe((time.perf_counter() - start) * 1000)
+            if keep and not self._closing.is_set():
+                self._idle.append(child)
+            else:
+                self._bury(child)
+        return reply
 
     async def warm(self) -> None:
         """Have one child ready, so that the first document does not wait for it."""
@@ -162,11 +182,7 @@ class ParserPool:
         if self._closing.is_set():
             return _unavailable("The parser is shutting down.")
         if code == -signal.SIGKILL:  # we kill only after a timeout or a cancellation, and do not ask then
-            return DocumentRejected(
-                Reason.MEMORY,
-                "The system ended the parser while it read the document, most likely for want of memory.",
-                next_step="Split it, or give the service more memory.",
-            )
+            return _Killed()
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return DocumentRejected(
             Reason.CRASHED,

@@ -1,0 +1,38 @@
+"""Faults of the process under test itself, from outside: children that are killed, a disk that takes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+
+if sys.platform == "linux":
+    import resource
+
+CAN_FILL_DISK = sys.platform == "linux"
+"""Elsewhere no process can set another's limits."""
+
+
+def kill_children(pid: int) -> int:
+    """SIGKILL to those that it has now. Returns how many there were."""
+    told = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    mine = [int(child) for child, parent in map(str.split, told.splitlines()) if int(parent) == pid]
+    for child in mine:
+        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+            os.kill(child, signal.SIGKILL)
+    return len(mine)
+
+
+def fill_disk(pid: int, *, full: bool) -> None:
+    """From now on, while `full`, the kernel refuses every byte that the process writes to a file: the disk is full for it alone.
+
+    By RLIMIT_FSIZE 0, so the error is "File too large" where a full disk says "No space left on device"; pipes, sockets and
+    reading are not concerned.
+    """
+    if sys.platform != "linux":
+        raise RuntimeError("this system lets no process limit another")
+    with contextlib.suppress(*([] if full else [ProcessLookupError])):  # one that has ended has no fault left
+        _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0 if full else hard, hard))

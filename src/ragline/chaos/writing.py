@@ -1,0 +1,106 @@
+"""Documents that are uploaded while an experiment runs, and what became of every one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import aiohttp
+
+from ragline.chaos.target import Target, documents_path
+
+EVERY_S = 0.25
+"""Between two uploads."""
+
+TIMEOUT_S = 30.0
+"""Of one upload."""
+
+SETTLED_WITHIN_S, LOOK_S = 120.0, 0.5
+"""How long what was accepted may take to be live once the load has ended, and how often that is looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One upload. Units: `at_s` seconds from the load's start. `id`: of the document, which was accepted; empty: it was not.
+
+    said: why not, with what to do next; empty though it was not accepted: nothing was said.
+    """
+
+    at_s: float
+    status: int
+    id: str = ""
+    said: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """`waiting`: accepted, and not live when the fault ended; `lost`: not live in the end, in words."""
+
+    sent: tuple[Sent, ...]
+    waiting: int
+    lost: tuple[str, ...]
+
+    def between(self, from_s: float, to_s: float) -> list[Sent]:
+        return [one for one in self.sent if from_s <= one.at_s < to_s]
+
+
+class Writing:
+    """Uploads to `namespace`, one after the other. `elapsed_s`: of the load beside it."""
+
+    def __init__(self, target: Target, namespace: str, *, name: str, elapsed_s: Callable[[], float]) -> None:
+        self._target, self._namespace, self._name, self._elapsed_s = target, namespace, name, elapsed_s
+        self._sent: list[Sent] = []
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with self._target.session() as session:
+            while True:
+                self._sent.append(await self._send(session, len(self._sent)))
+                await asyncio.sleep(EVERY_S)
+
+    async def waiting(self) -> int:
+        """Accepted, and not live by now."""
+        return len(await self._not_live())
+
+    async def settled(self, waiting: int) -> Written:
+        """When all that was accepted is live, or after a while. `waiting`: how many were not, when the fault ended."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + SETTLED_WITHIN_S
+        while (left := await self._not_live()) and loop.time() < until:  # noqa: ASYNC110 (the server does not tell)
+            await asyncio.sleep(LOOK_S)
+        return Written(tuple(self._sent), waiting, tuple(left))
+
+    async def _send(self, session: aiohttp.ClientSession, n: int) -> Sent:
+        at_s = self._elapsed_s()
+        form = aiohttp.FormData()
+        text = f"Ledger {n} of {self._name}.\n\nEntry {n} of {self._name} was written in the year {1000 + n}."
+        form.add_field("file", text.encode(), filename=f"{self._name}-{n}.txt", content_type="text/plain")
+        try:
+            async with (
+                asyncio.timeout(TIMEOUT_S),
+                session.post(self._target.url + documents_path(self._namespace), data=form) as response,
+            ):
+                body, status = await response.json(content_type=None), response.status
+        except (aiohttp.ClientError, OSError, TimeoutError, json.JSONDecodeError):
+            return Sent(at_s, 0)
+        one = body["documents"][0] if "documents" in body else body
+        if status < 300 and "id" in one:
+            return Sent(at_s, status, one["id"])
+        words = [str(one.get(name) or "") for name in ("detail", "next_step")]
+        return Sent(at_s, one.get("status", status), said=" ".join(words) if all(words) else "")
+
+    async def _not_live(self) -> list[str]:
+        accepted = {one.id for one in self._sent if one.id}
+        live, told = set[str](), dict[str, str]()
+        cursor: str | None = ""
+        async with self._target.session() as session:
+            while cursor is not None:
+                params = {"limit": "1000", "cursor": cursor}
+                page = await self._target.ask(session, "GET", documents_path(self._namespace), params=params)
+                for one in page["documents"]:
+                    told[one["id"]] = f"{one['uri']}: {one['state']} {one.get('reason') or ''}".strip()
+                    live |= {one["id"]} if one["state"] == "indexed" else set()
+                cursor = page["next"]
+        return [told.get(id, f"{id}: gone") for id in sorted(accepted - live)]
