@@ -117,7 +117,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`faults`: what was not as expected, in words; empty: green."""
+    """`faults`: what was not as expected, in words; empty: green. `where`: target → where its fault was played."""
 
     experiment: Experiment
     before: Part
@@ -127,6 +127,7 @@ class Verdict:
     samples: Samples
     fault_s: float
     healed_s: float
+    where: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def green(self) -> bool:

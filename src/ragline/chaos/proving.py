@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import aiohttp
@@ -30,6 +30,9 @@ TROUBLES = {
 }
 """What the played LLM does, by a fault's kind."""
 
+PLAYED_BY = {"load": "by the load", "llm": "by the played LLM"}
+"""Of what is no part of the process under test."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pace:
@@ -45,14 +48,22 @@ class Pace:
 
 
 class Proving:
-    """`llm`: the one that the process under test asks, where it is a played one."""
+    """`llm`: the one that the process under test asks, where it is a played one. `tell`: is told when a fault begins."""
 
-    def __init__(self, stack: Stack, pace: Pace, *, llm: Llm | None = None, seed: int = 1) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        pace: Pace,
+        *,
+        llm: Llm | None = None,
+        seed: int = 1,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
         self._stack = stack
         self._pace = pace
         self._llm = llm
         self._seeds = itertools.count(seed)
-        self._play(())
+        self._tell = tell or (lambda words: None)
 
     async def run(self, experiment: Experiment) -> Verdict:
         """Cancelled, it lifts the fault and ends the load."""
@@ -62,6 +73,7 @@ class Proving:
         seed = next(self._seeds)
         queries = _queries(experiment, seed)
         load = self._load(experiment, queries, seed)
+        await self._play(())
         await self._stack.well()
         overload = next((fault for fault in stretched if fault.target == "load"), None)
         capacity = await self._capacity(queries) if overload else 0.0
@@ -71,22 +83,28 @@ class Proving:
             await asyncio.sleep(pace.before_s)
             fault_s = load.elapsed_s
             load.rate = overload.by * capacity if overload else rate
-            self._play(stretched)
+            await self._play(stretched)
+            self._tell(f"{experiment.name}: {_told(self.where(stretched))}, for {experiment.for_s:g} s")
             await asyncio.sleep(experiment.for_s)
-            self._play(())
+            await self._play(())
             load.rate, healed_s = rate, load.elapsed_s
             await asyncio.sleep(expect.healed_after_s + pace.after_s)
             end_s = load.elapsed_s - 1.0  # what was due last may be under way
         finally:
-            self._play(())
+            await self._play(())
             load.stop()
             await asyncio.wait([loading])
         samples = loading.result()
         verdict = judge(experiment, samples, fault_s=fault_s, healed_s=healed_s, end_s=end_s)
+        verdict = replace(verdict, where=self.where(stretched))
         return verdict if not overload else _served_enough(verdict, capacity)
 
-    def _play(self, faults: Sequence[Fault]) -> None:
-        self._stack.play({one.target: one for one in faults if one.target not in ("load", "llm")})
+    def where(self, faults: Sequence[Fault]) -> dict[str, str]:
+        """Target → where its fault is played."""
+        return {one.target: PLAYED_BY.get(one.target) or self._stack.where(one) for one in faults}
+
+    async def _play(self, faults: Sequence[Fault]) -> None:
+        await self._stack.play({one.target: one for one in faults if one.target not in PLAYED_BY})
         if self._llm is not None:
             kind = next((one.kind for one in faults if one.target == "llm"), "")
             self._llm.behaviour = TROUBLES.get(kind, WELL)
@@ -114,6 +132,10 @@ class Proving:
         async with aiohttp.ClientSession(headers=headers) as session:
             await asyncio.gather(*(caller(session) for _ in range(AT_ONCE)))
         return done / self._pace.before_s
+
+
+def _told(where: Mapping[str, str]) -> str:
+    return ", ".join(f"{target} fails {place}" for target, place in where.items())
 
 
 def _queries(experiment: Experiment, seed: int) -> list[str]:
