@@ -1,10 +1,17 @@
-"""`ragline prove`: what it refuses to begin. Its experiments: tests/chaos."""
+"""`ragline prove`: what it refuses to begin, and how it ends. Its experiments: tests/chaos."""
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
 
-from .conftest import ragline
+import pytest
+
+from tests.chaos.processes import alive, proof
+
+from .conftest import environment, ragline
 
 
 def test_what_cannot_be_meant_is_told_before_anything_starts(tmp_path: Path) -> None:
@@ -26,3 +33,26 @@ def test_the_list_names_what_protects_each_rung(tmp_path: Path) -> None:
     listed = ragline("prove", "--list", "--all", cwd=tmp_path).out
     assert "vector_store_black_hole" in listed
     assert "what hangs is left out" in listed
+
+
+@pytest.mark.timeout(600)
+def test_killed_it_takes_its_process_along_and_the_next_removes_its_folder(tmp_path: Path) -> None:
+    where = environment(TMPDIR=str(tmp_path))
+    words = ("--local", "--only", "vector_store_black_hole", "--rate", "5")
+    with proof(*words, folder=tmp_path, environment=where) as killed:
+        killed.until("vectors fails inside the process")
+        children = killed.children()
+        assert children
+        killed.process.kill()
+        while any(map(alive, children)):
+            time.sleep(0.05)
+    (left,) = tmp_path.glob("ragline-prove-*")
+    with proof(*words, folder=tmp_path, environment=where) as stopped:
+        stopped.until("vectors fails inside the process")
+        children = stopped.children()
+        assert not left.exists()
+        os.killpg(stopped.process.pid, signal.SIGINT)
+        assert stopped.ended() == 130, stopped.said
+    assert children
+    assert not any(map(alive, children))
+    assert list(tmp_path.glob("ragline-prove-*")) == []

@@ -27,11 +27,11 @@ from __future__ import annotations
 import statistics
 import tomllib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ragline.chaos.samples import Lost, Samples
+from ragline.chaos.samples import Lost, Sample, Samples
 from ragline.errors import ConfigurationError
 
 FOLDER = Path(__file__).parent / "experiments"
@@ -155,7 +155,7 @@ def shipped() -> list[Experiment]:
     return sorted(map(load, FOLDER.glob("*.toml")), key=lambda one: (not one.core, one.name))
 
 
-def seen(samples: Samples, *, from_s: float, to_s: float) -> Part:
+def seen(samples: Iterable[Sample], *, from_s: float, to_s: float) -> Part:
     """Of the requests that were due in that time."""
     mine = [one for one in samples if from_s <= one.at_s < to_s and one.lost is not Lost.STOPPED]
     served = sorted(one.took_ms for one in mine if one.status == 200)
@@ -182,10 +182,12 @@ def judge(experiment: Experiment, samples: Samples, *, fault_s: float, healed_s:
     for name, part in (("before", before), ("during", settled), ("after", after)):
         if part.requests < FEWEST:
             faults.append(f"{part.requests} requests {name} the fault say nothing")
-    strays = before.errors + sum(before.degraded.values())
-    if strays > STRAYS * before.requests:
+    # Without what was under way when it began.
+    well = seen((one for one in samples if one.at_s + one.took_ms / 1000 < fault_s), from_s=0.0, to_s=fault_s)
+    strays = well.errors + sum(well.degraded.values())
+    if strays > STRAYS * well.requests:
         told = _statuses(samples, 0.0, fault_s)
-        faults.append(f"before the fault: {before.errors} errors {told}, {_steps(before)}: it is not well by itself")
+        faults.append(f"before the fault: {well.errors} errors {told}, {_steps(well)}: it is not well by itself")
     errors = during.errors + (0 if expect.refused else during.refused)
     if errors > expect.errors:
         faults.append(

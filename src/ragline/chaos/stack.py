@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import re
 import secrets
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +35,9 @@ LOOK_S, WELL_LOOKS = 0.25, 120
 
 NAMED = re.compile(r"prove-[0-9a-f]{8}")
 """Namespaces of ours, and whom our keys stand for."""
+
+KEY_FOR = "24h"
+"""How long a key is good that nobody was left to revoke."""
 
 ELSEWHERE = ("RAGLINE_URL", "RAGLINE_KEY")
 """Of the user's: another server, which commands of ours must not ask."""
@@ -128,7 +133,8 @@ class Stack:
         names = [one["name"] for one in spaces if NAMED.fullmatch(one["name"]) and one["name"] != self.namespace]
         ids = [
             one["id"] for one in keys
-            if NAMED.fullmatch(one["principal"]) and one["principal"] != self.namespace and not one["revoked_at"]
+            if NAMED.fullmatch(one["principal"]) and one["principal"] != self.namespace
+            and not one["revoked_at"] and (one["expires_at"] or math.inf) > time.time()
         ]  # fmt: skip
         return [
             *(f"ragline namespaces delete {name} --yes" for name in names),
@@ -182,7 +188,8 @@ class Stack:
             raise self._failed("The process under test ended at once")
         self.url = str(json.loads(line)["url"])
         if self._wires and await self._is_closed():
-            making = asyncio.create_task(self._ragline("keys", "create", self.namespace, "--role", "admin"))
+            words = ("keys", "create", self.namespace, "--role", "admin", "--expires", KEY_FOR)
+            making = asyncio.create_task(self._ragline(*words))
             try:
                 await asyncio.shield(making)
             finally:  # cancelled meanwhile, it is made all the same, and must go again

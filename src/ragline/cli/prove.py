@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from ragline.chaos.experiment import Experiment, Verdict
     from ragline.chaos.proving import Pace
     from ragline.settings import Settings
+
+FOLDERS = "ragline-prove-"
 
 LOCAL = {
     "RAGLINE_LOG_LEVEL": "warning",
@@ -161,7 +164,13 @@ def played_by(llm: str, reranks: str, *, timeout_s: float = 5.0) -> dict[str, st
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="ragline-prove-") as folder:
+    """A temporary one; those of proofs that were killed go as well."""
+    from filelock import FileLock, Timeout
+
+    with tempfile.TemporaryDirectory(prefix=FOLDERS) as folder, FileLock(Path(folder, "lock")):
+        for other in Path(tempfile.gettempdir()).glob(f"{FOLDERS}*/lock"):
+            with suppress(Timeout, OSError), FileLock(other, blocking=False):  # one that runs, or is another user's
+                shutil.rmtree(other.parent)
         yield Path(folder)
 
 

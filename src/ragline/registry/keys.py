@@ -35,7 +35,7 @@ AWAY_S = 900.0
 """How long, while the registry is away, a key counts that was seen in it. Nobody can revoke one meanwhile, unless it is this
 process alone that is cut off: so long at most a revoked one is good in it then."""
 
-LOOK_S = 1.0
+LOOK_S = 0.25
 """Longest wait for the registry, where what was seen of it can answer."""
 
 MOST_SEEN = 10_000
