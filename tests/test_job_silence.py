@@ -53,7 +53,7 @@ async def _silent(wire: Wire) -> AsyncIterator[None]:
 async def test_a_redis_that_is_slow_silent_or_cut_off_loses_no_job_and_does_none_twice(
     own_redis: Redis, tmp_path: Path
 ) -> None:
-    async with Wire("redis", own_redis.address[1], port=free_port()) as wire:
+    async with Wire("redis", own_redis.address, port=free_port()) as wire:
         url = f"redis://127.0.0.1:{wire.port}/0?timeout_s=0.5"
         system = await build(Settings(data_dir=tmp_path, jobs=JobsSettings(url=url, lease_s=3.0)))
         try:

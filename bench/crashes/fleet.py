@@ -83,7 +83,7 @@ async def wired(direct: Mapping[str, str], *, log_port: int) -> AsyncIterator[En
     """The engines of these URLs, by setting, each behind a wire; `log_port`: which the broker tells its clients."""
     async with AsyncExitStack() as stack:
         wires = {
-            name: Wire(name, urlsplit(url).port or 0, port=log_port if name == "log" else free_port())
+            name: Wire(name, ("127.0.0.1", urlsplit(url).port or 0), port=log_port if name == "log" else free_port())
             for name, url in direct.items()
         }
         for wire in wires.values():

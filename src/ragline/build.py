@@ -240,7 +240,8 @@ async def build(settings: Settings) -> System:
         closers.append(job_watching.aclose)
         system = System(
             settings=settings, clock=clock, database=database, namespaces=namespaces, documents=documents,
-            claims=claims, members=member_rows, sources=Sources(database, clock), keys=Keys(database, clock), blobs=blobs,
+            claims=claims, members=member_rows, sources=Sources(database, clock), blobs=blobs,
+            keys=Keys(database, clock, guard.breaker),
             contents=contents,
             snapshots=snapshots, embedder=embedder, languages=languages, vectors=vectors, keywords=keywords, stores=stores,
             ingest=ingest,

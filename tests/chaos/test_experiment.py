@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -173,16 +174,21 @@ def test_a_file_that_is_none_is_refused_by_name(tmp_path: Path, text: str) -> No
 
 
 def test_the_report_says_rung_by_rung_what_was_expected_seen_and_found() -> None:
-    verdicts = [_judged(_samples()), _judged(_samples(status=503))]
+    where = {"vectors": "on the connection"}
+    verdicts = [replace(_judged(_samples()), where=where), _judged(_samples(status=503))]
     about = {"command": "ragline prove", "version": "1", "machine": "<here>"}
     told = markdown(verdicts, **about)
     assert "Proof of 1 of 2 rungs" in told
     assert (
-        "| dense leg | A black hole | `dense` left out, no errors, mean ≤ 1.05 ×, p95 ≤ 1.05 × | 100 requests, 0 errors"
-        in told
+        "| dense leg | A black hole | on the connection | `dense` left out, no errors, mean ≤ 1.05 ×, p95 ≤ 1.05 × "
+        "| 100 requests, 0 errors" in told
     )
     assert "- 100 errors during the fault" in told
     page = as_html(verdicts, **about)
     assert "&lt;here&gt;" in page
     assert page.count("<svg") == 2
-    assert '"green": false' in as_json(verdicts, **about)
+    assert "Fault played on the connection." in page
+    (green, red) = json.loads(as_json(verdicts, **about))["experiments"]
+    assert (green["green"], red["green"], green["played"]) == (True, False, where)
+    both = replace(verdicts[0], where={**where, "log": "inside the process"})
+    assert "| vectors on the connection, log inside the process |" in markdown([both], **about)

@@ -44,7 +44,7 @@ async def variables(played: Llm) -> AsyncIterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 async def stack(variables: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    async with Stack(tmp_path_factory.mktemp("prove"), variables, local=True) as stack:
+    async with Stack(tmp_path_factory.mktemp("prove"), variables, wires=None) as stack:
         yield stack
 
 
@@ -77,7 +77,7 @@ async def test_with_the_broker_down_uploads_wait_and_none_is_lost(
     kafka: Kafka, played: Llm, variables: dict[str, str], tmp_path: Path
 ) -> None:
     (one,) = [one for one in shipped() if one.name == "broker_down"]
-    async with Stack(tmp_path, {**variables, "RAGLINE_LOG": kafka.url()}, local=True) as stack:
+    async with Stack(tmp_path, {**variables, "RAGLINE_LOG": kafka.url()}, wires=None) as stack:
         assert set(one.needs) <= await stack.has()
         verdict = await Proving(stack, PACE, llm=played).run(_timeless(one))
     assert verdict.faults == ()
@@ -87,7 +87,7 @@ async def test_a_rung_whose_protection_is_off_is_red_by_name(
     played: Llm, variables: dict[str, str], tmp_path: Path
 ) -> None:
     (one,) = [one for one in shipped() if one.name == "every_leg_down"]
-    async with Stack(tmp_path, {**variables, **one.without}, local=True) as stack:
+    async with Stack(tmp_path, {**variables, **one.without}, wires=None) as stack:
         verdict = await Proving(stack, PACE, llm=played).run(_timeless(one))
     assert any("errors during the fault" in words for words in verdict.faults)
     assert verdict.experiment.rung == "every leg"
@@ -111,7 +111,7 @@ async def test_one_that_is_broken_off_leaves_no_fault(stack: Stack, played: Llm)
 
 
 async def test_what_is_proved_ends_with_the_proof(variables: dict[str, str], tmp_path: Path) -> None:
-    async with Stack(tmp_path, variables, local=True) as stack:
+    async with Stack(tmp_path, variables, wires=None) as stack:
         process = stack._process
         assert {"cache", "reranker", "llm", "dense", "keyword", "registry"} <= await stack.has()
     assert process

@@ -1,11 +1,18 @@
-"""`ragline prove`: what it refuses to begin. Its experiments: tests/chaos."""
+"""`ragline prove`: what it refuses to begin, and how it ends. Its experiments: tests/chaos."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
-from .conftest import ragline
+import pytest
+
+from tests.chaos.processes import alive, proof
+
+from .conftest import environment, ragline
 
 
 def test_what_cannot_be_meant_is_told_before_anything_starts(tmp_path: Path) -> None:
@@ -40,3 +47,26 @@ def test_experiments_are_written_for_a_cluster_and_nothing_is_run(tmp_path: Path
     for words in (["--select", "nosuch=a=b", "--render", "gremlin"], ["--render", "nosuch"], [str(folder)]):
         assert ragline("prove", *words, cwd=tmp_path).code == 2
     assert not (tmp_path / ".ragline").exists()
+
+
+@pytest.mark.timeout(600)
+def test_killed_it_takes_its_process_along_and_the_next_removes_its_folder(tmp_path: Path) -> None:
+    where = environment(TMPDIR=str(tmp_path))
+    words = ("--local", "--only", "vector_store_black_hole", "--rate", "5")
+    with proof(*words, folder=tmp_path, environment=where) as killed:
+        killed.until("vectors fails inside the process")
+        children = killed.children()
+        assert children
+        killed.process.kill()
+        while any(map(alive, children)):
+            time.sleep(0.05)
+    (left,) = tmp_path.glob("ragline-prove-*")
+    with proof(*words, folder=tmp_path, environment=where) as stopped:
+        stopped.until("vectors fails inside the process")
+        children = stopped.children()
+        assert not left.exists()
+        os.killpg(stopped.process.pid, signal.SIGINT)
+        assert stopped.ended() == 130, stopped.said
+    assert children
+    assert not any(map(alive, children))
+    assert list(tmp_path.glob("ragline-prove-*")) == []

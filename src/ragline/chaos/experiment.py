@@ -27,12 +27,12 @@ from __future__ import annotations
 import statistics
 import tomllib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from ragline.chaos.samples import Lost, Samples
+from ragline.chaos.samples import Lost, Sample, Samples
 from ragline.chaos.writing import Written
 from ragline.errors import ConfigurationError
 from ragline.faults import TARGETS
@@ -137,7 +137,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`faults`: what was not as expected, in words; empty: green."""
+    """`faults`: what was not as expected, in words; empty: green. `where`: target → where its fault was played."""
 
     experiment: Experiment
     before: Part
@@ -148,6 +148,7 @@ class Verdict:
     fault_s: float
     healed_s: float
     written: Written | None = None
+    where: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def green(self) -> bool:
@@ -191,7 +192,7 @@ def shipped() -> list[Experiment]:
     return sorted(map(load, FOLDER.glob("*.toml")), key=lambda one: (not one.core, one.name))
 
 
-def seen(samples: Samples, *, from_s: float, to_s: float) -> Part:
+def seen(samples: Iterable[Sample], *, from_s: float, to_s: float) -> Part:
     """Of the requests that were due in that time."""
     mine = [one for one in samples if from_s <= one.at_s < to_s and one.lost is not Lost.STOPPED]
     served = sorted(one.took_ms for one in mine if one.status == 200)
@@ -221,10 +222,12 @@ def judge(
     for name, part in (("before", before), ("during", settled), ("after", after)):
         if part.requests < FEWEST:
             faults.append(f"{part.requests} requests {name} the fault say nothing")
-    strays = before.errors + sum(before.degraded.values())
-    if strays > max(FEW_STRAYS, STRAYS * before.requests):
+    # Without what was under way when it began.
+    well = seen((one for one in samples if one.at_s + one.took_ms / 1000 < fault_s), from_s=0.0, to_s=fault_s)
+    strays = well.errors + sum(well.degraded.values())
+    if strays > max(FEW_STRAYS, STRAYS * well.requests):
         told = _statuses(samples, 0.0, fault_s)
-        faults.append(f"before the fault: {before.errors} errors {told}, {_steps(before)}: it is not well by itself")
+        faults.append(f"before the fault: {well.errors} errors {told}, {_steps(well)}: it is not well by itself")
     errors = during.errors + (0 if expect.refused else during.refused)
     if errors > expect.errors:
         faults.append(

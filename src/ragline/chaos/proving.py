@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import aiohttp
@@ -34,6 +34,11 @@ TROUBLES = {
 }
 """What the played LLM does, by a fault's kind."""
 
+PLAYED_BY = {
+    "load": "by the load", "llm": "by the played LLM", "workers": "by SIGKILL", "disk": "by the kernel",
+}  # fmt: skip
+"""Of what no call of the process under test plays."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pace:
@@ -49,9 +54,17 @@ class Pace:
 
 
 class Proving:
-    """`llm`: the one that the process under test asks, where it is a played one."""
+    """`llm`: the one that the process under test asks, where it is a played one. `tell`: is told when a fault begins."""
 
-    def __init__(self, stack: Stack, pace: Pace, *, llm: Llm | None = None, seed: int = 1) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        pace: Pace,
+        *,
+        llm: Llm | None = None,
+        seed: int = 1,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
         self._stack = stack
         self._pace = pace
         self._llm = llm
@@ -59,7 +72,7 @@ class Proving:
         self._killing: asyncio.Task[None] | None = None
         self._killed = 0
         self._disk_full = False
-        self._play(())
+        self._tell = tell or (lambda words: None)
 
     async def run(self, experiment: Experiment) -> Verdict:
         """Cancelled, it lifts the fault and ends the load."""
@@ -69,6 +82,7 @@ class Proving:
         seed = next(self._seeds)
         queries = _queries(experiment, seed)
         load = self._load(experiment, queries, seed)
+        await self._play(())
         await self._stack.well()
         overload = next((fault for fault in stretched if fault.target == "load"), None)
         capacity = await self._capacity(queries) if overload else 0.0
@@ -82,27 +96,33 @@ class Proving:
             await asyncio.sleep(max(pace.before_s, enough_s))
             fault_s = load.elapsed_s
             load.rate = overload.by * capacity if overload else rate
-            self._play(stretched)
+            await self._play(stretched)
+            self._tell(f"{experiment.name}: {_told(self.where(stretched))}, for {experiment.for_s:g} s")
             await asyncio.sleep(experiment.for_s)
             waiting = await writing.waiting() if writing else 0
-            self._play(())
+            await self._play(())
             load.rate, healed_s = rate, load.elapsed_s
             await asyncio.sleep(expect.healed_after_s + max(pace.after_s, 1.0 + enough_s))
             end_s = load.elapsed_s - 1.0  # what was due last may be under way
         finally:
-            self._play(())
+            await self._play(())
             load.stop()
             if uploading:
                 uploading.cancel()
             await asyncio.wait([loading, *([uploading] if uploading else [])])
         written = await writing.settled(waiting) if writing else None
         verdict = judge(experiment, loading.result(), fault_s=fault_s, healed_s=healed_s, end_s=end_s, written=written)
+        verdict = replace(verdict, where=self.where(stretched))
         if any(one.target == "workers" for one in stretched) and not self._killed:
             verdict = replace(verdict, faults=(*verdict.faults, "there was no process to kill"))
         return verdict if not overload else _served_enough(verdict, capacity)
 
-    def _play(self, faults: Sequence[Fault]) -> None:
-        self._stack.play({one.target: one for one in faults if one.target in TARGETS})
+    def where(self, faults: Sequence[Fault]) -> dict[str, str]:
+        """Target → where its fault is played."""
+        return {one.target: PLAYED_BY.get(one.target) or self._stack.where(one) for one in faults}
+
+    async def _play(self, faults: Sequence[Fault]) -> None:
+        await self._stack.play({one.target: one for one in faults if one.target in TARGETS})
         if self._killing:
             self._killing.cancel()
             self._killing = None
@@ -149,6 +169,10 @@ class Proving:
         async with aiohttp.ClientSession(headers=headers) as session:
             await asyncio.gather(*(caller(session) for _ in range(AT_ONCE)))
         return done / self._pace.before_s
+
+
+def _told(where: Mapping[str, str]) -> str:
+    return ", ".join(f"{target} fails {place}" for target, place in where.items())
 
 
 def _queries(experiment: Experiment, seed: int) -> list[str]:

@@ -16,12 +16,12 @@ def markdown(verdicts: Sequence[Verdict], *, command: str, version: str, machine
     lines = [
         f"# Proof of {sum(one.green for one in verdicts)} of {len(verdicts)} rungs", "",
         f"Ragline {version}, by `{command}`, {machine}.", "",
-        "| rung | experiment | expected | seen | before: mean, p95 | during: mean, p95 | verdict |",
-        "|---|---|---|---|---|---|---|",
+        "| rung | experiment | fault played | expected | seen | before: mean, p95 | during: mean, p95 | verdict |",
+        "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for one in verdicts:
         lines.append(
-            f"| {one.experiment.rung} | {one.experiment.title} | {expected(one.experiment)} | {_seen(one)} "
+            f"| {one.experiment.rung} | {one.experiment.title} | {_where(one)} | {expected(one.experiment)} | {_seen(one)} "
             f"| {_speed(one.before)} | {_speed(one.during)} | {'green' if one.green else '**red**'} |"
         )
     red = [one for one in verdicts if not one.green]
@@ -34,6 +34,7 @@ def as_json(verdicts: Sequence[Verdict], *, command: str, version: str, machine:
     told = [
         {
             "experiment": one.experiment.name, "rung": one.experiment.rung, "green": one.green, "faults": one.faults,
+            "played": dict(one.where),
             **{name: asdict(getattr(one, name)) for name in ("before", "during", "after")},
             **({"written": asdict(one.written)} if one.written else {}),
         }
@@ -56,12 +57,21 @@ def as_html(verdicts: Sequence[Verdict], *, command: str, version: str, machine:
         word = "green" if one.green else "red"
         parts += [
             f"<h2><span class={word}>{word}</span> {html.escape(one.experiment.rung)}: {html.escape(one.experiment.title)}</h2>",
-            f"<p>Expected: {html.escape(expected(one.experiment))}. Seen: {html.escape(_seen(one))}. "
+            f"<p>Fault played {html.escape(_where(one))}. Expected: {html.escape(expected(one.experiment))}. "
+            f"Seen: {html.escape(_seen(one))}. "
             f"Mean, p95 before {_speed(one.before)}, during {_speed(one.during)}, after {_speed(one.after)}.</p>",
             *(f"<p class=red>{html.escape(words)}</p>" for words in one.faults),
             over_time(one.samples, bands=[Band(one.fault_s, one.healed_s, one.experiment.faults[0].target)]),
         ]
     return "\n".join(parts)
+
+
+def _where(one: Verdict) -> str:
+    """One place where it was one."""
+    places = sorted(set(one.where.values()))
+    if len(places) < 2:
+        return "".join(places)
+    return ", ".join(f"{target} {place}" for target, place in one.where.items())
 
 
 def expected(experiment: Experiment) -> str:

@@ -1,17 +1,21 @@
 """What is put to the proof: a gateway of ours as a process of its own, whose engines fail when told.
 
-Faults are played inside that process (`ragline.faults`), before its adapters: other processes on the same engines, those that
-serve users, see none of it. Its documents are in a namespace of their own, which goes at the end.
+Faults are played on that process's connections to its engines (`ragline.chaos.wires`), or inside it, before its adapters
+(`ragline.faults`): other processes on the same engines, those that serve users, see none of it. Its documents are in a namespace
+of their own, which goes at the end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
+import re
 import secrets
-import sys
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,17 +23,26 @@ from typing import Any
 import httpx
 
 from ragline.chaos.experiment import Fault
+from ragline.chaos.leash import COMMAND
 from ragline.chaos.process import CAN_FILL_DISK
+from ragline.chaos.wires import INSIDE, ON_CONNECTION, Wires
 from ragline.errors import EngineUnavailable
 from ragline.settings import load_settings
-
-COMMAND = (sys.executable, "-c", "from ragline.cli.main import run; run()")
 
 READY_WITHIN_S = 120.0
 LIVE_WITHIN_S = 300.0
 
 LOOK_S, WELL_LOOKS = 0.25, 120
 """Between two looks whether an engine is in use again, and how many."""
+
+NAMED = re.compile(r"prove-[0-9a-f]{8}")
+"""Namespaces of ours, and whom our keys stand for."""
+
+KEY_FOR = "24h"
+"""How long a key is good that nobody was left to revoke."""
+
+ELSEWHERE = ("RAGLINE_URL", "RAGLINE_KEY")
+"""Of the user's: another server, which commands of ours must not ask."""
 
 DOCUMENTS = 200
 TOPICS = (
@@ -50,22 +63,25 @@ def documents() -> dict[str, str]:
 
 
 class Stack:
-    """`variables` are its settings. `local`: everything in one process, on engines in `folder`; else the user's engines, and the
-    process joins those that serve."""
+    """`variables` are its settings. `wires`: before the user's engines, which the process joins beside those that serve; None:
+    everything in one process, on engines in `folder`."""
 
-    def __init__(self, folder: Path, variables: Mapping[str, str], *, local: bool) -> None:
+    def __init__(self, folder: Path, variables: Mapping[str, str], *, wires: Wires | None) -> None:
         self.namespace = f"prove-{secrets.token_hex(4)}"
         self.url = self.key = ""
         self._folder = folder
         self._faults = folder / "faults.json"
-        self._variables = {**variables, "RAGLINE_FAULTS": str(self._faults)}
-        self._local = local
+        self._log = folder / "ragline.log"
+        self._wires = wires
+        self._given = variables
         self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Stack:
         self._folder.mkdir(parents=True, exist_ok=True)
-        self.play({})
         try:
+            if self._wires:
+                await self._wires.__aenter__()
+            await self.play({})
             await self._start()
             await self._fill()
         except BaseException:
@@ -79,21 +95,53 @@ class Stack:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Faults lifted, namespace and key gone, process ended: on every way out."""
-        self.play({})
+        """Faults lifted, namespace and key gone, process ended, wires away: on every way out.
+
+        Raises:  EngineUnavailable: the namespace or the key is still there; how they are removed.
+        """
         try:
+            await self.play({})
             await self._clear()
         finally:
             if self._process and self._process.returncode is None:
-                self._process.terminate()
+                with suppress(ProcessLookupError):
+                    self._process.terminate()
                 await self._process.wait()
+            if self._wires:
+                await self._wires.__aexit__(None, None, None)
 
-    def play(self, faults: Mapping[str, Fault]) -> None:
+    async def play(self, faults: Mapping[str, Fault]) -> None:
         """From now on these fail, and nothing else. By the target's name."""
-        said = {name: {"kind": fault.kind, "by_s": fault.by} for name, fault in faults.items()}
+        wires = self._wires
+        inside = {name: fault for name, fault in faults.items() if not (wires and wires.takes(fault))}
         new = self._faults.with_suffix(".new")
-        new.write_text(json.dumps(said))
+        new.write_text(json.dumps({name: {"kind": fault.kind, "by_s": fault.by} for name, fault in inside.items()}))
         new.replace(self._faults)
+        if wires:
+            await wires.play({name: fault for name, fault in faults.items() if name not in inside})
+
+    def where(self, fault: Fault) -> str:
+        """`play` plays it; and why not on the connection, where the engine has one."""
+        if self._wires and self._wires.takes(fault):
+            return ON_CONNECTION
+        why = self._wires.inside.get(fault.target) if self._wires else ""
+        return f"{INSIDE} ({why})" if why else INSIDE
+
+    async def left(self) -> list[str]:
+        """Commands that remove what another proof left on these engines, which was killed, or is still running somewhere."""
+        async with self.http() as http:
+            spaces = (await http.get("/v1/namespaces")).raise_for_status().json()["namespaces"]
+            keys = (await http.get("/v1/keys")).raise_for_status().json()["keys"]
+        names = [one["name"] for one in spaces if NAMED.fullmatch(one["name"]) and one["name"] != self.namespace]
+        ids = [
+            one["id"] for one in keys
+            if NAMED.fullmatch(one["principal"]) and one["principal"] != self.namespace
+            and not one["revoked_at"] and (one["expires_at"] or math.inf) > time.time()
+        ]  # fmt: skip
+        return [
+            *(f"ragline namespaces delete {name} --yes" for name in names),
+            *(f"ragline keys revoke {id}" for id in ids),
+        ]
 
     def http(self) -> httpx.AsyncClient:
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
@@ -114,9 +162,9 @@ class Stack:
 
     def _ingest(self) -> set[str]:
         """Parts of the process under test where it takes documents in by itself: with servers, others may do it for it."""
-        if not self._local:
+        if self._wires:
             return set()
-        log = self._variables.get("RAGLINE_LOG") or load_settings().log
+        log = self._given.get("RAGLINE_LOG") or load_settings().log
         return {"ingest", *(["log"] if log else []), *(["disk"] if CAN_FILL_DISK else [])}
 
     @property
@@ -134,26 +182,38 @@ class Stack:
                     return
                 await asyncio.sleep(LOOK_S)
 
+    @property
+    def _environment(self) -> dict[str, str]:
+        mine = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
+        wired = self._wires.variables if self._wires else {}
+        return {**mine, **wired, **self._given, "RAGLINE_FAULTS": str(self._faults)}
+
     async def _start(self) -> None:
-        where = ("up", "--data-dir", str(self._folder / "data")) if self._local else ("serve",)
-        log = self._folder / "ragline.log"
-        with log.open("ab") as errors:
+        where = ("serve",) if self._wires else ("up", "--data-dir", str(self._folder / "data"))
+        with self._log.open("ab") as errors:
             self._process = await asyncio.create_subprocess_exec(
-                *COMMAND, *where, "--port", "0", "--json", stdout=asyncio.subprocess.PIPE, stderr=errors,
-                env={**os.environ, **self._variables},
+                *COMMAND, *where, "--host", "127.0.0.1", "--port", "0", "--json", env=self._environment,
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=errors,
+                start_new_session=True,  # Ctrl-C is not for it: it is needed to clear up
             )  # fmt: skip
         assert self._process.stdout
         async with asyncio.timeout(READY_WITHIN_S):
             line = await self._process.stdout.readline()
         if not line:
-            raise EngineUnavailable(
-                f"The process under test ended at once: {log.read_text(errors='replace')[-500:]}",
-                next_step="Run `ragline doctor` with the same settings.",
-                engine="prove",
-            )
+            raise self._failed("The process under test ended at once")
         self.url = str(json.loads(line)["url"])
-        if not self._local:
-            self.key = str((await self._ragline("keys", "create", self.namespace, "--role", "admin"))["token"])
+        if self._wires and await self._is_closed():
+            words = ("keys", "create", self.namespace, "--role", "admin", "--expires", KEY_FOR)
+            making = asyncio.create_task(self._ragline(*words))
+            try:
+                await asyncio.shield(making)
+            finally:  # cancelled meanwhile, it is made all the same, and must go again
+                self.key = str((await making)["token"])
+
+    async def _is_closed(self) -> bool:
+        """Whether there are keys. Where there are none, one of ours would shut everybody else out."""
+        async with self.http() as http:
+            return (await http.get("/v1/keys")).status_code == httpx.codes.UNAUTHORIZED
 
     async def _fill(self) -> None:
         async with self.http() as http:
@@ -172,17 +232,52 @@ class Stack:
             )
 
     async def _clear(self) -> None:
-        if not self.url or self._local or self._process is None or self._process.returncode is not None:
+        if not self.url or self._wires is None:
             return
+        for look in range(WELL_LOOKS, 0, -1):  # of an engine that was away a moment ago
+            try:
+                await self._remove()
+                break
+            except httpx.HTTPError as error:
+                if look == 1 or self._process is None or self._process.returncode is not None:
+                    raise self._still_there(error) from error
+            await asyncio.sleep(LOOK_S)
+
+    async def _remove(self) -> None:
+        """Raises httpx.HTTPError: something may still be there."""
         async with self.http() as http:
-            await http.delete(f"/v1/namespaces/{self.namespace}")
-            for one in (await http.get("/v1/keys")).json().get("keys", []):
-                if one["principal"] == self.namespace:
-                    await http.delete(f"/v1/keys/{one['id']}")
+            gone = await http.delete(f"/v1/namespaces/{self.namespace}")
+            if gone.status_code != httpx.codes.NOT_FOUND:
+                gone.raise_for_status()
+            if self.key:
+                for one in (await http.get("/v1/keys")).raise_for_status().json()["keys"]:
+                    if one["principal"] == self.namespace and not one["revoked_at"]:
+                        (await http.delete(f"/v1/keys/{one['id']}")).raise_for_status()
+        self.url = ""
+
+    def _still_there(self, error: Exception) -> EngineUnavailable:
+        key = f"; revoke the key of {self.namespace}, which `ragline keys list` shows" if self.key else ""
+        return EngineUnavailable(
+            f"The namespace {self.namespace} could not be removed: {error}",
+            next_step=f"Run `ragline namespaces delete {self.namespace} --yes`{key}.",
+            engine="prove",
+        )
 
     async def _ragline(self, *words: str) -> Any:
-        command = await asyncio.create_subprocess_exec(
-            *COMMAND, *words, "--json", stdout=asyncio.subprocess.PIPE, env={**os.environ, **self._variables}
-        )
-        told, _ = await command.communicate()
+        with self._log.open("ab") as errors:
+            command = await asyncio.create_subprocess_exec(
+                *COMMAND, *words, "--json", env=self._environment, start_new_session=True,
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=errors,
+            )  # fmt: skip
+        assert command.stdout
+        told = await command.stdout.read()
+        if await command.wait():
+            raise self._failed(f"`ragline {' '.join(words)}` failed")
         return json.loads(told)
+
+    def _failed(self, what: str) -> EngineUnavailable:
+        return EngineUnavailable(
+            f"{what}: {self._log.read_text(errors='replace')[-500:]}",
+            next_step="Run `ragline doctor` with the same settings.",
+            engine="prove",
+        )

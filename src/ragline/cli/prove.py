@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +21,10 @@ from ragline.cli.session import run_to_exit
 
 if TYPE_CHECKING:
     from ragline.chaos.experiment import Experiment, Verdict
+    from ragline.chaos.proving import Pace
+    from ragline.settings import Settings
+
+FOLDERS = "ragline-prove-"
 
 LOCAL = {
     "RAGLINE_LOG_LEVEL": "warning",
@@ -61,8 +66,8 @@ def prove(
 ) -> None:  # fmt: skip
     """Break one engine after the other under load; show rung by rung what was expected, what was seen, and whether it held.
 
-    Without --local it joins your engines, by your settings, with a process and a namespace of its own: faults are played in
-    that process alone.
+    Without --local it joins your engines, by your settings, with a process and a namespace of its own: faults are played on
+    that process's connections, or inside it, and no other process sees them.
     """
     screen = Screen(as_json=as_json)
     if folder and not render:
@@ -108,7 +113,8 @@ async def _prove(
     from ragline.chaos.proving import Pace
     from ragline.settings import load_settings
 
-    if not local and (embedded := load_settings().embedded):
+    settings = None if local else load_settings()
+    if settings and (embedded := settings.embedded):
         raise WrongUsage(
             f"By these settings {', '.join(embedded)} are embedded: there is no stack to join.",
             next_step="Say --local, which proves the embedded engines in a folder of its own.",
@@ -117,7 +123,7 @@ async def _prove(
     pace = Pace(rate=rate, stretch=stretch)
     with _folder() as folder:
         for group in _by_settings(chosen, without=without):
-            verdicts += await _run(screen, folder, group, local=local, without=without, pace=pace)
+            verdicts += await _run(screen, folder, group, settings, without=without, pace=pace)
     _told(screen, verdicts, report, command=_command(local=local, without=without, rate=rate, stretch=stretch))
     if not verdicts or any(one.green is without for one in verdicts):
         raise SomeFailed
@@ -177,25 +183,32 @@ def _by_settings(chosen: Sequence[Experiment], *, without: bool) -> Iterator[lis
 
 
 async def _run(
-    screen: Screen, folder: Path, group: Sequence[Experiment], *, local: bool, without: bool, pace: Any
+    screen: Screen, folder: Path, group: Sequence[Experiment], settings: Settings | None, *, without: bool, pace: Pace
 ) -> list[Verdict]:
+    """`settings`: of the user's stack; None: embedded engines and played models."""
     from ragline.chaos.llm import Llm
     from ragline.chaos.proving import Proving
     from ragline.chaos.reranker import reranker
     from ragline.chaos.stack import Stack
+    from ragline.chaos.wires import Wires
 
     verdicts: list[Verdict] = []
     async with AsyncExitStack() as stack:
         variables: Mapping[str, str] = dict(group[0].without) if without else {}
-        llm = None
-        if local:
+        llm, wires = None, Wires(settings) if settings else None
+        if settings is None:
             llm = await stack.enter_async_context(Llm().serving())
             reranks = await stack.enter_async_context(reranker())
             variables = {**LOCAL, **played_by(llm.url, reranks), **variables}
         screen.note("Starting what is to be proved …")
-        under_test = await stack.enter_async_context(Stack(folder / f"stack-{id(group)}", variables, local=local))
+        under_test = await stack.enter_async_context(Stack(folder / f"stack-{id(group)}", variables, wires=wires))
+        if wires:
+            for target, why in wires.inside.items():
+                screen.note(f"{target}: faults are played inside the process, not on its connections: {why}.")
+            for command in await under_test.left():
+                screen.note(f"Left by a proof that was killed, if none runs elsewhere now; remove it: {command}")
         has = await under_test.has()
-        proving = Proving(under_test, pace, llm=llm)
+        proving = Proving(under_test, pace, llm=llm, tell=screen.note)
         for one in group:
             if missing := [part for part in one.needs if part not in has or (part == "llm" and llm is None)]:
                 screen.note(f"skipped  {one.name}: there is no {', '.join(missing)} here.")
@@ -216,7 +229,13 @@ def played_by(llm: str, reranks: str, *, timeout_s: float = 5.0) -> dict[str, st
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="ragline-prove-") as folder:
+    """A temporary one; those of proofs that were killed go as well."""
+    from filelock import FileLock, Timeout
+
+    with tempfile.TemporaryDirectory(prefix=FOLDERS) as folder, FileLock(Path(folder, "lock")):
+        for other in Path(tempfile.gettempdir()).glob(f"{FOLDERS}*/lock"):
+            with suppress(Timeout, OSError), FileLock(other, blocking=False):  # one that runs, or is another user's
+                shutil.rmtree(other.parent)
         yield Path(folder)
 
 

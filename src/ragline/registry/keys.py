@@ -5,19 +5,23 @@ A key reads ``rgl_<id>_<secret>``. Only a SHA-256 of the secret is kept: 256 ran
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
+import math
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, literal, select, update
+from sqlalchemy import Connection, Select, insert, literal, select, update
 
+from ragline.breaker import Breaker
 from ragline.clock import Clock
 from ragline.coalescing import Coalescer
 from ragline.connections.database import Database
-from ragline.errors import NotFound, Unauthenticated
+from ragline.errors import EngineError, EngineTimeout, NotFound, Unauthenticated
 from ragline.registry.tables import keys
 from ragline.types import Caller, Groups, Role
 
@@ -26,6 +30,15 @@ _ID = re.compile("[0-9a-f]{12}")
 
 MOST_AT_ONCE = 1_000
 """Requests whose keys are looked up by one read."""
+
+AWAY_S = 900.0
+"""How long, while the registry is away, a key counts that was seen in it. Nobody can revoke one meanwhile, unless it is this
+process alone that is cut off: so long at most a revoked one is good in it then."""
+
+LOOK_S = 0.25
+"""Longest wait for the registry, where what was seen of it can answer."""
+
+MOST_SEEN = 10_000
 
 _EXIST = select(literal(1)).where(keys.c.revoked_at.is_(None)).limit(1)
 
@@ -45,11 +58,17 @@ class Key:
 
 
 class Keys:
-    def __init__(self, database: Database, clock: Clock) -> None:
+    """`registry`: while it is left out, what was seen last counts without another try."""
+
+    def __init__(self, database: Database, clock: Clock, registry: Breaker | None = None) -> None:
         self._database = database
         self._clock = clock
+        self._registry = registry
         self._exist: tuple[int, bool] | None = None
         """At which count of commits it was asked whether a key exists, and the answer. Every request without one asks."""
+        self._existed_at = -math.inf
+        self._seen: dict[str, tuple[float, Any]] = {}
+        """Id → when its row was read, and the row; of keys that there are."""
         # Thousands of requests that come together are one read, which begins when they have all come.
         self._existing: Coalescer[None, bool] = Coalescer(self._any, most=MOST_AT_ONCE)
         self._looks: Coalescer[str, Any] = Coalescer(self._look, most=MOST_AT_ONCE)
@@ -113,10 +132,17 @@ class Keys:
         return await self._existing(None)
 
     async def _any(self, askers: list[None]) -> list[bool | Exception]:
-        commits = self._database.commits
-        found = await self._database.read(lambda connection: connection.execute(_EXIST).first() is not None)
-        self._exist = commits, found  # of before the read, so that a commit beside it is not missed
-        return [found] * len(askers)
+        commits, read_at = self._database.commits, self._clock.monotonic()
+        seen = read_at - self._existed_at < AWAY_S and self._exist is not None
+        try:
+            found = await self._read(_EXIST, seen=seen)
+        except EngineError:
+            if self._exist is None or not seen:
+                raise
+            return [self._exist[1]] * len(askers)
+        # Of before the read, so that a commit beside it is not missed.
+        self._exist, self._existed_at = (commits, bool(found)), read_at
+        return [bool(found)] * len(askers)
 
     async def caller(self, token: str) -> Caller:
         """Who holds `token`. Raises Unauthenticated: unknown, expired, revoked; the words do not say which part is wrong."""
@@ -134,10 +160,34 @@ class Keys:
         raise _refused("The API key is not known.")
 
     async def _look(self, ids: list[str]) -> list[Any]:
-        """A row for each, or None."""
-        chosen = select(keys).where(keys.c.id.in_(set(ids)))
-        rows = await self._database.read(lambda connection: {row.id: row for row in connection.execute(chosen)})
+        """A row for each, or None; while the registry is away the row that was seen, or the error."""
+        now = self._clock.monotonic()
+        seen = {id: self._seen[id][1] for id in ids if id in self._seen and now - self._seen[id][0] < AWAY_S}
+        try:
+            read = await self._read(select(keys).where(keys.c.id.in_(set(ids))), seen=bool(seen))
+        except EngineError as error:
+            return [seen.get(id, error) for id in ids]
+        rows = {row.id: row for row in read}
+        if len(self._seen) >= MOST_SEEN:
+            self._seen.clear()
+        for id in ids:
+            self._seen.pop(id, None)
+        self._seen |= {id: (now, row) for id, row in rows.items()}
         return [rows.get(id) for id in ids]
+
+    async def _read(self, chosen: Select[Any], *, seen: bool) -> Sequence[Any]:
+        """`seen`: there is another answer. Raises EngineError: the registry is away, late or left out."""
+        if seen and self._registry and self._registry.is_open:
+            raise self._registry.left_out()
+        try:
+            async with asyncio.timeout(LOOK_S if seen else None):
+                return await self._database.read(lambda connection: connection.execute(chosen).all())
+        except TimeoutError as error:
+            raise EngineTimeout(
+                f"The registry did not say within {LOOK_S:g} s who holds the key.",
+                next_step="Look at the registry's load.",
+                engine="registry",
+            ) from error
 
     async def _select(self, id: str | None) -> list[Any]:
         query = select(keys).order_by(keys.c.created_at)
