@@ -10,13 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from ragline.chaos.alarms import Alarms
 from ragline.chaos.experiment import Experiment, shipped
 from ragline.chaos.llm import Llm
 from ragline.chaos.proving import Pace, Proving
 from ragline.chaos.reranker import reranker
 from ragline.chaos.stack import Stack
 from ragline.cli.prove import LOCAL, played_by
+from ragline.errors import ConfigurationError, EngineUnavailable
+from tests.deploy.alerts import RULES
 from tests.engines.kafka import Kafka
+from tests.engines.prometheus import program
 
 PACE = Pace(rate=8.0, before_s=4.0, after_s=5.0)
 PLAYED = [one for one in shipped() if one.rung != "overload" and "log" not in one.needs]
@@ -81,6 +85,33 @@ async def test_with_the_broker_down_uploads_wait_and_none_is_lost(
         assert set(one.needs) <= await stack.has()
         verdict = await Proving(stack, PACE, llm=played).run(_timeless(one))
     assert verdict.faults == ()
+
+
+async def test_the_shipped_alert_goes_off_and_clears(stack: Stack, played: Llm, tmp_path: Path) -> None:
+    (one,) = [_timeless(one) for one in shipped() if one.name == "keyword_store_down"]
+    (fault,) = one.faults
+    expect = replace(one.expect, alerts=("RaglineEngineLeftOut", "RaglineDown"))
+    one = replace(one, faults=(replace(fault, for_s=4 * FAULT_S),), expect=expect)
+    assert program("prometheus")
+    async with Alarms(tmp_path / "alarms", RULES, stack.url) as alarms:
+        verdict = await Proving(stack, PACE, llm=played, alarms=alarms).run(one)
+    assert verdict.alerts is not None
+    assert verdict.alerts["RaglineEngineLeftOut"] is True, "it has cleared"
+    assert verdict.faults == ("RaglineDown did not fire",)
+
+
+def test_without_rules_or_with_broken_ones_nothing_is_watched(tmp_path: Path) -> None:
+    assert program("prometheus")
+    with pytest.raises(ConfigurationError, match="there are no rule files"):
+        Alarms(tmp_path / "alarms", tmp_path, "http://127.0.0.1:9")
+    (tmp_path / "mine.yml").write_text("groups: no")
+
+    async def watched() -> None:
+        async with Alarms(tmp_path / "alarms", tmp_path, "http://127.0.0.1:9"):
+            pass
+
+    with pytest.raises(EngineUnavailable, match="Prometheus ended at once"):
+        asyncio.run(watched())
 
 
 async def test_a_rung_whose_protection_is_off_is_red_by_name(

@@ -3,7 +3,6 @@ goes by the shipped rules, with windows that a test can wait for."""
 
 from __future__ import annotations
 
-import re
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -84,21 +83,6 @@ def play(folder: Path, scenes: Iterable[Scene], rules: Path = RULES) -> str:
 def groups(file: Path) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = yaml.safe_load(file.read_text("utf-8"))["groups"]
     return found
-
-
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_DURATION = re.compile(r"(?<=\[)(\d+)([smhd])(?=\])|(?<=offset )(\d+)([smhd])\b|(?<=for: )(\d+)([smhd])\b")
-
-
-def shortened(rules: str, *, by: int) -> str:
-    """`rules` with each window, offset and `for` so many times shorter. Names of series and guards stay as they are: a guard that
-    counts in a window is reached by as much more traffic."""
-
-    def shorter(found: re.Match[str]) -> str:
-        number, unit = filter(None, found.groups())
-        return f"{int(number) * _UNITS_S[unit] * 1000 // by}ms"
-
-    return _DURATION.sub(shorter, rules)
 
 
 @contextmanager

@@ -16,12 +16,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from ragline.chaos.alarms import SHORTER, shortened
 from tests.cli.conftest import up
-from tests.deploy.alerts import FILES, RULES, shortened, watching
+from tests.deploy.alerts import FILES, RULES, watching
 from tests.engines.prometheus import Prometheus, until
 from tests.engines.server import free_port, running
-
-SHORTER = 60
 
 SETTINGS = """
 faults = "{faults}"

@@ -80,6 +80,7 @@ class Expect:
 
     writes: what becomes of documents that are uploaded during the fault: accepted; queued, accepted and not live before it ends;
             refused, with what to do next. Whatever was accepted is live in the end. Empty: none is uploaded.
+    alerts: those that fire meanwhile, and clear afterwards; asked only where a Prometheus watches.
     """
 
     degraded: str = ""
@@ -91,6 +92,7 @@ class Expect:
     goodput_ratio: float | None = None
     refused: bool = False
     writes: Writes = ""
+    alerts: tuple[str, ...] = ()
     healed_after_s: float = 10.0
 
 
@@ -148,6 +150,7 @@ class Verdict:
     fault_s: float
     healed_s: float
     written: Written | None = None
+    alerts: Mapping[str, bool] | None = None
     where: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -161,7 +164,9 @@ def load(file: Path) -> Experiment:
         said = tomllib.loads(file.read_text())
         given, without = said.pop("fault"), said.pop("without", {})
         faults = tuple(Fault(**one) for one in (given if isinstance(given, list) else [given]))
-        expect, protects = Expect(**said.pop("expect", {})), without.pop("protects", "")
+        wanted = said.pop("expect", {})
+        expect = Expect(**wanted | {"alerts": tuple(wanted.get("alerts", ()))})
+        protects = without.pop("protects", "")
         for one in faults:
             _check(one)
         if expect.writes not in get_args(Writes):
@@ -210,9 +215,12 @@ def seen(samples: Iterable[Sample], *, from_s: float, to_s: float) -> Part:
 
 def judge(
     experiment: Experiment, samples: Samples, *, fault_s: float, healed_s: float, end_s: float,
-    written: Written | None = None,
+    written: Written | None = None, alerts: Mapping[str, bool] | None = None,
 ) -> Verdict:  # fmt: skip
-    """`fault_s`: when the fault began; `healed_s`: when it was lifted; `end_s`: when the last request was due."""
+    """`fault_s`: when the fault began; `healed_s`: when it was lifted; `end_s`: when the last request was due.
+
+    alerts:  those that fired → whether they have cleared; None: nobody looked.
+    """
     expect = experiment.expect
     before = seen(samples, from_s=0.0, to_s=fault_s)
     during = seen(samples, from_s=fault_s, to_s=healed_s)
@@ -239,7 +247,10 @@ def judge(
         faults.append(f"{expect.healed_after_s:.0f} s after healing: {after.errors} errors, {_steps(after)}")
     if written is not None:
         faults += _written(expect, written, fault_s=fault_s, healed_s=healed_s)
-    return Verdict(experiment, before, during, after, tuple(faults), samples, fault_s, healed_s, written)
+    if alerts is not None:
+        faults += [f"{name} did not fire" for name in expect.alerts if name not in alerts]
+        faults += [f"{name} has not cleared" for name in expect.alerts if not alerts.get(name, True)]
+    return Verdict(experiment, before, during, after, tuple(faults), samples, fault_s, healed_s, written, alerts)
 
 
 def _degraded(expect: Expect, settled: Part) -> list[str]:

@@ -6,6 +6,7 @@ Whoever starts it holds the other end of its standard input, and says nothing th
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
 
@@ -15,6 +16,9 @@ COMMAND = (
 )  # fmt: skip
 """Of a Ragline command on a leash."""
 
+WALK = (sys.executable, "-m", "ragline.chaos.leash")
+"""Before the command of a program that is not ours."""
+
 
 def hold() -> None:
     """From now on this process ends, at once, when its standard input does."""
@@ -22,6 +26,26 @@ def hold() -> None:
 
 
 def _watch() -> None:
+    _until_let_go()
+    os._exit(1)
+
+
+def _until_let_go() -> None:
     while os.read(0, 1):
         pass
-    os._exit(1)
+
+
+def _walk(command: list[str]) -> int:
+    """Run it; killed when this process's standard input ends."""
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as walked:
+
+        def follow() -> None:
+            _until_let_go()
+            walked.kill()
+
+        threading.Thread(target=follow, daemon=True).start()
+        return walked.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(_walk(sys.argv[1:]))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import aiohttp
 
+from ragline.chaos.alarms import Alarmed, Alarms
 from ragline.chaos.experiment import FEWEST, Experiment, Fault, Verdict, judge
 from ragline.chaos.llm import Behaviour, Llm
 from ragline.chaos.load import Load
@@ -64,6 +65,7 @@ class Proving:
         llm: Llm | None = None,
         seed: int = 1,
         tell: Callable[[str], None] | None = None,
+        alarms: Alarms | None = None,
     ) -> None:
         self._stack = stack
         self._pace = pace
@@ -73,6 +75,7 @@ class Proving:
         self._killed = 0
         self._disk_full = False
         self._tell = tell or (lambda words: None)
+        self._alarms = alarms
 
     async def run(self, experiment: Experiment) -> Verdict:
         """Cancelled, it lifts the fault and ends the load."""
@@ -91,10 +94,12 @@ class Proving:
         loading = asyncio.create_task(load.run(float("inf")))
         writing = self._writing(load, seed) if expect.writes else None
         uploading = asyncio.create_task(writing.run()) if writing else None
-        waiting = 0
+        waiting, alarmed = 0, Alarmed(self._alarms) if self._alarms else None
         try:
             await asyncio.sleep(max(pace.before_s, enough_s))
             fault_s = load.elapsed_s
+            if alarmed:
+                await alarmed.begin()
             load.rate = overload.by * capacity if overload else rate
             await self._play(stretched)
             self._tell(f"{experiment.name}: {_told(self.where(stretched))}, for {experiment.for_s:g} s")
@@ -104,14 +109,25 @@ class Proving:
             load.rate, healed_s = rate, load.elapsed_s
             await asyncio.sleep(expect.healed_after_s + max(pace.after_s, 1.0 + enough_s))
             end_s = load.elapsed_s - 1.0  # what was due last may be under way
+            alerts = await alarmed.settled() if alarmed else None
         finally:
             await self._play(())
             load.stop()
+            if alarmed:
+                alarmed.stop()
             if uploading:
                 uploading.cancel()
             await asyncio.wait([loading, *([uploading] if uploading else [])])
         written = await writing.settled(waiting) if writing else None
-        verdict = judge(experiment, loading.result(), fault_s=fault_s, healed_s=healed_s, end_s=end_s, written=written)
+        verdict = judge(
+            experiment,
+            loading.result(),
+            fault_s=fault_s,
+            healed_s=healed_s,
+            end_s=end_s,
+            written=written,
+            alerts=alerts,
+        )
         verdict = replace(verdict, where=self.where(stretched))
         if any(one.target == "workers" for one in stretched) and not self._killed:
             verdict = replace(verdict, faults=(*verdict.faults, "there was no process to kill"))

@@ -37,6 +37,7 @@ def as_json(verdicts: Sequence[Verdict], *, command: str, version: str, machine:
             "played": dict(one.where),
             **{name: asdict(getattr(one, name)) for name in ("before", "during", "after")},
             **({"written": asdict(one.written)} if one.written else {}),
+            **({"alerts": dict(one.alerts)} if one.alerts is not None else {}),
         }
         for one in verdicts
     ]  # fmt: skip
@@ -81,6 +82,7 @@ def expected(experiment: Experiment) -> str:
     words += [f"but `{expect.allowed}`"] if expect.allowed else []
     words += [f"{expect.errors or 'no'} errors"]
     words += ["429 allowed"] if expect.refused else []
+    words += [f"{', '.join(expect.alerts)} fires"] if expect.alerts else []
     words += [f"uploads {expect.writes}, what is accepted live in the end"] if expect.writes else []
     words += [f"mean ≤ {expect.mean_ratio} ×"] if expect.mean_ratio else []
     words += [f"p95 ≤ {expect.p95_ratio} ×"] if expect.p95_ratio else []
@@ -93,6 +95,9 @@ def _seen(one: Verdict) -> str:
     steps = ", ".join(f"`{step}` {count}" for step, count in sorted(part.degraded.items()))
     refused = f", {part.refused} × 429" if part.refused else ""
     seen = f"{part.requests} requests, {part.errors} errors{refused}" + (f"; {steps}" if steps else "")
+    if one.alerts is not None:
+        fired = [name if cleared else f"{name}, not cleared" for name, cleared in one.alerts.items()]
+        seen += f"; alerts: {'; '.join(fired) or 'none'}"
     if one.written is None:
         return seen
     meanwhile = one.written.between(one.fault_s, one.healed_s)

@@ -52,6 +52,10 @@ def prove(
     rate: Annotated[float, typer.Option("--rate", min=1.0, help="Queries a second.")] = 50.0,
     stretch: Annotated[float, typer.Option("--stretch", min=0.1, help="Times as long as the files say.")] = 1.0,
     report: Annotated[Path | None, typer.Option("--report", help="Folder for prove.md, prove.json and prove.html.")] = None,
+    alerts: Annotated[
+        Path | None,
+        typer.Option("--alerts", help="Folder with the alert rules: a Prometheus watches with them, a minute being a second."),
+    ] = None,
     listing: Annotated[bool, typer.Option("--list", help="Show the experiments, and run none.")] = False,
     render: Annotated[
         Render | None, typer.Option("--render", help="Write them for this tool, all or those of --only, and run none.")
@@ -81,7 +85,7 @@ def prove(
     run_to_exit(
         _prove(
             screen, local=local, every=every, only=only or [], files=file or [], without=without, rate=rate,
-            stretch=stretch, report=report, listing=listing,
+            stretch=stretch, report=report, alerts=alerts, listing=listing,
         ),
         as_json=as_json, debug=debug,
     )  # fmt: skip
@@ -102,7 +106,7 @@ def _chosen(*, every: bool, only: Sequence[str], files: Sequence[Path]) -> list[
 async def _prove(
     screen: Screen, *, local: bool, every: bool, only: Sequence[str], files: Sequence[Path], without: bool,
     rate: float, stretch: float,
-    report: Path | None, listing: bool,
+    report: Path | None, alerts: Path | None, listing: bool,
 ) -> None:  # fmt: skip
     chosen = _chosen(every=every, only=only, files=files)
     if without:
@@ -123,8 +127,9 @@ async def _prove(
     pace = Pace(rate=rate, stretch=stretch)
     with _folder() as folder:
         for group in _by_settings(chosen, without=without):
-            verdicts += await _run(screen, folder, group, settings, without=without, pace=pace)
-    _told(screen, verdicts, report, command=_command(local=local, without=without, rate=rate, stretch=stretch))
+            verdicts += await _run(screen, folder, group, settings, alerts, without=without, pace=pace)
+    command = _command(local=local, without=without, alerts=alerts, rate=rate, stretch=stretch)
+    _told(screen, verdicts, report, command=command)
     if not verdicts or any(one.green is without for one in verdicts):
         raise SomeFailed
     return None
@@ -183,9 +188,17 @@ def _by_settings(chosen: Sequence[Experiment], *, without: bool) -> Iterator[lis
 
 
 async def _run(
-    screen: Screen, folder: Path, group: Sequence[Experiment], settings: Settings | None, *, without: bool, pace: Pace
+    screen: Screen,
+    folder: Path,
+    group: Sequence[Experiment],
+    settings: Settings | None,
+    rules: Path | None,
+    *,
+    without: bool,
+    pace: Pace,
 ) -> list[Verdict]:
-    """`settings`: of the user's stack; None: embedded engines and played models."""
+    """`settings`: of the user's stack; None: embedded engines and played models. `rules`: of alerts; None: nobody looks."""
+    from ragline.chaos.alarms import Alarms
     from ragline.chaos.llm import Llm
     from ragline.chaos.proving import Proving
     from ragline.chaos.reranker import reranker
@@ -208,7 +221,10 @@ async def _run(
             for command in await under_test.left():
                 screen.note(f"Left by a proof that was killed, if none runs elsewhere now; remove it: {command}")
         has = await under_test.has()
-        proving = Proving(under_test, pace, llm=llm, tell=screen.note)
+        alarms = None
+        if rules is not None:
+            alarms = await stack.enter_async_context(Alarms(folder / f"alarms-{id(group)}", rules, under_test.url))
+        proving = Proving(under_test, pace, llm=llm, tell=screen.note, alarms=alarms)
         for one in group:
             if missing := [part for part in one.needs if part not in has or (part == "llm" and llm is None)]:
                 screen.note(f"skipped  {one.name}: there is no {', '.join(missing)} here.")
@@ -252,8 +268,9 @@ def _told(screen: Screen, verdicts: Sequence[Verdict], report: Path | None, *, c
     screen.line(as_json(verdicts, **about) if screen.as_json else markdown(verdicts, **about))
 
 
-def _command(*, local: bool, without: bool, rate: float, stretch: float) -> str:
+def _command(*, local: bool, without: bool, alerts: Path | None, rate: float, stretch: float) -> str:
     words = ["ragline prove", *(["--local"] if local else []), *(["--without"] if without else [])]
+    words += [f"--alerts {alerts}"] if alerts else []
     return " ".join([*words, f"--rate {rate:g}", *([f"--stretch {stretch:g}"] if stretch != 1 else [])])
 
 

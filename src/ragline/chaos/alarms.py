@@ -1,0 +1,179 @@
+"""A Prometheus beside an experiment, with the shipped alert rules: which alerts a fault sets off, and that they clear.
+
+A minute of the rules is a second here: windows, offsets and `for` are `SHORTER` times shorter, and nothing else is changed. The
+real windows are tried by promtool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+import socket
+from pathlib import Path
+from types import TracebackType
+
+import httpx
+
+from ragline.chaos import leash
+from ragline.errors import ConfigurationError, EngineUnavailable
+
+SHORTER = 60
+
+READY_WITHIN_S, LOOK_S = 60.0, 0.5
+
+CLEAR_LOOKS = 40
+"""At alerts that still fire after an experiment."""
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_DURATION = re.compile(r"(?<=\[)(\d+)([smhd])(?=\])|(?<=offset )(\d+)([smhd])\b|(?<=for: )(\d+)([smhd])\b")
+
+
+class Alarms:
+    """Of one process of Ragline, whose metrics are at `url`. `rules`: folder with the rule files.
+
+    Raises:  ConfigurationError: there are no rules, or there is no Prometheus here.
+    """
+
+    def __init__(self, folder: Path, rules: Path, url: str) -> None:
+        self._folder, self._url, self._at = folder, url, ""
+        self._rules = {file.name: file.read_text("utf-8") for file in sorted(rules.glob("*.yml"))}
+        self._rules.pop("prometheus.yml", None)
+        if not self._rules:
+            raise ConfigurationError(
+                f"--alerts {rules}: there are no rule files (*.yml).", next_step="Name the folder `deploy/prometheus`."
+            )
+        self._program = shutil.which("prometheus")
+        if self._program is None:
+            raise ConfigurationError(
+                "--alerts needs the program `prometheus`, which is not here.",
+                next_step="Install it, such as by `apt-get install prometheus`, or leave --alerts out.",
+            )
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> Alarms:
+        self._folder.mkdir(parents=True)
+        for name, text in self._rules.items():
+            (self._folder / name).write_text(shortened(text, by=SHORTER), "utf-8")
+        config = {
+            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+            "rule_files": list(self._rules),
+            "scrape_configs": [
+                {"job_name": "ragline", "static_configs": [{"targets": [self._url.removeprefix("http://")]}]}
+            ],
+        }
+        (self._folder / "prometheus.yml").write_text(json.dumps(config), "utf-8")  # every JSON is YAML
+        at, log = _free_address(), self._folder / "prometheus.log"
+        command = [
+            str(self._program), f"--config.file={self._folder / 'prometheus.yml'}", f"--web.listen-address={at}",
+            f"--storage.tsdb.path={self._folder / 'data'}", "--log.level=warn",
+        ]  # fmt: skip
+        with log.open("wb") as errors:
+            self._process = await asyncio.create_subprocess_exec(
+                *leash.WALK,
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=errors,
+                stderr=errors,
+                start_new_session=True,
+            )
+        self._at = f"http://{at}"
+        try:
+            await self._ready(log)
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        if self._process and self._process.stdin:
+            self._process.stdin.close()
+            await self._process.wait()
+
+    async def firing(self) -> frozenset[str]:
+        """Names of the alerts that fire now; of those of several burn rates with the rate."""
+        async with httpx.AsyncClient(base_url=self._at, timeout=10.0, trust_env=False) as http:
+            told = (await http.get("/api/v1/alerts")).raise_for_status().json()["data"]["alerts"]
+        return frozenset(_name(one["labels"]) for one in told if one["state"] == "firing")
+
+    async def _ready(self, log: Path) -> None:
+        assert self._process
+        async with asyncio.timeout(READY_WITHIN_S):
+            async with httpx.AsyncClient(base_url=self._at, timeout=2.0, trust_env=False) as http:
+                while True:
+                    if self._process.returncode is not None:
+                        raise _ended(log)
+                    try:
+                        if (await http.get("/-/ready")).is_success:
+                            return
+                    except httpx.TransportError:
+                        pass
+                    await asyncio.sleep(LOOK_S)
+
+
+class Alarmed:
+    """Which alerts a fault made fire, and which of them still do."""
+
+    def __init__(self, alarms: Alarms) -> None:
+        self._alarms = alarms
+        self._before: frozenset[str] = frozenset()
+        self._fired: set[str] = set()
+        self._looking: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        self._before = await self._alarms.firing()
+        self._looking = asyncio.create_task(self._look())
+
+    async def settled(self) -> dict[str, bool]:
+        """Name → whether it has cleared, once all have, or after a while: those of windows of days go on for an hour."""
+        now = await self._alarms.firing()
+        for _ in range(CLEAR_LOOKS):
+            if self._fired.isdisjoint(now):
+                break
+            await asyncio.sleep(LOOK_S)
+            now = await self._alarms.firing()
+        return {name: name not in now for name in sorted(self._fired)}
+
+    def stop(self) -> None:
+        if self._looking:
+            self._looking.cancel()
+
+    async def _look(self) -> None:
+        while True:
+            self._fired |= await self._alarms.firing() - self._before
+            await asyncio.sleep(LOOK_S)
+
+
+def shortened(rules: str, *, by: int) -> str:
+    """`rules` with each window, offset and `for` so many times shorter. Names of series and guards stay as they are: a guard that
+    counts in a window is reached by as much more traffic."""
+
+    def shorter(found: re.Match[str]) -> str:
+        number, unit = filter(None, found.groups())
+        return f"{int(number) * _UNITS_S[unit] * 1000 // by}ms"
+
+    return _DURATION.sub(shorter, rules)
+
+
+def _ended(log: Path) -> EngineUnavailable:
+    return EngineUnavailable(
+        f"Prometheus ended at once: {log.read_text(errors='replace')[-500:]}",
+        next_step="Check the rules with `promtool check rules`.",
+        engine="prove",
+    )
+
+
+def _name(labels: dict[str, str]) -> str:
+    return labels["alertname"] + (f" at {burn} ×" if (burn := labels.get("burn")) else "")
+
+
+def _free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
