@@ -59,6 +59,10 @@ class Standing:
     last_error_at: float | None
 
 
+TIMES_P95 = 3
+"""A call that takes longer than so many times what nearly all of the last ones took is not worth waiting for."""
+
+
 class Breaker:
     """Stands before one engine, in this process. `engine`: its name in metrics and status, such as ``dense``; `called`: in
     messages, such as "The dense leg"; `after`: so many failures running it is left out, 0: never."""
@@ -93,6 +97,11 @@ class Breaker:
         if self._p95_s is None and len(self._took_s) >= FEWEST:
             self._p95_s = sorted(self._took_s)[math.ceil(0.95 * len(self._took_s)) - 1]
         return self._p95_s
+
+    def deadline_s(self, *, cap_s: float, floor_s: float) -> float:
+        """What a call is worth waiting for: it follows what nearly all of the last ones took. The cap while too few were seen."""
+        p95_s = self.p95_s
+        return cap_s if p95_s is None else min(cap_s, max(floor_s, TIMES_P95 * p95_s))
 
     async def call(
         self, work: Callable[[], Awaitable[T]], *, within_s: float, next_step: str, probe: Probe | None = None

@@ -143,7 +143,13 @@ async def build(settings: Settings) -> System:
             closers.append(chunk_log.aclose)
         contents = Contents(blobs)
         after = settings.query.leave_out_after
-        guard = Guard(database, clock, deadline_ms=settings.query.guard_deadline_ms, after=after)
+        guard = Guard(
+            database,
+            clock,
+            deadline_ms=settings.query.guard_deadline_ms,
+            least_ms=settings.query.least_deadline_ms,
+            after=after,
+        )
         snapshots = Snapshots(namespaces, clock, guard.breaker)
         member_rows = MemberRows(database, clock)
         members = Members(contents=contents, registry=member_rows, settings=settings.ingest)
@@ -269,7 +275,8 @@ async def build(settings: Settings) -> System:
                 purges=purges, edge=edge, database=database, clock=clock, settings=settings.edge
             ),
             standings=(
-                *(leg.standing for leg in query.legs.values()), *(breaker.standing for breaker in breakers),
+                *(leg.standing for leg in query.legs.values()), guard.standing,
+                *(breaker.standing for breaker in breakers if breaker is not guard.breaker),
             ),
             tracer=tracer, closers=tuple(reversed(closers)),
         )  # fmt: skip

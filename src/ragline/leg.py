@@ -15,9 +15,6 @@ from ragline.clock import Clock
 from ragline.errors import EngineError
 from ragline.types import Hit, LegName
 
-TIMES_P95 = 3
-"""A search that takes longer than so many times what nearly all of the last ones took is not worth waiting for."""
-
 
 class Leg:
     """`cap_ms`: the longest deadline, and the one until enough searches were seen; `floor_ms`: the shortest. It covers waiting
@@ -34,8 +31,7 @@ class Leg:
 
     @property
     def deadline_s(self) -> float:
-        p95_s = self.breaker.p95_s
-        return self._cap_s if p95_s is None else min(self._cap_s, max(self._floor_s, TIMES_P95 * p95_s))
+        return self.breaker.deadline_s(cap_s=self._cap_s, floor_s=self._floor_s)
 
     async def run(self, search: Callable[[], Awaitable[list[Hit]]]) -> list[Hit]:
         """Raises EngineError: the engine's own; EngineTimeout; EngineUnavailable: it is left out."""

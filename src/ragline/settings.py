@@ -207,7 +207,8 @@ class QuerySettings(_Section):
     dense_deadline_ms: int = Field(1_000, gt=0, description="Limit for the dense leg, embedding included.")
     least_deadline_ms: int = Field(
         250, gt=0,
-        description="A leg's deadline follows 3 × the p95 of its last searches, between this and the limit above.",
+        description="The deadline of a leg, and of the look at the registry, follows 3 × the p95 of the last ones, between this "
+        "and its limit.",
     )  # fmt: skip
     leave_out_after: int = Field(
         5, ge=0,

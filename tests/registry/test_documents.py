@@ -355,3 +355,13 @@ async def test_a_write_that_fails_unexpectedly_fails_alone(registry: Registry) -
     assert isinstance(results[1], ZeroDivisionError)
     assert await registry.sequence() == 2
     assert len(await registry.claim()) == 2
+
+
+async def test_a_look_is_waited_for_in_proportion_to_the_last_ones(registry: Registry) -> None:
+    document = await registry.indexed()
+    guard = Guard(registry.database, registry.clock, deadline_ms=3_600_000, least_ms=30_000)
+    assert guard.deadline_s == 3600.0
+    for _ in range(30):
+        guard._known.clear()  # each look is one at the registry
+        assert document.id in (await guard.look("n", [document.id])).rows
+    assert (guard.deadline_s, guard.standing().deadline_ms) == (30.0, 30_000.0)

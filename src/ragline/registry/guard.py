@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ragline.breaker import RUNNING, Breaker
+from ragline.breaker import RUNNING, Breaker, Standing
 from ragline.clock import Clock
 from ragline.connections.database import Database
 from ragline.registry.rows import GUARD, unknown_namespace
@@ -59,14 +59,24 @@ class _Known:
 
 
 class Guard:
-    """`deadline_ms`: of one look at the registry. One that fails several times running is left out for a while."""
+    """`deadline_ms`: the longest that a look at the registry takes; `least_ms`: the shortest deadline, as of a leg; None: always
+    the longest. A registry that fails several times running is left out for a while."""
 
-    def __init__(self, database: Database, clock: Clock, *, deadline_ms: int, after: int = RUNNING) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, *, deadline_ms: int, least_ms: int | None = None, after: int = RUNNING
+    ) -> None:
         self.breaker = Breaker("registry", clock, called="The registry", after=after)
         self._database = database
-        self._deadline_s = deadline_ms / 1000
+        self._cap_s, self._floor_s = deadline_ms / 1000, (deadline_ms if least_ms is None else least_ms) / 1000
         self._known: dict[str, _Known] = {}
         self._last_seen: dict[str, GuardRow] = {}
+
+    @property
+    def deadline_s(self) -> float:
+        return self.breaker.deadline_s(cap_s=self._cap_s, floor_s=self._floor_s)
+
+    def standing(self) -> Standing:
+        return self.breaker.standing(self.deadline_s)
 
     async def look(self, namespace: str, ids: Sequence[str]) -> GuardView:
         """Unknown ids, and ids of other namespaces, have no row. Raises NotFound: the namespace.  EngineError: the registry is
@@ -80,7 +90,7 @@ class Guard:
             given = {"which": namespace, "ids": missing}
             read = await self.breaker.call(
                 lambda: self._database.read(lambda connection: connection.execute(GUARD, given).first()),
-                within_s=self._deadline_s,
+                within_s=self.deadline_s,
                 next_step="Look at the registry's load, or raise query.guard_deadline_ms.",
             )
             if not read:
