@@ -26,7 +26,7 @@ from ragline.registry.migrations import SCHEMA
 from ragline.registry.namespaces import Namespaces
 from ragline.settings import JobsSettings, QuerySettings
 from ragline.snapshots import Snapshots
-from ragline.types import Prompt, Token
+from ragline.types import Prompt, Token, Usage
 
 PIECES = ["Customers may return an unopened item within 30 days [1]. "] * 40
 """What every answer says: 40 pieces of it, each after PAUSE_S."""
@@ -39,16 +39,16 @@ class SlowModel:
     name = "slow"
 
     async def generate(self, prompt: Prompt, *, max_tokens: int) -> AsyncGenerator[Token, None]:
-        for piece in PIECES:
+        for n, piece in enumerate(PIECES, start=1):
             await asyncio.sleep(PAUSE_S)
-            yield Token(piece)
+            yield Token(piece, Usage(prompt_tokens=100, completion_tokens=13 * n))
 
     async def aclose(self) -> None:
         return None
 
 
 async def main(url: str) -> None:
-    clock, nothing = SystemClock(), cast(Any, None)  # no store is searched here, no text embedded
+    clock, nothing = SystemClock(), cast(Any, None)  # no store is searched here, no text embedded, no token counted
     registry = await Database.open(url, SCHEMA)
     namespaces, documents = Namespaces(registry, clock), Documents(registry, clock)
     guard = Guard(registry, clock, deadline_ms=60_000)

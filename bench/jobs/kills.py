@@ -118,7 +118,7 @@ def _wrong(events: list[JobEvent]) -> list[str]:
     if [event.id for event in events] != list(range(1, len(events) + 1)):
         wrong.append("its events have gaps")
     if names.count("done") != 1 or names[-1] != "done" or "failed" in names:
-        wrong.append(f"it ended with {names[-3:]}")
+        return [*wrong, f"it ended with {names[-3:]}: {events[-1].data}"]
     for tells, group in itertools.groupby(events, lambda event: event.name == "token"):
         if tells and len({event.attempt for event in group}) != 1:
             wrong.append("tokens of two attempts stand together")

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
+from ragline.build import open_vectors
 from ragline.chaos.experiment import Experiment, shipped
 from ragline.chaos.proving import Pace, Proving
 from ragline.chaos.stack import Stack
@@ -85,8 +86,17 @@ async def servers(
         await owner.create("owner", "admin", namespaces=None, groups=frozenset(), expires_at=None)
     finally:
         await database.aclose()
-    with _working(folder, mine | variables):
-        yield Servers(settings, mine | variables)
+    vectors = open_vectors(settings)
+    try:
+        before = set(await vectors.collections())
+        with _working(folder, mine | variables):
+            yield Servers(settings, mine | variables)
+        for left in (
+            set(await vectors.collections()) - before
+        ):  # until the housekeeper's time has come; others share the server
+            await vectors.drop(left)
+    finally:
+        await vectors.aclose()
 
 
 @contextmanager
