@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI
@@ -40,6 +41,9 @@ from ragline.registry.keys import Keys
 from ragline.settings import HttpSettings
 from ragline.system import System
 from ragline.tracing import Tracer
+
+READY_S = 2.0
+"""Longest that an engine is asked for `/readyz`."""
 
 NO_TELEMETRY = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
 """Of FastAPI's own, which a variable of the environment could turn on: it would record the query of a GET, and the words of what
@@ -128,8 +132,7 @@ async def _front() -> RedirectResponse:
 
 def _ready(system: System) -> Callable[[], Awaitable[list[str]]]:
     async def missing() -> list[str]:
-        """What does not answer; asked of the engines themselves."""
-        found = []
+        """What does not answer; asked of the engines themselves, all at once."""
         engines: dict[str, Callable[[], Awaitable[object]]] = {
             "registry": system.documents.waiting, "vectors": system.vectors.collections,
             "keywords": system.keywords.collections,
@@ -137,14 +140,22 @@ def _ready(system: System) -> Callable[[], Awaitable[list[str]]]:
         if system.log is not None:
             engines["log"] = system.log.lag
         engines["jobs"] = system.jobs.store.lengths
-        for name, ask in engines.items():
-            try:
-                await ask()
-            except RaglineError as error:
-                found.append(f"{name}: {error}")
-        return found
+        found = await asyncio.gather(*(_trouble(name, ask) for name, ask in engines.items()))
+        return [words for words in found if words]
 
     return missing
+
+
+async def _trouble(name: str, ask: Callable[[], Awaitable[object]]) -> str:
+    """Of an engine, in words; empty: none."""
+    try:
+        async with asyncio.timeout(READY_S):
+            await ask()
+    except RaglineError as error:
+        return f"{name}: {error}"
+    except TimeoutError:
+        return f"{name}: it says nothing within {READY_S:g} s."
+    return ""
 
 
 def _not_for_caches(message: Message, *, has_key: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from contextlib import suppress
 
@@ -17,6 +18,11 @@ from ragline.system import System
 
 router = APIRouter(tags=["health"])
 
+STORES = {"vectors", "keywords"}
+
+ASK_S = 0.5
+"""Longest that an engine is asked how much waits in it: when one is silent, everything else is looked at most."""
+
 
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
@@ -26,9 +32,11 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz")
 async def readyz(request: Request) -> JSONResponse:
-    """It can take requests: 200, or 503 with what is missing."""
+    """Whether it is to be sent requests, and what it goes on without. 503: while neither store answers. One store alone, or the
+    registry, costs an answer a part; for that all processes would be taken out of service at once."""
     missing = await request.app.state.ready()
-    return JSONResponse({"ready": not missing, "missing": missing}, 503 if missing else 200)
+    ready = bool(STORES - {words.partition(":")[0] for words in missing})
+    return JSONResponse({"ready": ready, "missing": missing}, 200 if ready else 503)
 
 
 @router.get("/metrics")
@@ -45,14 +53,17 @@ async def exposition(request: Request) -> Response:
 async def _waiting(system: System) -> float:
     """Not a number while the registry does not answer: the rest must be told all the same, and an old number would lie."""
     try:
-        return await system.documents.waiting()
-    except EngineError:
+        async with asyncio.timeout(ASK_S):
+            return await system.documents.waiting()
+    except (EngineError, TimeoutError):
         return math.nan
 
 
 async def _tell_lag(log: ChunkLog) -> None:
     """No lag is told while the log does not answer: an old one would look like work that stands still."""
     metrics.consumer_lag.clear()
-    with suppress(EngineError):
-        for (topic, group), messages in (await log.lag()).items():
+    with suppress(EngineError, TimeoutError):
+        async with asyncio.timeout(ASK_S):
+            lag = await log.lag()
+        for (topic, group), messages in lag.items():
             metrics.consumer_lag.labels(topic, group).set(messages)

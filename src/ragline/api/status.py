@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 
 from fastapi import APIRouter, Request
 
 from ragline import __version__
 from ragline.api.access import Admin
+from ragline.api.health import ASK_S
 from ragline.api.models import EngineOut, StatusOut
 from ragline.errors import EngineError
 from ragline.system import System
@@ -28,9 +30,11 @@ async def status(request: Request, _: Admin) -> StatusOut:
         for one in (ask() for ask in system.standings)
     ]  # fmt: skip
     waiting: int | None = None
-    with suppress(EngineError):  # it is shown as unknown
-        waiting = await system.documents.waiting()
+    with suppress(EngineError, TimeoutError):  # it is shown as unknown
+        async with asyncio.timeout(ASK_S):
+            waiting = await system.documents.waiting()
     queues: dict[str, int | None] = dict.fromkeys(QUEUES)
-    with suppress(EngineError):
-        queues = {str(name): length for name, length in (await system.jobs.store.lengths()).items()}
+    with suppress(EngineError, TimeoutError):
+        async with asyncio.timeout(ASK_S):
+            queues = {str(name): length for name, length in (await system.jobs.store.lengths()).items()}
     return StatusOut(version=__version__, engines=engines, documents_waiting=waiting, queues=queues)

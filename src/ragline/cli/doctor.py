@@ -138,11 +138,13 @@ async def _remote(url: str, key: str | None) -> list[Finding]:
     async def answers() -> Finding:
         async with connect(Where(url=url, key=key)) as server:
             try:
-                await server.get("readyz")
+                missing = (await server.get("readyz"))["missing"]
             except Refused as refused:
                 return Finding(
                     "server", "broken", f"{url} is not ready: {refused.problem}", "Look at the server's log."
                 )
+            if missing:
+                return Finding("server", "broken", f"{url} goes on without {'; '.join(missing)}", "Look at the engine.")
             names = [one["name"] for one in (await server.get("v1", "namespaces"))["namespaces"]]
             return Finding("server", "ok", f"{url} is ready; namespaces: {', '.join(names)}")
 
