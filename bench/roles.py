@@ -34,6 +34,7 @@ AT_ONCE = 20
 """Documents in one upload."""
 
 COMMANDS = {"gateway": ("serve",), "parse": ("work", "parse"), "embed": ("work", "embed"), "index": ("work", "index")}
+LOOK_S = 3.0
 SAMPLED = 30
 """Documents whose chunks the embedder gets alone."""
 
@@ -79,9 +80,10 @@ async def upload(url: str, documents: Sequence[Upload]) -> None:
 
 
 async def settled(url: str) -> None:
+    """Asked seldom: a scrape asks every server something, and is no part of what is measured."""
     async with httpx.AsyncClient(base_url=url, timeout=300.0, trust_env=False) as http:
         while "documents_waiting 0.0" not in (await http.get("/metrics")).text:
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(LOOK_S)
 
 
 async def left(log: KafkaChunkLog, topic: str) -> int:
