@@ -86,6 +86,8 @@ class Proving:
         queries = _queries(experiment, seed)
         load = self._load(experiment, queries, seed)
         await self._play(())
+        if self._stack.cold:
+            await self._warm(experiment)
         await self._stack.well()
         overload = next((fault for fault in stretched if fault.target == "load"), None)
         capacity = await self._capacity(queries) if overload else 0.0
@@ -132,6 +134,14 @@ class Proving:
         if any(one.target == "workers" for one in stretched) and not self._killed:
             verdict = replace(verdict, faults=(*verdict.faults, "there was no process to kill"))
         return verdict if not overload else _served_enough(verdict, capacity)
+
+    async def _warm(self, experiment: Experiment) -> None:
+        """What a process does first takes longer, and would let everything after it look fast."""
+        seed = next(self._seeds)
+        load = self._load(experiment, _queries(experiment, seed), seed)
+        load.rate = self._pace.rate * experiment.rate_share
+        await load.run(self._pace.before_s)
+        self._stack.cold = False
 
     def where(self, faults: Sequence[Fault]) -> dict[str, str]:
         """Target → where its fault is played."""

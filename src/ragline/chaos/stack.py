@@ -64,11 +64,13 @@ def documents() -> dict[str, str]:
 
 class Stack:
     """`variables` are its settings. `wires`: before the user's engines, which the process joins beside those that serve; None:
-    everything in one process, on engines in `folder`."""
+    everything in one process, on engines in `folder`. `cold`: nothing was asked of it yet.
+    """
 
     def __init__(self, folder: Path, variables: Mapping[str, str], *, wires: Wires | None) -> None:
         self.namespace = f"prove-{secrets.token_hex(4)}"
         self.url = self.key = ""
+        self.cold = True
         self._folder = folder
         self._faults = folder / "faults.json"
         self._log = folder / "ragline.log"
