@@ -114,7 +114,8 @@ async def test_with_the_registry_silent_a_query_waits_for_it_only_so_long(system
     monkeypatch.setattr(system.database, "commits", -1)
     monkeypatch.setattr("ragline.snapshots.READ_S", 0.001)
     monkeypatch.setattr("ragline.snapshots.KEEP_S", 0.0)  # else no newer one is wanted
-    monkeypatch.setattr(system.query._guard, "_deadline_s", 0.001)
+    for bound in ("_cap_s", "_floor_s"):
+        monkeypatch.setattr(system.query._guard, bound, 0.001)
     found = await _search(system)
     assert found.degraded == ("guard",)
     assert _uris(found) == {"open.txt"}
