@@ -27,6 +27,10 @@ def test_what_cannot_be_meant_is_told_before_anything_starts(tmp_path: Path) -> 
     embedded = ragline("prove", cwd=tmp_path)
     assert embedded.code == 2
     assert "--local" in embedded.err
+    unwatched = ragline("prove", "--local", "--alerts", "nowhere", cwd=tmp_path)
+    assert unwatched.code == 2
+    assert "there are no rule files" in unwatched.err
+    assert "Starting" not in unwatched.err
     assert not (tmp_path / ".ragline").exists()
 
 

@@ -38,18 +38,7 @@ class Alarms:
 
     def __init__(self, folder: Path, rules: Path, url: str) -> None:
         self._folder, self._url, self._at = folder, url, ""
-        self._rules = {file.name: file.read_text("utf-8") for file in sorted(rules.glob("*.yml"))}
-        self._rules.pop("prometheus.yml", None)
-        if not self._rules:
-            raise ConfigurationError(
-                f"--alerts {rules}: there are no rule files (*.yml).", next_step="Name the folder `deploy/prometheus`."
-            )
-        self._program = shutil.which("prometheus")
-        if self._program is None:
-            raise ConfigurationError(
-                "--alerts needs the program `prometheus`, which is not here.",
-                next_step="Install it, such as by `apt-get install prometheus`, or leave --alerts out.",
-            )
+        self._rules, self._program = rules_in(rules), program()
         self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Alarms:
@@ -66,7 +55,7 @@ class Alarms:
         (self._folder / "prometheus.yml").write_text(json.dumps(config), "utf-8")  # every JSON is YAML
         at, log = _free_address(), self._folder / "prometheus.log"
         command = [
-            str(self._program), f"--config.file={self._folder / 'prometheus.yml'}", f"--web.listen-address={at}",
+            self._program, f"--config.file={self._folder / 'prometheus.yml'}", f"--web.listen-address={at}",
             f"--storage.tsdb.path={self._folder / 'data'}", "--log.level=warn",
         ]  # fmt: skip
         with log.open("wb") as errors:
@@ -148,6 +137,28 @@ class Alarmed:
         while True:
             self._fired |= await self._alarms.firing() - self._before
             await asyncio.sleep(LOOK_S)
+
+
+def rules_in(folder: Path) -> dict[str, str]:
+    """File name → text. Raises ConfigurationError: there are none."""
+    rules = {
+        file.name: file.read_text("utf-8") for file in sorted(folder.glob("*.yml")) if file.name != "prometheus.yml"
+    }
+    if not rules:
+        raise ConfigurationError(
+            f"--alerts {folder}: there are no rule files (*.yml).", next_step="Name the folder `deploy/prometheus`."
+        )
+    return rules
+
+
+def program() -> str:
+    """Raises ConfigurationError: it is not here."""
+    if (found := shutil.which("prometheus")) is None:
+        raise ConfigurationError(
+            "--alerts needs the program `prometheus`, which is not here.",
+            next_step="Install it, such as by `apt-get install prometheus`, or leave --alerts out.",
+        )
+    return found
 
 
 def shortened(rules: str, *, by: int) -> str:

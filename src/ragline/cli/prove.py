@@ -114,6 +114,7 @@ async def _prove(
     if listing:
         rows = [(one.name, one.rung, one.title, "core" if one.core else "", one.protects) for one in chosen]
         return screen.table(("experiment", "rung", "what fails", "", "protected by"), rows)
+    from ragline.chaos.alarms import program, rules_in
     from ragline.chaos.proving import Pace
     from ragline.settings import load_settings
 
@@ -123,6 +124,9 @@ async def _prove(
             f"By these settings {', '.join(embedded)} are embedded: there is no stack to join.",
             next_step="Say --local, which proves the embedded engines in a folder of its own.",
         )
+    if alerts is not None:  # told before anything starts
+        rules_in(alerts)
+        program()
     verdicts: list[Verdict] = []
     pace = Pace(rate=rate, stretch=stretch)
     with _folder() as folder:
