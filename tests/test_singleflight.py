@@ -81,3 +81,20 @@ async def test_an_error_reaches_every_caller_and_is_not_kept() -> None:
     work = Work()
     work.release.set()
     assert await flights.run("a", work) == 1
+
+
+async def test_a_flight_that_has_ended_is_not_joined() -> None:
+    """Else a caller that is not content with its answer, and asks again at once, would get it for ever, and nobody else a turn."""
+    flights: SingleFlight[int] = SingleFlight()
+    works = iter(range(10))
+
+    async def work() -> int:
+        return next(works)
+
+    async def later() -> tuple[int, int]:
+        """In the turn in which the first one's work has ended, before anybody was told."""
+        await asyncio.sleep(0)
+        return await flights.run("a", work), await flights.run("a", work)
+
+    first, second = asyncio.create_task(flights.run("a", work)), asyncio.create_task(later())
+    assert (await first, await second) == (0, (1, 2))

@@ -302,6 +302,7 @@ async def build(settings: Settings) -> System:
                 "embedder": embedder,
                 "reranker": reranker,
                 "clock": clock,
+                "guard": guard,
             }
             fail |= {"cache": tier.cache if tier else None, "registry": database, "jobs": job_store, "log": chunk_log}
             faults.arm(Path(settings.faults), fail)

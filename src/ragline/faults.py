@@ -5,9 +5,12 @@ The file says what fails now, and is read again when it changes::
     {"vectors": {"kind": "hang"}, "reranker": {"kind": "slow", "by_s": 2.0}}
 
 hang     no answer until the fault is lifted, then the call goes on: a machine that vanished, a network that swallows
-refuse   EngineUnavailable at once
+refuse   EngineUnavailable at once: it is away
+reject   EngineRejected at once: it is there, and will not have it
 slow     the call begins `by_s` later
-skew     of the clock alone: it goes `by_s` ahead (below 0: behind)
+miss     of ``vectors`` alone: a search finds every second neighbour only
+stale    of the ``guard`` alone: its first answer to a question is its answer until the fault is lifted, as of a replica that lags
+skew     of the ``clock`` alone: it goes `by_s` ahead (below 0: behind)
 
 Without the setting no wrapper exists, so they cost nothing and can do nothing in production. An engine on a server is better
 broken on its connection (`ragline.chaos.wire`): that tries the adapter as well. These are for what has no connection.
@@ -21,15 +24,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import structlog
 
-from ragline.errors import ConfigurationError, EngineUnavailable
+from ragline.errors import ConfigurationError, EngineRejected, EngineUnavailable
 
 log = structlog.get_logger()
 
-Kind = Literal["hang", "refuse", "slow", "skew"]
+Kind = Literal["hang", "refuse", "reject", "slow", "miss", "stale", "skew"]
 
 METHODS: Mapping[str, tuple[str, ...]] = {
     "vectors": ("search", "upsert", "update_payload", "delete"),
@@ -40,11 +43,19 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     "registry": ("read", "write", "apart"),
     "jobs": ("accept", "claim", "lengths"),
     "log": ("append",),
+    "guard": ("look",),
 }
 """Part → the calls of it that fail. The embedder's are told apart by what the text is for: ``embedder.query``,
 ``embedder.document``; either name does."""
 
 TARGETS = (*METHODS, "embedder.query", "embedder.document", "clock")
+
+OWN: Mapping[str, tuple[Kind, ...]] = {
+    "clock": ("skew",), "guard": ("stale",), "vectors": ("hang", "refuse", "reject", "slow", "miss"),
+}  # fmt: skip
+"""Of the targets that do not fail as the others do: how."""
+
+KINDS: tuple[Kind, ...] = ("hang", "refuse", "reject", "slow")
 
 LOOK_S = 0.02
 """Between two looks of a call that hangs."""
@@ -83,7 +94,7 @@ def parse(text: str) -> dict[str, Fault]:
     except (ValueError, TypeError, AttributeError) as error:
         raise _wrong(str(error)) from error
     for name, fault in said.items():
-        if name not in TARGETS or fault.kind not in get_args(Kind) or (fault.kind == "skew") != (name == "clock"):
+        if name not in TARGETS or fault.kind not in OWN.get(name, KINDS):
             raise _wrong(f"{name!r} cannot fail by {fault.kind!r}")
     return said
 
@@ -114,6 +125,7 @@ def arm(file: Path, parts: Mapping[str, object]) -> None:
 
 def _wrap(part: object, method: str, name: str, faults: Faults) -> None:
     real: Callable[..., Any] = getattr(part, method)
+    told: dict[str, Any] = {}
 
     @wraps(real)
     async def faulty(*args: Any, **words: Any) -> Any:
@@ -128,6 +140,19 @@ def _wrap(part: object, method: str, name: str, faults: Faults) -> None:
             raise EngineUnavailable(
                 f"{name} refuses: a fault is played.", next_step="End `ragline prove`, or unset `faults`.", engine=name
             )
-        return await real(*args, **words)
+        if fault and fault.kind == "reject":
+            raise EngineRejected(
+                f"{name} will not have it: a fault is played.",
+                next_step="End `ragline prove`, or unset `faults`.",
+                engine=name,
+            )
+        if fault and fault.kind == "stale":
+            asked = repr((args, words))
+            if asked not in told:
+                told[asked] = await real(*args, **words)
+            return told[asked]
+        told.clear()
+        answer = await real(*args, **words)
+        return answer[1::2] if fault and fault.kind == "miss" and method == "search" else answer
 
     setattr(part, method, faulty)

@@ -24,7 +24,10 @@ from ragline.settings import IngestSettings
 log = structlog.get_logger()
 
 HOUSEKEEPING_S = 30.0
-"""Between two looks for retired collections and epochs to be filled."""
+"""Between two looks for retired collections, epochs to be filled and stale documents, at most."""
+
+LOOKS = 30
+"""For stale documents, in the time in which one becomes stale."""
 
 
 class Housekeeper:
@@ -47,6 +50,10 @@ class Housekeeper:
         """Look now: an epoch was begun, or a namespace deleted, in this process."""
         self._wake.set()
 
+    @property
+    def _every_s(self) -> float:
+        return min(HOUSEKEEPING_S, self._settings.upkeep_s, self._settings.stale_after_s / LOOKS)
+
     async def run(self) -> None:
         next_upkeep = self._clock.monotonic() + min(HOUSEKEEPING_S, self._settings.upkeep_s)  # a start is busy enough
         while True:
@@ -58,7 +65,7 @@ class Housekeeper:
                     await self._each(work)
                 next_upkeep = self._clock.monotonic() + self._settings.upkeep_s
             try:
-                async with asyncio.timeout(min(HOUSEKEEPING_S, self._settings.upkeep_s)):
+                async with asyncio.timeout(self._every_s):
                     await self._wake.wait()
             except TimeoutError:
                 pass

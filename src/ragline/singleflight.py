@@ -16,9 +16,10 @@ class SingleFlight(Generic[R]):
         self._flights: dict[Hashable, _Flight[R]] = {}
 
     async def run(self, key: Hashable, work: Callable[[], Awaitable[R]]) -> R:
-        """The result, or the error, of the flight that is under way for `key`, or of a new one."""
+        """The result, or the error, of the flight that is under way for `key`, or of a new one. Who is not content with what he has
+        joined may call again: he joins no flight twice."""
         flight = self._flights.get(key)
-        if flight is None:
+        if flight is None or flight.task.done():  # done, and about to land
             flight = self._flights[key] = _Flight(asyncio.ensure_future(work()))
             flight.task.add_done_callback(lambda _: self._land(key, flight))
         flight.callers += 1

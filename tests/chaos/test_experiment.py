@@ -8,13 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
+from ragline.chaos.asking import Asked
 from ragline.chaos.experiment import Expect, Experiment, Fault, Verdict, Writes, judge, load, seen, shipped
 from ragline.chaos.report import as_html, as_json, markdown
 from ragline.chaos.samples import Lost, Sample, Samples
 from ragline.chaos.writing import Sent, Written
 from ragline.errors import ConfigurationError
 from ragline.settings import Settings
+from tests.deploy.alerts import RULES
 
 RUNGS = (
     "dense leg",
@@ -88,8 +91,16 @@ def test_while_it_settles_a_response_may_be_of_either_kind() -> None:
 def test_where_nothing_need_be_left_out_nothing_may_be() -> None:
     assert _faults(_samples(during=()), Expect()) == ()
     assert _faults(_samples(), Expect()) == ("degraded without need: dense 85",)
-    assert _faults(_samples(), Expect(allowed="dense")) == ()
-    assert _faults(_samples(during=()), Expect(allowed="dense")) == ()
+    assert _faults(_samples(), Expect(allowed=("rerank", "dense"))) == ()
+    assert _faults(_samples(during=()), Expect(allowed=("dense",))) == ()
+
+
+def test_where_nothing_can_answer_every_response_says_so() -> None:
+    away = _samples(during=(), status=503)
+    assert _faults(away, Expect(unavailable=True)) == ()
+    assert _faults(_samples(during=()), Expect(unavailable=True)) == ("0 of 85 responses were a 503",)
+    broken = [replace(one, status=500) if one.at_s == 15 else one for one in away]
+    assert _faults(broken, Expect(unavailable=True)) == ("1 failed otherwise: 1 × 500, 99 × 503",)
 
 
 def test_refusals_are_no_errors_where_they_are_expected() -> None:
@@ -123,6 +134,9 @@ REFUSED = Sent(0.0, 503, said="The disk is full. Free space.")
         ("refused", Written(_uploads(), 0, ()), "none of 10 uploads was refused"),
         ("refused", Written(_uploads(during=Sent(0.0, 500)), 0, ()), "without a word"),
         ("refused", Written((*_uploads(during=REFUSED), replace(REFUSED, at_s=35.0)), 0, ()), "or after healing"),
+        ("failed", Written(_uploads(), 3, (), 3), None),
+        ("failed", Written(_uploads(), 3, ()), "no document failed"),
+        ("failed", Written(_uploads(), 3, ("a.txt: failed gave_up",), 3), "1 accepted documents are not live"),
     ],
 )  # fmt: skip
 def test_what_becomes_of_uploads_is_judged(writes: Writes, written: Written, words: str | None) -> None:
@@ -131,6 +145,26 @@ def test_what_becomes_of_uploads_is_judged(writes: Writes, written: Written, wor
     verdict = judge(experiment, samples, fault_s=10.0, healed_s=20.0, end_s=40.0, written=written)
     assert [words in one for one in verdict.faults] == [True] if words else verdict.faults == ()
     assert f"uploads {writes}" in markdown([verdict], command="", version="", machine="")
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (Asked(5, (), (), 0, 2), None),
+        (Asked(0, (), (), 0, 0), "no job was accepted"),
+        (Asked(5, ("answered 429",), (), 0, 0), "1 jobs were not accepted: answered 429"),
+        (Asked(5, (), ("j: failed",), 0, 0), "1 of 5 jobs are not done: j: failed"),
+        (Asked(5, (), (), 1, 0), "of 1 jobs that are done the receiver was never told"),
+    ],
+)
+def test_what_becomes_of_jobs_is_judged(asked: Asked, words: str | None) -> None:
+    samples = Samples(_samples(during=()), for_s=40.0)
+    experiment = replace(HOLE, expect=Expect(), jobs=2.0)
+    verdict = judge(experiment, samples, fault_s=10.0, healed_s=20.0, end_s=40.0, asked=asked)
+    assert verdict.faults == ((words,) if words else ())
+    told = markdown([verdict], command="", version="", machine="")
+    assert "every job done and delivered" in told
+    assert f"{asked.accepted} jobs, {len(asked.lost)} lost, {asked.replayed} webhooks sent again" in told
 
 
 def test_what_was_seen_in_a_part() -> None:
@@ -142,6 +176,12 @@ def test_what_was_seen_in_a_part() -> None:
 
 def test_every_rung_has_one_experiment_in_the_core() -> None:
     assert sorted(one.rung for one in shipped() if one.core) == sorted(RUNGS)
+
+
+def test_every_shipped_alert_is_set_off_by_an_experiment() -> None:
+    rules = yaml.safe_load((RULES / "ragline-alerts.yml").read_text("utf-8"))["groups"][0]["rules"]
+    names = {rule["alert"] + (f" at {burn} ×" if (burn := rule["labels"].get("burn")) else "") for rule in rules}
+    assert names == {name for one in shipped() for name in one.expect.alerts}
 
 
 @pytest.mark.parametrize("experiment", shipped(), ids=lambda one: one.name)
@@ -163,6 +203,7 @@ def test_what_ships_can_be_played_and_its_protection_taken_away(experiment: Expe
         "\x00",
         'title = "a"\nrung = "b"\n[fault]\ntarget = "nosuch"\nkind = "hang"\nfor_s = 1',
         'title = "a"\nrung = "b"\n[fault]\ntarget = "disk"\nkind = "hang"\nfor_s = 1',
+        'title = "a"\nrung = "b"\n[fault]\ntarget = "keywords"\nkind = "miss"\nfor_s = 1',
         'title = "a"\nrung = "b"\n[fault]\ntarget = "workers"\nkind = "kill"\nfor_s = 1',
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 
 from ragline import faults
 from ragline.clock import SystemClock
-from ragline.errors import ConfigurationError, EngineUnavailable
+from ragline.errors import ConfigurationError, EngineRejected, EngineUnavailable
 from tests.clock import HandClock
 
 
@@ -24,6 +24,17 @@ class Store:
         return query
 
     upsert = update_payload = delete = search
+
+
+class Guard:
+    """Says at each look how many there were."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    async def look(self, namespace: str, ids: list[str]) -> int:
+        self.looks += 1
+        return self.looks
 
 
 class Embedder:
@@ -71,6 +82,32 @@ async def test_what_refuses_says_that_it_is_played(store: Store, file: Path) -> 
     assert store.asked == 0
     _say(file)
     assert await store.search("a") == "a"
+
+
+async def test_what_rejects_is_there_and_will_not_have_it(store: Store, file: Path) -> None:
+    _say(file, vectors={"kind": "reject"})
+    with pytest.raises(EngineRejected, match="a fault is played"):
+        await store.search("a")
+    assert store.asked == 0
+
+
+async def test_an_index_that_misses_finds_every_second_neighbour(store: Store, file: Path) -> None:
+    _say(file, vectors={"kind": "miss"})
+    assert await store.search("abcde") == "bd"
+    assert await store.upsert("abcde") == "abcde"
+    _say(file)
+    assert await store.search("abcde") == "abcde"
+
+
+async def test_what_lags_says_again_what_it_said_first(file: Path) -> None:
+    guard = Guard()
+    faults.arm(file, {"guard": guard, "clock": HandClock()})
+    _say(file, guard={"kind": "stale"})
+    assert [await guard.look("a", ["1"]), await guard.look("a", ["1"]), await guard.look("a", ["2"])] == [1, 1, 2]
+    _say(file)
+    assert await guard.look("a", ["1"]) == 3
+    _say(file, guard={"kind": "stale"})
+    assert await guard.look("a", ["1"]) == 4, "what was told under another fault is forgotten"
 
 
 async def test_a_caller_that_leaves_a_hanging_call_has_not_made_it(store: Store, file: Path) -> None:

@@ -14,6 +14,7 @@ from ragline.chaos.alarms import Alarms
 from ragline.chaos.experiment import Experiment, shipped
 from ragline.chaos.llm import Llm
 from ragline.chaos.proving import Pace, Proving
+from ragline.chaos.receivers import Receivers
 from ragline.chaos.reranker import reranker
 from ragline.chaos.stack import Stack
 from ragline.cli.prove import LOCAL, played_by
@@ -43,9 +44,15 @@ async def played() -> AsyncIterator[Llm]:
 
 
 @pytest.fixture(scope="module")
-async def variables(played: Llm) -> AsyncIterator[dict[str, str]]:
+async def receivers() -> AsyncIterator[Receivers]:
+    async with Receivers().serving() as receivers:
+        yield receivers
+
+
+@pytest.fixture(scope="module")
+async def variables(played: Llm, receivers: Receivers) -> AsyncIterator[dict[str, str]]:
     async with reranker() as url:
-        yield {**LOCAL, **UNHURRIED, **played_by(played.url, url, timeout_s=2)}
+        yield {**LOCAL, **UNHURRIED, **played_by(played.url, url, receivers.edge, timeout_s=2)}
 
 
 @pytest.fixture(scope="module")

@@ -80,13 +80,17 @@ def prometheus(served: Server, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield ours
 
 
-def test_windows_are_shortened_and_nothing_else() -> None:
+def test_windows_and_ages_are_shortened_and_nothing_else() -> None:
+    assert shortened("max by (ragline) (oldest_waiting_document_s) > 3600 or queue_length > 100", by=60) == (
+        "max by (ragline) (oldest_waiting_document_s) > 60 or queue_length > 100"
+    )
     assert shortened("sum(rate(x_total[5m])) > ratio5m offset 15m\n for: 10m\n increase1h >= 100", by=60) == (
         "sum(rate(x_total[5000ms])) > ratio5m offset 15000ms\n for: 10000ms\n increase1h >= 100"
     )
     for name in FILES:
         text = (RULES / name).read_text("utf-8")
         assert not re.search(r"\[\d+[smhd]\]|\b(for:|offset) \d+[smhd]\b", shortened(text, by=SHORTER))
+    assert "edge_purge_lag) > 1\n" in shortened((RULES / "ragline-alerts.yml").read_text("utf-8"), by=SHORTER)
 
 
 def test_a_leg_that_fails_is_told_of_and_searches_are_answered(served: Server, prometheus: Prometheus) -> None:

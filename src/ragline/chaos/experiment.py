@@ -32,10 +32,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from ragline.chaos.asking import Asked
 from ragline.chaos.samples import Lost, Sample, Samples
 from ragline.chaos.writing import Written
 from ragline.errors import ConfigurationError
-from ragline.faults import TARGETS
+from ragline.faults import KINDS, OWN, TARGETS
 
 FOLDER = Path(__file__).parent / "experiments"
 
@@ -51,14 +52,16 @@ no reason to prove nothing."""
 
 OUTSIDE = {
     "load": ("times",), "llm": ("limit", "refuse", "hang", "slow"), "workers": ("kill",), "disk": ("full",),
-    "clock": ("skew",),
+    "process": ("pause",), "edge": ("refuse",), "webhooks": ("refuse",),
 }  # fmt: skip
 """What fails by other ways than an engine, and by which."""
+
+SERVICE_UNAVAILABLE = 503
 
 QUEUED = 5
 """Documents that wait, at least, where a fault is to let them wait."""
 
-Writes = Literal["", "accepted", "queued", "refused"]
+Writes = Literal["", "accepted", "queued", "failed", "refused"]
 
 FEWEST = 20
 """Requests in a part of an experiment, below which it says nothing."""
@@ -77,14 +80,17 @@ class Fault:
 @dataclass(frozen=True, slots=True)
 class Expect:
     """`degraded`: how a step in `degraded` begins; empty: none must be there, but `allowed`. `refused`: 429 are no errors.
+    `unavailable`: nothing can answer, and every response is a 503.
 
     writes: what becomes of documents that are uploaded during the fault: accepted; queued, accepted and not live before it ends;
-            refused, with what to do next. Whatever was accepted is live in the end. Empty: none is uploaded.
+            failed, accepted, then given up with a reason, and driven again when it is over; refused, with what to do next.
+            Whatever was accepted is live in the end. Empty: none is uploaded.
     alerts: those that fire meanwhile, and clear afterwards; asked only where a Prometheus watches.
     """
 
     degraded: str = ""
-    allowed: str = ""
+    allowed: tuple[str, ...] = ()
+    unavailable: bool = False
     errors: int = 0
     mean_ratio: float | None = None
     p95_ratio: float | None = None
@@ -101,6 +107,8 @@ class Experiment:
     """`needs`: parts that must be there. `queries`: fresh, each once; or repeated, some again and again. `core`: one a rung.
 
     rate_share: of the pace's rate, for what costs more than a search.
+    rewrites: uploads are new versions of what the queries ask about; else new documents of so many `pages`.
+    jobs: asked for as well, so many a second; each is done in the end, and its webhook delivered.
     without: settings that take the protection away; `protects`: what it is.
     """
 
@@ -114,6 +122,9 @@ class Experiment:
     queries: str = "fresh"
     answers: bool = False
     rate_share: float = 1.0
+    rewrites: bool = False
+    pages: int = 1
+    jobs: float = 0.0
     protects: str = ""
     without: Mapping[str, str] = field(default_factory=dict)
 
@@ -150,6 +161,7 @@ class Verdict:
     fault_s: float
     healed_s: float
     written: Written | None = None
+    asked: Asked | None = None
     alerts: Mapping[str, bool] | None = None
     where: Mapping[str, str] = field(default_factory=dict)
 
@@ -165,7 +177,7 @@ def load(file: Path) -> Experiment:
         given, without = said.pop("fault"), said.pop("without", {})
         faults = tuple(Fault(**one) for one in (given if isinstance(given, list) else [given]))
         wanted = said.pop("expect", {})
-        expect = Expect(**wanted | {"alerts": tuple(wanted.get("alerts", ()))})
+        expect = Expect(**wanted | {name: tuple(wanted.get(name, ())) for name in ("allowed", "alerts")})
         protects = without.pop("protects", "")
         for one in faults:
             _check(one)
@@ -185,7 +197,7 @@ def load(file: Path) -> Experiment:
 def _check(fault: Fault) -> None:
     if fault.target not in (*TARGETS, *OUTSIDE):
         raise TypeError(f"no target is named {fault.target!r}; there are {', '.join(sorted({*TARGETS, *OUTSIDE}))}")
-    kinds = OUTSIDE.get(fault.target, ("hang", "refuse", "slow"))
+    kinds = OUTSIDE.get(fault.target) or OWN.get(fault.target, KINDS)
     if fault.kind not in kinds:
         raise TypeError(f"{fault.target} fails by {', '.join(kinds)}, not by {fault.kind!r}")
     if fault.for_s <= 0 or (fault.kind in ("kill", "slow", "times") and fault.by <= 0):
@@ -215,7 +227,7 @@ def seen(samples: Iterable[Sample], *, from_s: float, to_s: float) -> Part:
 
 def judge(
     experiment: Experiment, samples: Samples, *, fault_s: float, healed_s: float, end_s: float,
-    written: Written | None = None, alerts: Mapping[str, bool] | None = None,
+    written: Written | None = None, asked: Asked | None = None, alerts: Mapping[str, bool] | None = None,
 ) -> Verdict:  # fmt: skip
     """`fault_s`: when the fault began; `healed_s`: when it was lifted; `end_s`: when the last request was due.
 
@@ -236,8 +248,10 @@ def judge(
     if strays > max(FEW_STRAYS, STRAYS * well.requests):
         told = _statuses(samples, 0.0, fault_s)
         faults.append(f"before the fault: {well.errors} errors {told}, {_steps(well)}: it is not well by itself")
+    if expect.unavailable:
+        faults += _unavailable(samples, fault_s, healed_s)
     errors = during.errors + (0 if expect.refused else during.refused)
-    if errors > expect.errors:
+    if errors > expect.errors and not expect.unavailable:
         faults.append(
             f"{errors} errors during the fault, expected at most {expect.errors}: {_statuses(samples, fault_s, healed_s)}"
         )
@@ -247,16 +261,38 @@ def judge(
         faults.append(f"{expect.healed_after_s:.0f} s after healing: {after.errors} errors, {_steps(after)}")
     if written is not None:
         faults += _written(expect, written, fault_s=fault_s, healed_s=healed_s)
+    if asked is not None:
+        faults += _asked(asked)
     if alerts is not None:
         faults += [f"{name} did not fire" for name in expect.alerts if name not in alerts]
         faults += [f"{name} has not cleared" for name in expect.alerts if not alerts.get(name, True)]
-    return Verdict(experiment, before, during, after, tuple(faults), samples, fault_s, healed_s, written, alerts)
+    return Verdict(experiment, before, during, after, tuple(faults), samples, fault_s, healed_s, written, asked, alerts)
+
+
+def _unavailable(samples: Samples, fault_s: float, healed_s: float) -> list[str]:
+    """What is neither an answer from before the fault bit, nor a 503."""
+    settled = samples.between(fault_s + SETTLING_S, healed_s)
+    told = sum(one.status == SERVICE_UNAVAILABLE for one in settled)
+    others = [one for one in samples.between(fault_s, healed_s) if one.failed and one.status != SERVICE_UNAVAILABLE]
+    found = [f"{told} of {len(settled)} responses were a 503"] if told < NEARLY_ALL * len(settled) else []
+    return found + ([f"{len(others)} failed otherwise: {_statuses(samples, fault_s, healed_s)}"] if others else [])
+
+
+def _asked(asked: Asked) -> list[str]:
+    found = [] if asked.accepted else ["no job was accepted"]
+    if asked.refused:
+        found.append(f"{len(asked.refused)} jobs were not accepted: {asked.refused[0]}")
+    if asked.lost:
+        found.append(f"{len(asked.lost)} of {asked.accepted} jobs are not done: {', '.join(asked.lost[:3])}")
+    if asked.undelivered:
+        found.append(f"of {asked.undelivered} jobs that are done the receiver was never told")
+    return found
 
 
 def _degraded(expect: Expect, settled: Part) -> list[str]:
     served = settled.requests - settled.errors - settled.refused
     if not expect.degraded:
-        needless = settled.degraded.keys() - {expect.allowed}
+        needless = settled.degraded.keys() - set(expect.allowed)
         return [f"degraded without need: {_steps(settled)}"] if needless else []
     told = max((count for step, count in settled.degraded.items() if step.startswith(expect.degraded)), default=0)
     if told < NEARLY_ALL * served and not expect.refused:
@@ -281,6 +317,8 @@ def _written(expect: Expect, written: Written, *, fault_s: float, healed_s: floa
         found.append(f"{silent} uploads failed without a word of what to do next: {refused}")
     if wrong := [one for one in well if not one.id]:
         found.append(f"{len(wrong)} of {len(well)} uploads were refused before the fault, or after healing: {wrong[0]}")
+    if expect.writes == "failed" and not written.failed:
+        found.append("no document failed: the fault met none")
     if expect.writes == "queued" and written.waiting < QUEUED:
         found.append(f"{written.waiting} documents waited when the fault ended: it held nothing up")
     if written.lost:

@@ -1,4 +1,4 @@
-"""Faults of the process under test itself, from outside: children that are killed, a disk that takes nothing."""
+"""Faults of the process under test itself, from outside: it stands still, children are killed, a disk takes nothing."""
 
 from __future__ import annotations
 
@@ -23,6 +23,12 @@ def kill_children(pid: int) -> int:
         with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
             os.kill(child, signal.SIGKILL)
     return len(mine)
+
+
+def pause(pid: int, *, paused: bool) -> None:
+    """From now on it stands still, while `paused`: as a machine that is moved, or swaps, or is out of its share of CPU."""
+    with contextlib.suppress(*([] if paused else [ProcessLookupError])):  # one that has ended stands still for good
+        os.kill(pid, signal.SIGSTOP if paused else signal.SIGCONT)
 
 
 def fill_disk(pid: int, *, full: bool) -> None:

@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 import aiohttp
 
 from ragline.chaos.alarms import Alarmed, Alarms
+from ragline.chaos.asking import Asking
 from ragline.chaos.experiment import FEWEST, Experiment, Fault, Verdict, judge
 from ragline.chaos.llm import Behaviour, Llm
 from ragline.chaos.load import Load
-from ragline.chaos.process import fill_disk, kill_children
-from ragline.chaos.stack import FACTS, TOPICS, Stack
+from ragline.chaos.process import fill_disk, kill_children, pause
+from ragline.chaos.receivers import Receivers
+from ragline.chaos.stack import FACTS, TOPICS, Stack, documents
 from ragline.chaos.target import Target
 from ragline.chaos.writing import Writing
 from ragline.faults import TARGETS
@@ -31,12 +33,12 @@ TROUBLES = {
     "limit": replace(WELL, limited_share=1.0, retry_after_s=5.0),
     "refuse": replace(WELL, failing_share=1.0),
     "hang": replace(WELL, hang_after=3),
-    "slow": replace(WELL, first_token_s=20.0),
 }
-"""What the played LLM does, by a fault's kind."""
+"""What the played LLM does, by a fault's kind; where it is slow, the fault says by how much."""
 
 PLAYED_BY = {
-    "load": "by the load", "llm": "by the played LLM", "workers": "by SIGKILL", "disk": "by the kernel",
+    "load": "by the load", "llm": "by the played LLM", "workers": "by SIGKILL", "disk": "by the kernel", "process": "by SIGSTOP",
+    "edge": "by the played edge", "webhooks": "by the played receiver",
 }  # fmt: skip
 """Of what no call of the process under test plays."""
 
@@ -55,7 +57,7 @@ class Pace:
 
 
 class Proving:
-    """`llm`: the one that the process under test asks, where it is a played one. `tell`: is told when a fault begins."""
+    """`llm`, `receivers`: those that the process under test asks, where they are played. `tell`: is told when a fault begins."""
 
     def __init__(
         self,
@@ -63,6 +65,7 @@ class Proving:
         pace: Pace,
         *,
         llm: Llm | None = None,
+        receivers: Receivers | None = None,
         seed: int = 1,
         tell: Callable[[str], None] | None = None,
         alarms: Alarms | None = None,
@@ -70,10 +73,11 @@ class Proving:
         self._stack = stack
         self._pace = pace
         self._llm = llm
+        self._receivers = receivers
         self._seeds = itertools.count(seed)
         self._killing: asyncio.Task[None] | None = None
         self._killed = 0
-        self._disk_full = False
+        self._disk_full = self._paused = False
         self._tell = tell or (lambda words: None)
         self._alarms = alarms
 
@@ -94,8 +98,9 @@ class Proving:
         load.rate = rate = min(pace.rate, capacity / 2) if overload else pace.rate * experiment.rate_share
         enough_s = 1.5 * FEWEST / rate
         loading = asyncio.create_task(load.run(float("inf")))
-        writing = self._writing(load, seed) if expect.writes else None
-        uploading = asyncio.create_task(writing.run()) if writing else None
+        writing = self._writing(experiment, load, seed) if expect.writes else None
+        asking = self._asking(experiment, queries) if experiment.jobs else None
+        beside = [asyncio.create_task(one.run()) for one in (writing, asking) if one]
         waiting, alarmed = 0, Alarmed(self._alarms) if self._alarms else None
         try:
             await asyncio.sleep(max(pace.before_s, enough_s))
@@ -111,16 +116,19 @@ class Proving:
             load.rate, healed_s = rate, load.elapsed_s
             await asyncio.sleep(expect.healed_after_s + max(pace.after_s, 1.0 + enough_s))
             end_s = load.elapsed_s - 1.0  # what was due last may be under way
-            alerts = await alarmed.settled() if alarmed else None
+            for task in beside:
+                task.cancel()
+            alerts = await alarmed.settled(expect.alerts) if alarmed else None
         finally:
             await self._play(())
             load.stop()
             if alarmed:
                 alarmed.stop()
-            if uploading:
-                uploading.cancel()
-            await asyncio.wait([loading, *([uploading] if uploading else [])])
+            for task in beside:
+                task.cancel()
+            await asyncio.wait([loading, *beside])
         written = await writing.settled(waiting) if writing else None
+        asked = await asking.settled() if asking else None
         verdict = judge(
             experiment,
             loading.result(),
@@ -128,6 +136,7 @@ class Proving:
             healed_s=healed_s,
             end_s=end_s,
             written=written,
+            asked=asked,
             alerts=alerts,
         )
         verdict = replace(verdict, where=self.where(stretched))
@@ -159,18 +168,38 @@ class Proving:
         if full != self._disk_full:
             fill_disk(self._stack.pid, full=full)
             self._disk_full = full
+        paused = any(one.target == "process" for one in faults)
+        if paused != self._paused:
+            pause(self._stack.pid, paused=paused)
+            self._paused = paused
         if self._llm is not None:
-            kind = next((one.kind for one in faults if one.target == "llm"), "")
-            self._llm.behaviour = TROUBLES.get(kind, WELL)
+            self._llm.behaviour = next((_trouble(one) for one in faults if one.target == "llm"), WELL)
+        if self._receivers is not None:
+            self._receivers.down = [one.target for one in faults if one.target in ("edge", "webhooks")]
 
     async def _kill(self, every_s: float) -> None:
         while True:
             self._killed += await asyncio.to_thread(kill_children, self._stack.pid)
             await asyncio.sleep(every_s)
 
-    def _writing(self, load: Load, seed: int) -> Writing:
-        target = Target(self._stack.url, self._stack.key or None, timeout_s=30.0)
-        return Writing(target, self._stack.namespace, name=f"ledger-{seed}", elapsed_s=lambda: load.elapsed_s)
+    @property
+    def _target(self) -> Target:
+        return Target(self._stack.url, self._stack.key or None, timeout_s=30.0)
+
+    def _writing(self, experiment: Experiment, load: Load, seed: int) -> Writing:
+        return Writing(
+            self._target, self._stack.namespace, name=f"ledger-{seed}", elapsed_s=lambda: load.elapsed_s,
+            pages=experiment.pages, served=asked_about(documents()) if experiment.rewrites else None,
+            redrives=experiment.expect.writes == "failed",
+        )  # fmt: skip
+
+    def _asking(self, experiment: Experiment, queries: Sequence[str]) -> Asking:
+        receivers = self._receivers
+        assert receivers, "an experiment with jobs needs the receivers that are played"
+        return Asking(
+            self._target, self._stack.namespace, rate=experiment.jobs, queries=itertools.cycle(reversed(queries)),
+            receiver=receivers.webhook, told=lambda: receivers.told,
+        )  # fmt: skip
 
     def _load(self, experiment: Experiment, queries: Sequence[str], seed: int) -> Load:
         return Load(
@@ -195,6 +224,15 @@ class Proving:
         async with aiohttp.ClientSession(headers=headers) as session:
             await asyncio.gather(*(caller(session) for _ in range(AT_ONCE)))
         return done / self._pace.before_s
+
+
+def _trouble(fault: Fault) -> Behaviour:
+    return replace(WELL, first_token_s=fault.by) if fault.kind == "slow" else TROUBLES[fault.kind]
+
+
+def asked_about(served: Mapping[str, str]) -> dict[str, str]:
+    """Those of `served` that repeated queries ask about."""
+    return {name: text for name, text in served.items() if name.startswith(TOPICS[:REPEATED])}
 
 
 def _told(where: Mapping[str, str]) -> str:

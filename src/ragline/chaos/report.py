@@ -37,6 +37,7 @@ def as_json(verdicts: Sequence[Verdict], *, command: str, version: str, machine:
             "played": dict(one.where),
             **{name: asdict(getattr(one, name)) for name in ("before", "during", "after")},
             **({"written": asdict(one.written)} if one.written else {}),
+            **({"asked": asdict(one.asked)} if one.asked else {}),
             **({"alerts": dict(one.alerts)} if one.alerts is not None else {}),
         }
         for one in verdicts
@@ -79,11 +80,12 @@ def expected(experiment: Experiment) -> str:
     """In words."""
     expect = experiment.expect
     words = [f"`{expect.degraded}` left out" if expect.degraded else "nothing left out"]
-    words += [f"but `{expect.allowed}`"] if expect.allowed else []
-    words += [f"{expect.errors or 'no'} errors"]
+    words += [f"but {', '.join(f'`{step}`' for step in expect.allowed)}"] if expect.allowed else []
+    words += ["503 at once"] if expect.unavailable else [f"{expect.errors or 'no'} errors"]
     words += ["429 allowed"] if expect.refused else []
     words += [f"{', '.join(expect.alerts)} fires"] if expect.alerts else []
     words += [f"uploads {expect.writes}, what is accepted live in the end"] if expect.writes else []
+    words += ["every job done and delivered"] if experiment.jobs else []
     words += [f"mean ≤ {expect.mean_ratio} ×"] if expect.mean_ratio else []
     words += [f"p95 ≤ {expect.p95_ratio} ×"] if expect.p95_ratio else []
     words += [f"p95 ≤ {expect.p95_ms:.0f} ms"] if expect.p95_ms else []
@@ -98,12 +100,15 @@ def _seen(one: Verdict) -> str:
     if one.alerts is not None:
         fired = [name if cleared else f"{name}, not cleared" for name, cleared in one.alerts.items()]
         seen += f"; alerts: {'; '.join(fired) or 'none'}"
-    if one.written is None:
-        return seen
-    meanwhile = one.written.between(one.fault_s, one.healed_s)
-    accepted = sum(bool(sent.id) for sent in meanwhile)
-    lost = len(one.written.lost)
-    return f"{seen}; {accepted} of {len(meanwhile)} uploads accepted, {one.written.waiting} waiting at its end, {lost} lost"
+    if one.written is not None:
+        meanwhile = one.written.between(one.fault_s, one.healed_s)
+        accepted = sum(bool(sent.id) for sent in meanwhile)
+        seen += f"; {accepted} of {len(meanwhile)} uploads accepted, {one.written.waiting} waiting at its end"
+        seen += f", {one.written.failed} failed and driven again" if one.written.failed else ""
+        seen += f", {len(one.written.lost)} lost"
+    if one.asked is not None:
+        seen += f"; {one.asked.accepted} jobs, {len(one.asked.lost)} lost, {one.asked.replayed} webhooks sent again"
+    return seen
 
 
 def _speed(part: Part) -> str:

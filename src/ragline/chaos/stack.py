@@ -167,7 +167,7 @@ class Stack:
         if self._wires:
             return set()
         log = self._given.get("RAGLINE_LOG") or load_settings().log
-        return {"ingest", *(["log"] if log else []), *(["disk"] if CAN_FILL_DISK else [])}
+        return {"ingest", "jobs", "edge", *(["log"] if log else []), *(["disk"] if CAN_FILL_DISK else [])}
 
     @property
     def pid(self) -> int:
@@ -219,7 +219,8 @@ class Stack:
 
     async def _fill(self) -> None:
         async with self.http() as http:
-            (await http.put(f"/v1/namespaces/{self.namespace}", json={})).raise_for_status()
+            settings = {} if self._wires else {"public": True}  # an edge may hold its answers
+            (await http.put(f"/v1/namespaces/{self.namespace}", json=settings)).raise_for_status()
             files = [("file", (name, text.encode(), "text/plain")) for name, text in documents().items()]
             path = f"/v1/namespaces/{self.namespace}/documents"
             answer = (

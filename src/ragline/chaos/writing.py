@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from urllib.parse import quote
 
 import aiohttp
 
@@ -13,6 +14,9 @@ from ragline.chaos.target import Target, documents_path
 
 EVERY_S = 0.25
 """Between two uploads."""
+
+PAGE_LINES = 40
+"""Of a page: more than a passage holds."""
 
 TIMEOUT_S = 30.0
 """Of one upload."""
@@ -36,21 +40,32 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """`waiting`: accepted, and not live when the fault ended; `lost`: not live in the end, in words."""
+    """`waiting`: accepted, and not live when the fault ended; `lost`: not live in the end, in words; `failed`: had ended so, and
+    were driven again."""
 
     sent: tuple[Sent, ...]
     waiting: int
     lost: tuple[str, ...]
+    failed: int = 0
 
     def between(self, from_s: float, to_s: float) -> list[Sent]:
         return [one for one in self.sent if from_s <= one.at_s < to_s]
 
 
 class Writing:
-    """Uploads to `namespace`, one after the other. `elapsed_s`: of the load beside it."""
+    """Uploads to `namespace`, one after the other: documents of its own of so many `pages`, whose names begin with `name`, or
+    those of `served` over and over, each time with another line.
 
-    def __init__(self, target: Target, namespace: str, *, name: str, elapsed_s: Callable[[], float]) -> None:
+    elapsed_s:  of the load beside it.
+    redrives:   what has failed is driven again in the end, as Alertmanager does it.
+    """
+
+    def __init__(
+        self, target: Target, namespace: str, *, name: str, elapsed_s: Callable[[], float],
+        pages: int = 1, served: Mapping[str, str] | None = None, redrives: bool = False,
+    ) -> None:  # fmt: skip
         self._target, self._namespace, self._name, self._elapsed_s = target, namespace, name, elapsed_s
+        self._pages, self._served, self._redrives = pages, list((served or {}).items()), redrives
         self._sent: list[Sent] = []
 
     async def run(self) -> None:
@@ -67,16 +82,35 @@ class Writing:
     async def settled(self, waiting: int) -> Written:
         """When all that was accepted is live, or after a while. `waiting`: how many were not, when the fault ended."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + SETTLED_WITHIN_S
-        while (left := await self._not_live()) and loop.time() < until:  # noqa: ASYNC110 (the server does not tell)
+        until, failed = loop.time() + SETTLED_WITHIN_S, 0
+        while (left := await self._not_live()) and loop.time() < until:
+            if self._redrives:
+                failed = max(failed, sum(" failed " in one for one in left))
+                await self._redrive()
             await asyncio.sleep(LOOK_S)
-        return Written(tuple(self._sent), waiting, tuple(left))
+        return Written(tuple(self._sent), waiting, tuple(left), failed)
+
+    async def _redrive(self) -> None:
+        async with self._target.session() as session:
+            await self._target.ask(session, "POST", f"/v1/namespaces/{quote(self._namespace, safe='')}/redrive")
+
+    def _next(self, n: int) -> tuple[str, str]:
+        """Name and text of the upload that comes now."""
+        if self._served:
+            name, text = self._served[n % len(self._served)]
+            return name, f"{text} This was looked through {n} times for {self._name}."
+        text = f"Ledger {n} of {self._name}.\n\nEntry {n} of {self._name} was written in the year {1000 + n}."
+        more = (
+            f"\n\nPage {page} of ledger {n}. " + f"What page {page} says is long. " * PAGE_LINES
+            for page in range(2, self._pages + 1)
+        )
+        return f"{self._name}-{n}.txt", text + "".join(more)
 
     async def _send(self, session: aiohttp.ClientSession, n: int) -> Sent:
         at_s = self._elapsed_s()
         form = aiohttp.FormData()
-        text = f"Ledger {n} of {self._name}.\n\nEntry {n} of {self._name} was written in the year {1000 + n}."
-        form.add_field("file", text.encode(), filename=f"{self._name}-{n}.txt", content_type="text/plain")
+        name, text = self._next(n)
+        form.add_field("file", text.encode(), filename=name, content_type="text/plain")
         try:
             async with (
                 asyncio.timeout(TIMEOUT_S),

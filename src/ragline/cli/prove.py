@@ -29,10 +29,18 @@ FOLDERS = "ragline-prove-"
 LOCAL = {
     "RAGLINE_LOG_LEVEL": "warning",
     "RAGLINE_CACHE__TTL_S": "2",
+    "RAGLINE_CACHE__AUDIT_SHARE": "0.1",
+    "RAGLINE_QUERY__RECALL_SHARE": "0.05",
     "RAGLINE_RERANKER__DEADLINE_MS": "200",
     "RAGLINE_INGEST__PARSE_PROCESSES": "1",
+    "RAGLINE_INGEST__STALE_AFTER_S": "15",
+    "RAGLINE_WEBHOOKS__ALLOW_HTTP": "true",
+    "RAGLINE_WEBHOOKS__ALLOW_NETWORKS": '["127.0.0.0/8"]',
+    "RAGLINE_WEBHOOKS__ATTEMPTS": "2",
+    "RAGLINE_WEBHOOKS__FIRST_BACKOFF_S": "0.5",
 }
-"""Of a local proof. A cached entry's time is over soon, so that those that outlive it are needed."""
+"""Of a local proof, whose minutes are seconds. A cached entry's time is over soon, so that those that outlive it are needed; a
+document is stale after 15 s, a webhook dead after its second try; of few queries a larger share is measured."""
 
 
 class Render(StrEnum):
@@ -205,6 +213,7 @@ async def _run(
     from ragline.chaos.alarms import Alarms
     from ragline.chaos.llm import Llm
     from ragline.chaos.proving import Proving
+    from ragline.chaos.receivers import Receivers
     from ragline.chaos.reranker import reranker
     from ragline.chaos.stack import Stack
     from ragline.chaos.wires import Wires
@@ -212,11 +221,12 @@ async def _run(
     verdicts: list[Verdict] = []
     async with AsyncExitStack() as stack:
         variables: Mapping[str, str] = dict(group[0].without) if without else {}
-        llm, wires = None, Wires(settings) if settings else None
+        llm, receivers, wires = None, None, Wires(settings) if settings else None
         if settings is None:
             llm = await stack.enter_async_context(Llm().serving())
+            receivers = await stack.enter_async_context(Receivers().serving())
             reranks = await stack.enter_async_context(reranker())
-            variables = {**LOCAL, **played_by(llm.url, reranks), **variables}
+            variables = {**LOCAL, **played_by(llm.url, reranks, receivers.edge), **variables}
         screen.note("Starting what is to be proved …")
         under_test = await stack.enter_async_context(Stack(folder / f"stack-{id(group)}", variables, wires=wires))
         if wires:
@@ -228,7 +238,7 @@ async def _run(
         alarms = None
         if rules is not None:
             alarms = await stack.enter_async_context(Alarms(folder / f"alarms-{id(group)}", rules, under_test.url))
-        proving = Proving(under_test, pace, llm=llm, tell=screen.note, alarms=alarms)
+        proving = Proving(under_test, pace, llm=llm, receivers=receivers, tell=screen.note, alarms=alarms)
         for one in group:
             if missing := [part for part in one.needs if part not in has or (part == "llm" and llm is None)]:
                 screen.note(f"skipped  {one.name}: there is no {', '.join(missing)} here.")
@@ -241,10 +251,10 @@ async def _run(
     return verdicts
 
 
-def played_by(llm: str, reranks: str, *, timeout_s: float = 5.0) -> dict[str, str]:
-    """Settings for models that are played, by their URLs."""
+def played_by(llm: str, reranks: str, edge: str, *, timeout_s: float = 5.0) -> dict[str, str]:
+    """Settings for models and an edge that are played, by their URLs."""
     generator = f'[{{"url": "{llm}", "model": "played", "timeout_s": {timeout_s:g}}}]'
-    return {"RAGLINE_GENERATORS": generator, "RAGLINE_RERANKER__URL": f"tei+{reranks}"}
+    return {"RAGLINE_GENERATORS": generator, "RAGLINE_RERANKER__URL": f"tei+{reranks}", "RAGLINE_EDGE__URL": edge}
 
 
 @contextmanager

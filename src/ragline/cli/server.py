@@ -23,6 +23,10 @@ DRAIN_S = 10
 BACKLOG = 16_384
 """Connections that may wait to be taken, when thousands come back at once; the system has a bound of its own (somaxconn)."""
 
+KEEP_ALIVE_S = 620
+"""How long a connection is kept that nobody uses: longer than load balancers keep theirs (Google's 600 s, Amazon's 60 s), or a
+request that comes just then is answered by a reset. So is one that came while the process stood still."""
+
 FILES = 65_536
 """Wanted at most: each connection is one, and a stream of events is held for minutes. Systems begin processes with 1,024."""
 
@@ -44,7 +48,7 @@ async def serving(
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="off", ws="none", server_header=False, backlog=BACKLOG,
         proxy_headers=bool(http.trusted_proxies), forwarded_allow_ips=list(http.trusted_proxies),
-        timeout_graceful_shutdown=DRAIN_S,
+        timeout_graceful_shutdown=DRAIN_S, timeout_keep_alive=KEEP_ALIVE_S,
     )  # fmt: skip
     server, me = _Server(config), asyncio.current_task()
     assert me
