@@ -84,7 +84,7 @@ async def test_an_error_reaches_every_caller_and_is_not_kept() -> None:
 
 
 async def test_a_flight_that_has_ended_is_not_joined() -> None:
-    """Else a caller that is not content with its answer, and asks again at once, would get it for ever, and nobody else a turn."""
+    """Else a caller that asks again at once, not content with its answer, would get it for ever, and nobody else a turn."""
     flights: SingleFlight[int] = SingleFlight()
     works = iter(range(10))
 

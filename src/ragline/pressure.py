@@ -4,16 +4,17 @@ Nobody knows the number beforehand: it depends on the machine and on the engines
 slow, and slower than when they have the machine to themselves, there are too many of them, and the number falls; while they
 are fast and the places are used, it rises (additive increase, multiplicative decrease; Chiu & Jain 1989, with the test for
 queueing of TCP Vegas, Brakmo & Peterson 1995). An engine that is slow by itself is no reason to refuse anybody: a step down after
-which fewer are served is taken back.
+which fewer are served, and each as slowly, is taken back.
 
 On the way to the last place more and more is left out: the reranker, half of the candidates, the generators. Then 429.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from ragline import metrics
@@ -32,14 +33,22 @@ WINDOW, WINDOW_S = 64, 1.0
 """The number moves after so many searches, or after so long with a quarter of them."""
 
 RISE = 1.05
-FALL = (0.3, 0.9)
-"""Bounds of one step down; it goes where the last searches would just have been in time (Little 1961)."""
+FALL = (0.3, 0.7)
+"""Bounds of one step down; it goes where the last searches would just have been in time (Little 1961). What a smaller one does
+cannot be told from chance."""
 
 QUEUED = 3.0
 """Times as slow as alone: most of it is waiting for each other."""
 
 SETTLED = 2
-"""Windows running, before a step down and after it: the first one saw what was before as well."""
+"""Windows running, before a step down: the first one saw what was before as well. One in which even half of the searches are over
+the target has seen enough."""
+
+JUDGED = 3
+"""Windows after a step down until it is judged, the first of which says nothing either: once, before other things have come."""
+
+HELPED = 0.85
+"""Of what half of the searches took before a step down: if they take less now, it was right."""
 
 DRIFT = 1.01
 """What is taken for "alone" grows by this each window, so that an engine that is slower from today on is learnt."""
@@ -57,6 +66,7 @@ class Pressure:
         self._alone_s: float | None = None
         self._began_at = clock.monotonic()
         self._refused = 0
+        self._rate = 0.0
         self._slow = 0
         self._fall: _Fall | None = None
 
@@ -107,27 +117,54 @@ class Pressure:
         fast, half, slow = (took[int(share * (len(took) - 1))] for share in (0.1, 0.5, 0.95))
         self._alone_s = fast if self._alone_s is None else min(fast, DRIFT * self._alone_s)
         queue = slow > self._target_s and half > QUEUED * self._alone_s
-        self._slow = self._slow + 1 if queue else 0
-        fall = self._fall
-        if self._slow < SETTLED:  # the first window is of before as well
-            pass
-        elif fall and self._refused and rate < fall.rate * (1 + fall.step) / 2:
-            # Fewer at once, and each as slow: they were not in each other's way.
-            self._places, self._alone_s, self._fall, self._slow = fall.places, fast, None, 0
-        else:
-            used = min(self._places, self._most_in_use)
+        self._slow = (SETTLED if half > self._target_s else self._slow + 1) if queue else 0
+        now = _Look(rate, half, self._refused)
+        if (fall := self._fall) and fall.judged(now):
+            self._fall = None
+            if queue and fall.was_wrong:  # they were not in each other's way
+                self._places, self._alone_s, self._slow = fall.places, fast, 0
+        used = min(self._places, self._most_in_use)
+        if self._slow >= SETTLED and used > LEAST:
             kept = max(LEAST, used * min(FALL[1], max(FALL[0], self._target_s / slow)))
-            self._fall, self._places, self._slow = _Fall(self._places, kept / used, rate), kept, 0
+            first = self._fall or _Fall(self._places, used, replace(now, rate=max(rate, self._rate)))
+            self._fall = _Fall(first.places, first.used, first.before, kept)
+            self._places, self._slow = kept, 0
         if slow <= self._target_s and self._most_in_use > AT["rerank"] * self._places:
             self._places = min(MOST, RISE * self._places + 1)
         metrics.search_places.set(self.places)
         self._took_s, self._most_in_use, self._began_at, self._refused = [], self._in_use, self._clock.monotonic(), 0
+        self._rate = rate
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """At a window: searches done a second, how long half of them took at most, how many were refused."""
+
+    rate: float
+    half_s: float
+    refused: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Fall:
-    """A step down. `places` before it, the share of those in use that stayed, and how many searches a second were done."""
+    """Steps down, one soon after another. `places` and those in use before them; what was seen then, and in each window since
+    the last; how many were kept."""
 
     places: float
-    step: float
-    rate: float
+    used: float
+    before: _Look
+    kept: float = 0.0
+    looks: list[_Look] = field(default_factory=list)
+
+    def judged(self, now: _Look) -> bool:
+        """Whether with `now` enough is seen."""
+        self.looks.append(now)
+        return len(self.looks) == JUDGED
+
+    @property
+    def was_wrong(self) -> bool:
+        """Fewer are done at once, and each is as slow."""
+        rates, halves = zip(*((one.rate, one.half_s) for one in self.looks[1:]), strict=True)
+        fewer = statistics.fmean(rates) < self.before.rate * (1 + self.kept / self.used) / 2
+        slow = statistics.fmean(halves) > HELPED * self.before.half_s
+        return fewer and slow and any(one.refused for one in self.looks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -233,3 +234,12 @@ def test_the_report_says_rung_by_rung_what_was_expected_seen_and_found() -> None
     assert (green["green"], red["green"], green["played"]) == (True, False, where)
     both = replace(verdicts[0], where={**where, "log": "inside the process"})
     assert "| vectors on the connection, log inside the process |" in markdown([both], **about)
+
+
+@pytest.mark.parametrize(
+    "page", sorted((RULES.parents[1] / "docs" / "runbooks").glob("*.md")), ids=lambda page: page.stem
+)
+def test_each_runbook_names_the_experiment_that_sets_its_alert_off(page: Path) -> None:
+    (name,) = re.findall(r"ragline prove --local --alerts deploy/prometheus --only (\w+)", page.read_text("utf-8"))
+    (one,) = [one for one in shipped() if one.name == name]
+    assert page.stem in {alert.partition(" at ")[0] for alert in one.expect.alerts}

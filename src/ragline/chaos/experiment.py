@@ -150,7 +150,8 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`faults`: what was not as expected, in words; empty: green. `where`: target → where its fault was played."""
+    """`faults`: what was not as expected, in words; empty: green. `where`: target → where its fault was played. `resident_mib`: of
+    the process under test, when the fault began and when it ended."""
 
     experiment: Experiment
     before: Part
@@ -164,6 +165,7 @@ class Verdict:
     asked: Asked | None = None
     alerts: Mapping[str, bool] | None = None
     where: Mapping[str, str] = field(default_factory=dict)
+    resident_mib: tuple[float, float] = (0.0, 0.0)
 
     @property
     def green(self) -> bool:

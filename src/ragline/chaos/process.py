@@ -31,6 +31,12 @@ def pause(pid: int, *, paused: bool) -> None:
         os.kill(pid, signal.SIGSTOP if paused else signal.SIGCONT)
 
 
+def resident_mib(pid: int) -> float:
+    """Memory that it holds now; 0.0: it has ended."""
+    told = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
+    return int(told) / 1024 if told else 0.0
+
+
 def fill_disk(pid: int, *, full: bool) -> None:
     """From now on, while `full`, the kernel refuses every byte that the process writes to a file: the disk is full for it alone.
 

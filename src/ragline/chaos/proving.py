@@ -15,7 +15,7 @@ from ragline.chaos.asking import Asking
 from ragline.chaos.experiment import FEWEST, Experiment, Fault, Verdict, judge
 from ragline.chaos.llm import Behaviour, Llm
 from ragline.chaos.load import Load
-from ragline.chaos.process import fill_disk, kill_children, pause
+from ragline.chaos.process import fill_disk, kill_children, pause, resident_mib
 from ragline.chaos.receivers import Receivers
 from ragline.chaos.stack import FACTS, TOPICS, Stack, documents
 from ragline.chaos.target import Target
@@ -24,6 +24,9 @@ from ragline.faults import TARGETS
 
 AT_ONCE = 8
 """Callers that measure what the process can do: each asks again when it has its answer."""
+
+WAITING_SHARE = 0.1
+"""Of the rate, while an alert has yet to clear: it must by what is seen, not because nobody asks."""
 
 FRESH, REPEATED = 100_000, 5
 """Queries to draw from, each as likely: so many that hardly one comes twice; so few that each does, again and again."""
@@ -105,12 +108,14 @@ class Proving:
         try:
             await asyncio.sleep(max(pace.before_s, enough_s))
             fault_s = load.elapsed_s
+            began_mib = await self._resident_mib()
             if alarmed:
                 await alarmed.begin()
             load.rate = overload.by * capacity if overload else rate
             await self._play(stretched)
             self._tell(f"{experiment.name}: {_told(self.where(stretched))}, for {experiment.for_s:g} s")
             await asyncio.sleep(experiment.for_s)
+            ended_mib = await self._resident_mib()
             waiting = await writing.waiting() if writing else 0
             await self._play(())
             load.rate, healed_s = rate, load.elapsed_s
@@ -118,6 +123,7 @@ class Proving:
             end_s = load.elapsed_s - 1.0  # what was due last may be under way
             for task in beside:
                 task.cancel()
+            load.rate = rate * WAITING_SHARE
             alerts = await alarmed.settled(expect.alerts) if alarmed else None
         finally:
             await self._play(())
@@ -139,7 +145,7 @@ class Proving:
             asked=asked,
             alerts=alerts,
         )
-        verdict = replace(verdict, where=self.where(stretched))
+        verdict = replace(verdict, where=self.where(stretched), resident_mib=(began_mib, ended_mib))
         if any(one.target == "workers" for one in stretched) and not self._killed:
             verdict = replace(verdict, faults=(*verdict.faults, "there was no process to kill"))
         return verdict if not overload else _served_enough(verdict, capacity)
@@ -176,6 +182,9 @@ class Proving:
             self._llm.behaviour = next((_trouble(one) for one in faults if one.target == "llm"), WELL)
         if self._receivers is not None:
             self._receivers.down = [one.target for one in faults if one.target in ("edge", "webhooks")]
+
+    async def _resident_mib(self) -> float:
+        return await asyncio.to_thread(resident_mib, self._stack.pid)
 
     async def _kill(self, every_s: float) -> None:
         while True:

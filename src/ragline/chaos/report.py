@@ -34,7 +34,7 @@ def as_json(verdicts: Sequence[Verdict], *, command: str, version: str, machine:
     told = [
         {
             "experiment": one.experiment.name, "rung": one.experiment.rung, "green": one.green, "faults": one.faults,
-            "played": dict(one.where),
+            "played": dict(one.where), "resident_mib": one.resident_mib,
             **{name: asdict(getattr(one, name)) for name in ("before", "during", "after")},
             **({"written": asdict(one.written)} if one.written else {}),
             **({"asked": asdict(one.asked)} if one.asked else {}),
@@ -97,6 +97,8 @@ def _seen(one: Verdict) -> str:
     steps = ", ".join(f"`{step}` {count}" for step, count in sorted(part.degraded.items()))
     refused = f", {part.refused} × 429" if part.refused else ""
     seen = f"{part.requests} requests, {part.errors} errors{refused}" + (f"; {steps}" if steps else "")
+    if one.experiment.expect.refused:
+        seen += "; resident {:.0f}, then {:.0f} MiB".format(*one.resident_mib)
     if one.alerts is not None:
         fired = [name if cleared else f"{name}, not cleared" for name, cleared in one.alerts.items()]
         seen += f"; alerts: {'; '.join(fired) or 'none'}"
