@@ -73,6 +73,13 @@ class Machine:
         return statistics.quantiles(self.took_ms, n=20)[-1]
 
 
+def _alone(pressure: Pressure, clock: HandClock) -> None:
+    """It learns what a search takes that has the machine to itself."""
+    for _ in range(100):
+        with pressure.place():
+            clock.move(0.01)
+
+
 def test_three_times_what_the_machine_can_do_is_served_to_capacity_and_in_time() -> None:
     machine = Machine(rate=300, work_s=0.01)
     machine.run(60)
@@ -146,3 +153,25 @@ def test_one_that_waits_for_something_else_says_nothing_of_the_machine() -> None
         with pressure.place(waits=True):
             clock.move(5)
     assert pressure.places == FIRST
+
+
+def test_a_busy_moment_after_a_step_down_does_not_undo_it() -> None:
+    """Callers take every place there is, and ask again at once; what `rate` a second the machine does is shared by them."""
+    clock = HandClock()
+    pressure = Pressure(clock, target_ms=TARGET_MS)
+    _alone(pressure, clock)
+
+    def crowd(for_s: float, rate: float) -> None:
+        until = clock.since + for_s
+        while clock.since < until:
+            with ExitStack() as stack:
+                for _ in range(pressure.places):
+                    stack.enter_context(pressure.place())
+                pytest.raises(Overloaded, pressure.place().__enter__)
+                clock.move(pressure.places / rate)
+
+    crowd(for_s=2, rate=250)
+    kept = pressure.places
+    assert LEAST < kept < FIRST / 2
+    crowd(for_s=2, rate=125)
+    assert pressure.places <= kept

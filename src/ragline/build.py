@@ -430,7 +430,8 @@ async def open_hot_tier(settings: Settings, clock: Clock) -> HotTier | None:
         await cache.aclose()
         raise
     after = settings.query.leave_out_after
-    return HotTier(cache, settings.cache, clock, in_process=cache.name == "memory", after=after)
+    at_once = cache.name == "memory" and not settings.faults  # which are to be met as if it were a server
+    return HotTier(cache, settings.cache, clock, in_process=at_once, after=after)
 
 
 def open_log(settings: Settings) -> ChunkLog | None:

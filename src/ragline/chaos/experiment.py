@@ -47,8 +47,8 @@ NEARLY_ALL = 0.95
 """Share of the responses that must say what they leave out: a hit of the cache leaves nothing out."""
 
 STRAYS, FEW_STRAYS = 0.02, 2
-"""Share of the requests before the fault that may fail or leave something out, and how many may of however few: a busy machine is
-no reason to prove nothing."""
+"""Share of the requests before the fault that may fail or leave something out, or during it that may leave out what it does not
+ask for, and how many may of however few: a busy machine is no reason to prove nothing."""
 
 OUTSIDE = {
     "load": ("times",), "llm": ("limit", "refuse", "hang", "slow"), "workers": ("kill",), "disk": ("full",),
@@ -150,8 +150,8 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`faults`: what was not as expected, in words; empty: green. `where`: target → where its fault was played. `resident_mib`: of
-    the process under test, when the fault began and when it ended."""
+    """`faults`: what was not as expected, in words; empty: green. `where`: target → where its fault was played.
+    `resident_mib`: of the process under test, when the fault began and when it ended."""
 
     experiment: Experiment
     before: Part
@@ -294,8 +294,9 @@ def _asked(asked: Asked) -> list[str]:
 def _degraded(expect: Expect, settled: Part) -> list[str]:
     served = settled.requests - settled.errors - settled.refused
     if not expect.degraded:
-        needless = settled.degraded.keys() - set(expect.allowed)
-        return [f"degraded without need: {_steps(settled)}"] if needless else []
+        needless = sum(count for step, count in settled.degraded.items() if step not in expect.allowed)
+        few = max(FEW_STRAYS, STRAYS * settled.requests)
+        return [f"degraded without need: {_steps(settled)}"] if needless > few else []
     told = max((count for step, count in settled.degraded.items() if step.startswith(expect.degraded)), default=0)
     if told < NEARLY_ALL * served and not expect.refused:
         return [f"{expect.degraded!r} in {told} of {served} responses during the fault: {_steps(settled)}"]

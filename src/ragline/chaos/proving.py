@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import aiohttp
@@ -121,20 +121,18 @@ class Proving:
             load.rate, healed_s = rate, load.elapsed_s
             await asyncio.sleep(expect.healed_after_s + max(pace.after_s, 1.0 + enough_s))
             end_s = load.elapsed_s - 1.0  # what was due last may be under way
-            for task in beside:
-                task.cancel()
             load.rate = rate * WAITING_SHARE
+            await _ended(beside)
+            written = await writing.settled(waiting) if writing else None
+            asked = await asking.settled() if asking else None
             alerts = await alarmed.settled(expect.alerts) if alarmed else None
         finally:
             await self._play(())
             load.stop()
             if alarmed:
                 alarmed.stop()
-            for task in beside:
-                task.cancel()
-            await asyncio.wait([loading, *beside])
-        written = await writing.settled(waiting) if writing else None
-        asked = await asking.settled() if asking else None
+            await _ended(beside)
+            await asyncio.wait([loading])
         verdict = judge(
             experiment,
             loading.result(),
@@ -233,6 +231,13 @@ class Proving:
         async with aiohttp.ClientSession(headers=headers) as session:
             await asyncio.gather(*(caller(session) for _ in range(AT_ONCE)))
         return done / self._pace.before_s
+
+
+async def _ended(tasks: Collection[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
 
 
 def _trouble(fault: Fault) -> Behaviour:

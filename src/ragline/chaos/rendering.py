@@ -11,7 +11,8 @@ Ragline plays a fault inside one process; these play the same one between pods, 
 | full disk | IOChaos, ENOSPC | disk |
 | kill | PodChaos pod-kill, by a Schedule | shutdown, once |
 
-What has no meaning there is left out: a load, and an LLM that answers 429.
+What has no meaning there is left out: a load, what only an answer says (429, a neighbour missed, what was true before), what is played
+outside of a cluster, and a process that stands still, for which neither tool has a word.
 """
 
 from __future__ import annotations
@@ -79,7 +80,12 @@ def gremlin(experiment: Experiment, cluster: Cluster) -> dict[str, str]:
 
 
 def _meant(fault: Fault) -> bool:
-    return fault.target != "load" and fault.kind != "limit"
+    return fault.target not in ("load", "process", "edge", "webhooks") and fault.kind not in (
+        "limit",
+        "reject",
+        "miss",
+        "stale",
+    )
 
 
 def _part(fault: Fault) -> str:
