@@ -167,7 +167,8 @@ def test_a_busy_moment_after_a_step_down_does_not_undo_it() -> None:
             with ExitStack() as stack:
                 for _ in range(pressure.places):
                     stack.enter_context(pressure.place())
-                pytest.raises(Overloaded, pressure.place().__enter__)
+                with pytest.raises(Overloaded), pressure.place():
+                    pass
                 clock.move(pressure.places / rate)
 
     crowd(for_s=2, rate=250)

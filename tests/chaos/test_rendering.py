@@ -24,7 +24,10 @@ from tests.engines.server import missing
 
 MODULE, VERSION = "github.com/chaos-mesh/chaos-mesh", "v0.9.1-0.20260902003049-47411975a8cb"
 KINDS = ("networkchaos", "podchaos", "timechaos", "iochaos", "schedules")
-NOT_ON_A_CLUSTER = {"overload", "llm_limited"}
+NOT_ON_A_CLUSTER = {
+    "overload", "llm_limited", "edge_down", "webhook_receiver_down", "process_paused", "neighbours_missed", "registry_lags",
+    "embedding_rejects_documents", "embedding_rejects_messages",
+}  # fmt: skip
 CLUSTER = Cluster("staging", {"vectors": {"app": "milvus", "tier": "data"}})
 
 
@@ -122,7 +125,7 @@ def test_pods_are_found_by_the_labels_that_were_given_and_else_by_the_part() -> 
     (slow,) = _manifests("embedding_slow_for_documents")
     assert slow["spec"]["selector"]["labelSelectors"] == {"app.kubernetes.io/component": "work"}
     named = {fault.target.partition(".")[0] for one in shipped() for fault in one.faults}
-    assert named - {"clock", "disk", "workers", "load"} <= set(PARTS)
+    assert named - {"clock", "disk", "workers", "load", "process", "guard", "edge", "webhooks"} <= set(PARTS)
 
 
 @pytest.mark.parametrize("experiment", shipped(), ids=lambda one: one.name)

@@ -11,8 +11,8 @@ Ragline plays a fault inside one process; these play the same one between pods, 
 | full disk | IOChaos, ENOSPC | disk |
 | kill | PodChaos pod-kill, by a Schedule | shutdown, once |
 
-What has no meaning there is left out: a load, what only an answer says (429, a neighbour missed, what was true before), what is played
-outside of a cluster, and a process that stands still, for which neither tool has a word.
+What has no meaning there is left out: a load, what only an answer says (429, a neighbour missed, what was true before), what is
+played outside of a cluster, and a process that stands still, for which neither tool has a word.
 """
 
 from __future__ import annotations
