@@ -89,6 +89,13 @@ def test_while_it_settles_a_response_may_be_of_either_kind() -> None:
     assert _faults(late) == ()
 
 
+def test_after_healing_what_the_fault_left_out_is_back_and_of_others_a_stray_one_may_be() -> None:
+    assert _faults([*_samples(), *2 * [Sample(35.0, 10.0, 200, ("rerank",))]]) == ()
+    assert _faults([*_samples(), *3 * [Sample(35.0, 10.0, 200, ("rerank",))]]) == (
+        "10 s after healing: 0 errors, rerank 3",
+    )
+
+
 def test_where_nothing_need_be_left_out_nothing_may_be() -> None:
     assert _faults(_samples(during=()), Expect()) == ()
     assert _faults(_samples(), Expect()) == ("degraded without need: dense 85",)

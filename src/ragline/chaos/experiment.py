@@ -259,7 +259,7 @@ def judge(
         )
     faults += _degraded(expect, settled)
     faults += _slower(expect, before, during)
-    if after.errors or after.degraded:
+    if after.errors or not _healed(expect, after):
         faults.append(f"{expect.healed_after_s:.0f} s after healing: {after.errors} errors, {_steps(after)}")
     if written is not None:
         faults += _written(expect, written, fault_s=fault_s, healed_s=healed_s)
@@ -301,6 +301,16 @@ def _degraded(expect: Expect, settled: Part) -> list[str]:
     if told < NEARLY_ALL * served and not expect.refused:
         return [f"{expect.degraded!r} in {told} of {served} responses during the fault: {_steps(settled)}"]
     return [] if told else [f"nothing was left out ({expect.degraded!r} expected)"]
+
+
+def _healed(expect: Expect, after: Part) -> bool:
+    """What the fault had left out is back without an exception; of other steps a stray one is the machine's."""
+    others = {
+        step: count
+        for step, count in after.degraded.items()
+        if not (expect.degraded and step.startswith(expect.degraded))
+    }
+    return others == dict(after.degraded) and sum(others.values()) <= FEW_STRAYS
 
 
 def _written(expect: Expect, written: Written, *, fault_s: float, healed_s: float) -> list[str]:
