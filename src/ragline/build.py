@@ -430,7 +430,7 @@ async def open_hot_tier(settings: Settings, clock: Clock) -> HotTier | None:
         await cache.aclose()
         raise
     after = settings.query.leave_out_after
-    at_once = cache.name == "memory" and not settings.faults  # which are to be met as if it were a server
+    at_once = cache.name == "memory" and not settings.faults  # a fault may let it hang, which it cannot by itself
     return HotTier(cache, settings.cache, clock, in_process=at_once, after=after)
 
 

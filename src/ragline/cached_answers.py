@@ -36,10 +36,10 @@ class CachedAnswers:
             own = True
             return await self._whole(namespace, key, request)
 
-        while True:
-            answer = await self._flights.run((key, request.min_sequence), work)
-            if own or await self._hot.holds_now(namespace, answer.retrieved, request.groups):
-                return answer
+        answer = await self._flights.run((key, request.min_sequence), work)
+        if own or await self._hot.holds_now(namespace, answer.retrieved, request.groups):
+            return answer
+        return await self._whole(namespace, key, request)
 
     async def stream(self, request: SearchRequest) -> AsyncGenerator[Event, None]:
         """Raises as `Answers.stream` does. A consumer that leaves stops the generation."""

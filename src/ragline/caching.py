@@ -269,10 +269,9 @@ class CachedSearch:
         with tracing.span("search") as span:
             span.note({"ragline.namespace": request.namespace, "ragline.top_k": request.top_k})
             span.text("ragline.query", request.query)
-            while True:
-                found = await self._flights.run((key, request.min_sequence), work)
-                if own or await self._hot.holds_now(namespace, found, request.groups):
-                    break
+            found = await self._flights.run((key, request.min_sequence), work)
+            if not own and not await self._hot.holds_now(namespace, found, request.groups):
+                found = await work()
             span.note({
                 "ragline.epoch": found.epoch, "ragline.degraded": found.degraded, "ragline.cached": found.cached,
                 "ragline.joined": not own, "ragline.passages": len(found.passages),

@@ -26,8 +26,8 @@ log = structlog.get_logger()
 HOUSEKEEPING_S = 30.0
 """Between two looks for retired collections, epochs to be filled and stale documents, at most."""
 
-LOOKS = 30
-"""For stale documents, in the time in which one becomes stale."""
+LOOKS, LOOK_S = 30, 5.0
+"""For stale documents, in the time in which one becomes stale, and between two at least: each counts all of them."""
 
 
 class Housekeeper:
@@ -52,7 +52,7 @@ class Housekeeper:
 
     @property
     def _every_s(self) -> float:
-        return min(HOUSEKEEPING_S, self._settings.upkeep_s, self._settings.stale_after_s / LOOKS)
+        return min(HOUSEKEEPING_S, self._settings.upkeep_s, max(LOOK_S, self._settings.stale_after_s / LOOKS))
 
     async def run(self) -> None:
         next_upkeep = self._clock.monotonic() + min(HOUSEKEEPING_S, self._settings.upkeep_s)  # a start is busy enough

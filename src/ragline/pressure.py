@@ -41,8 +41,10 @@ QUEUED = 3.0
 """Times as slow as alone: most of it is waiting for each other."""
 
 SETTLED = 2
-"""Windows running, before a step down: the first one saw what was before as well. One in which even half of the searches are over
-the target has seen enough."""
+"""Windows running, before a step down: the first one saw what was before as well."""
+
+CLEAR = 2.0
+"""Times the target: if even half of the searches take longer, one window is enough, unless it is of before the last step."""
 
 JUDGED = 3
 """Windows after a step down until it is judged, the first of which says nothing either: once, before other things have come."""
@@ -117,7 +119,8 @@ class Pressure:
         fast, half, slow = (took[int(share * (len(took) - 1))] for share in (0.1, 0.5, 0.95))
         self._alone_s = fast if self._alone_s is None else min(fast, DRIFT * self._alone_s)
         queue = slow > self._target_s and half > QUEUED * self._alone_s
-        self._slow = (SETTLED if half > self._target_s else self._slow + 1) if queue else 0
+        clear = half > CLEAR * self._target_s and not (self._fall and not self._fall.looks)
+        self._slow = (SETTLED if clear else self._slow + 1) if queue else 0
         now = _Look(rate, half, self._refused)
         if (fall := self._fall) and fall.judged(now):
             self._fall = None

@@ -16,8 +16,7 @@ class SingleFlight(Generic[R]):
         self._flights: dict[Hashable, _Flight[R]] = {}
 
     async def run(self, key: Hashable, work: Callable[[], Awaitable[R]]) -> R:
-        """The result, or the error, of the flight that is under way for `key`, or of a new one. A caller who is not
-        content with what he has joined may call again: he joins no flight twice."""
+        """The result, or the error, of the flight that is under way for `key`, or of a new one."""
         flight = self._flights.get(key)
         if flight is None or flight.task.done():  # done, and about to land
             flight = self._flights[key] = _Flight(asyncio.ensure_future(work()))

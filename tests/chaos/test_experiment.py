@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from ragline.chaos.asking import Asked
-from ragline.chaos.experiment import Expect, Experiment, Fault, Verdict, Writes, judge, load, seen, shipped
+from ragline.chaos.experiment import Expect, Experiment, Fault, Verdict, Writes, broken_off, judge, load, seen, shipped
+from ragline.chaos.met import unmet
 from ragline.chaos.report import as_html, as_json, markdown
 from ragline.chaos.samples import Lost, Sample, Samples
 from ragline.chaos.writing import Sent, Written
@@ -96,6 +98,67 @@ def test_after_healing_what_the_fault_left_out_is_back_and_of_others_a_stray_one
     )
 
 
+def test_after_healing_what_is_shed_under_load_may_go_on_where_it_was_allowed_and_nothing_else() -> None:
+    def after(*steps: str) -> list[Sample]:
+        return [*_samples(during=()), *(Sample(35.0, 10.0, 200, (step,)) for step in steps)]
+
+    allowed = Expect(allowed=("rerank", "guard"))
+    assert _faults(after(*9 * ["rerank"]), allowed) == ()
+    assert _faults(after("guard"), allowed) == ("10 s after healing: 0 errors, guard 1",)
+
+
+def _met(
+    fault: Fault, *, asked: Asked | None = None, took_ms: float = 10.0, grown: Mapping[str, float] = {}, killed: int = 0,
+    refused: Mapping[str, int] = {},
+) -> list[str]:  # fmt: skip
+    experiment = replace(HOLE, faults=(fault,), expect=Expect(), jobs=1.0 if asked else 0.0)
+    samples = Samples(_samples(during=(), took_ms=took_ms), for_s=40.0)
+    verdict = judge(experiment, samples, fault_s=10.0, healed_s=20.0, end_s=40.0, asked=asked)
+    return unmet(experiment, verdict, grown=grown, killed=killed, refused=refused)
+
+
+@pytest.mark.parametrize(
+    ("fault", "met", "words"),
+    [
+        (Fault("workers", "kill", 10, 1), {"killed": 1}, "there was no process to kill"),
+        (Fault("process", "pause", 10), {"took_ms": 6000.0}, "no search waited while the process stood still"),
+        (Fault("edge", "refuse", 10), {"refused": {"edge": 1}}, "nothing was sent to the edge that refused it"),
+        (Fault("guard", "stale", 10), {"grown": {"cache_wrong_total": 1}}, "the auditor found nothing"),
+        (Fault("vectors", "miss", 10), {"grown": {"ann_recall_count": 2, "ann_recall_sum": 1}}, "no recall below"),
+        (Fault("llm", "slow", 10, 2), {"took_ms": 1500.0}, "searches took 0.00 s longer, of 2 s"),
+        (Fault("vectors", "hang", 10), {}, None),
+    ],
+    ids=lambda one: one.kind if isinstance(one, Fault) else None,
+)
+def test_a_fault_that_nobody_noticed_proves_nothing(fault: Fault, met: dict[str, Any], words: str | None) -> None:
+    assert _met(fault, **met) == []
+    assert (words or "") in " ".join(found := _met(fault))
+    assert bool(found) == bool(words)
+
+
+def test_jobs_have_waited_for_an_llm_and_deliveries_have_died_of_a_receiver() -> None:
+    slow, refusing = Fault("llm", "slow", 10, 2), Fault("webhooks", "refuse", 10)
+    assert _met(slow, asked=Asked(9, 5, (), (), 0, 0)) == []
+    assert _met(slow, asked=Asked(9, 4, (), (), 0, 0)) == ["4 jobs waited when the fault ended: it held nothing up"]
+    assert _met(refusing, asked=Asked(9, 0, (), (), 0, 1), refused={"webhooks": 2}) == []
+    assert _met(refusing, asked=Asked(9, 0, (), (), 0, 0), refused={"webhooks": 2}) == ["no delivery was given up"]
+    assert _met(refusing, asked=Asked(9, 0, (), (), 0, 1)) == ["nothing was sent to the webhooks that refused it"]
+
+
+def test_what_plays_a_fault_is_needed(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('title = "a"\nrung = "b"\njobs = 2\n[fault]\ntarget = "edge"\nkind = "refuse"\nfor_s = 1')
+    assert load(file).needs == ("edge", "jobs")
+
+
+def test_one_that_was_broken_off_is_red_and_in_every_report() -> None:
+    verdict = broken_off(HOLE, "no answer")
+    about = {"command": "", "version": "", "machine": ""}
+    assert verdict.faults == ("it could not be seen to its end: no answer",)
+    for written in (markdown, as_json, as_html):
+        assert "no answer" in written([verdict], **about)
+
+
 def test_where_nothing_need_be_left_out_nothing_may_be() -> None:
     assert _faults(_samples(during=()), Expect()) == ()
     assert _faults(_samples(), Expect()) == ("degraded without need: dense 85",)
@@ -109,6 +172,8 @@ def test_where_nothing_can_answer_every_response_says_so() -> None:
     assert _faults(_samples(during=()), Expect(unavailable=True)) == ("0 of 85 responses were a 503",)
     broken = [replace(one, status=500) if one.at_s == 15 else one for one in away]
     assert _faults(broken, Expect(unavailable=True)) == ("1 failed otherwise: 1 × 500, 99 × 503",)
+    late = _samples(during=(), status=503, took_ms=300.0)
+    assert _faults(late, Expect(unavailable=True, p95_ms=200)) == ("p95 of the 503 is 300 ms, over 200",)
 
 
 def test_refusals_are_no_errors_where_they_are_expected() -> None:
@@ -158,11 +223,11 @@ def test_what_becomes_of_uploads_is_judged(writes: Writes, written: Written, wor
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        (Asked(5, (), (), 0, 2), None),
-        (Asked(0, (), (), 0, 0), "no job was accepted"),
-        (Asked(5, ("answered 429",), (), 0, 0), "1 jobs were not accepted: answered 429"),
-        (Asked(5, (), ("j: failed",), 0, 0), "1 of 5 jobs are not done: j: failed"),
-        (Asked(5, (), (), 1, 0), "of 1 jobs that are done the receiver was never told"),
+        (Asked(5, 3, (), (), 0, 2), None),
+        (Asked(0, 0, (), (), 0, 2), "no job was accepted"),
+        (Asked(5, 3, ("answered 429",), (), 0, 2), "1 jobs were not accepted: answered 429"),
+        (Asked(5, 3, (), ("j: failed",), 0, 2), "1 of 5 jobs are not done: j: failed"),
+        (Asked(5, 3, (), (), 1, 2), "of 1 jobs that are done the receiver was never told"),
     ],
 )
 def test_what_becomes_of_jobs_is_judged(asked: Asked, words: str | None) -> None:
@@ -172,7 +237,10 @@ def test_what_becomes_of_jobs_is_judged(asked: Asked, words: str | None) -> None
     assert verdict.faults == ((words,) if words else ())
     told = markdown([verdict], command="", version="", machine="")
     assert "every job done and delivered" in told
-    assert f"{asked.accepted} jobs, {len(asked.lost)} lost, {asked.replayed} webhooks sent again" in told
+    assert (
+        f"{asked.accepted} jobs, {asked.waiting} waiting at its end, {len(asked.lost)} lost, 2 webhooks sent again"
+        in told
+    )
 
 
 def test_what_was_seen_in_a_part() -> None:

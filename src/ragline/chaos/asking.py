@@ -19,10 +19,12 @@ PAGE = 200
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """`refused`: not accepted, in words. `lost`: accepted and not done in the end, in words. `undelivered`: done, and the
-    receiver was never told. `replayed`: deliveries that were dead, and sent again."""
+    """`waiting`: accepted, and not done when the fault ended. `refused`: not accepted, in words. `lost`: accepted and not
+    done in the end, in words. `undelivered`: done, and the receiver was never told. `replayed`: deliveries that were dead, and
+    sent again."""
 
     accepted: int
+    waiting: int
     refused: tuple[str, ...]
     lost: tuple[str, ...]
     undelivered: int
@@ -53,8 +55,16 @@ class Asking:
                     self._refused.append(error.message)
                 await asyncio.sleep(1 / self._rate)
 
-    async def settled(self) -> Asked:
-        """When every accepted job has ended and its receiver knows, or after a while. What is dead is sent again first."""
+    async def waiting(self) -> int:
+        """Accepted, and not done by now, when the fault ends."""
+        mine = set(self._accepted)
+        async with self._target.session() as session:
+            states = await self._states(session, mine)
+        return sum(states.get(id) != "done" for id in mine)
+
+    async def settled(self, waiting: int) -> Asked:
+        """When every accepted job has ended and its receiver knows, or after a while. What is dead is sent again first.
+        `waiting`: how many were, when the fault ended."""
         loop = asyncio.get_running_loop()
         until, replayed = loop.time() + SETTLED_WITHIN_S, 0
         mine = set(self._accepted)
@@ -68,7 +78,7 @@ class Asking:
                     break
                 await asyncio.sleep(LOOK_S)
         lost = tuple(f"{id}: {states.get(id, 'gone')}" for id in self._accepted if id not in done)
-        return Asked(len(mine), tuple(self._refused), lost, len(untold), replayed)
+        return Asked(len(mine), waiting, tuple(self._refused), lost, len(untold), replayed)
 
     async def _states(self, session: aiohttp.ClientSession, mine: Collection[str]) -> dict[str, str]:
         """Job → its state, of those that are there, `mine` at least."""

@@ -30,7 +30,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ragline.chaos.asking import Asked
 from ragline.chaos.samples import Lost, Sample, Samples
@@ -57,6 +57,9 @@ OUTSIDE = {
 """What fails by other ways than an engine, and by which."""
 
 SERVICE_UNAVAILABLE = 503
+
+SHED = ("rerank", "candidates")
+"""Steps that are left out while too much is to be done at once, whatever it is."""
 
 QUEUED = 5
 """Documents that wait, at least, where a fault is to let them wait."""
@@ -187,13 +190,30 @@ def load(file: Path) -> Experiment:
             raise TypeError(
                 f"expect.writes is one of {', '.join(filter(None, get_args(Writes)))}, not {expect.writes!r}"
             )
-        said["needs"] = tuple(said.get("needs", ()))
+        said["needs"] = _needs(said, faults)
         return Experiment(name=file.stem, faults=faults, expect=expect, protects=protects, without=without, **said)
     except (OSError, tomllib.TOMLDecodeError, TypeError, KeyError, AttributeError) as error:
         raise ConfigurationError(
             f"The experiment {file.name} cannot be read: {error}",
             next_step="Correct the file; docs/prove.md has the form.",
         ) from error
+
+
+def _needs(said: Mapping[str, Any], faults: Iterable[Fault]) -> tuple[str, ...]:
+    """What the file says, and what plays its faults."""
+    played = {"edge": "edge", "webhooks": "jobs", "llm": "llm", "workers": "ingest", "disk": "disk"}
+    mine = {played[fault.target] for fault in faults if fault.target in played} | (
+        {"jobs"} if said.get("jobs") else set()
+    )
+    given = tuple(said.get("needs", ()))
+    return given + tuple(sorted(mine - set(given)))
+
+
+def broken_off(experiment: Experiment, why: str) -> Verdict:
+    """Red: it could not be seen to its end."""
+    nothing = seen((), from_s=0.0, to_s=0.0)
+    said = f"it could not be seen to its end: {why}"
+    return Verdict(experiment, nothing, nothing, nothing, (said,), Samples((), for_s=0.0), 0.0, 0.0)
 
 
 def _check(fault: Fault) -> None:
@@ -251,7 +271,7 @@ def judge(
         told = _statuses(samples, 0.0, fault_s)
         faults.append(f"before the fault: {well.errors} errors {told}, {_steps(well)}: it is not well by itself")
     if expect.unavailable:
-        faults += _unavailable(samples, fault_s, healed_s)
+        faults += _unavailable(expect, samples, fault_s, healed_s)
     errors = during.errors + (0 if expect.refused else during.refused)
     if errors > expect.errors and not expect.unavailable:
         faults.append(
@@ -271,13 +291,16 @@ def judge(
     return Verdict(experiment, before, during, after, tuple(faults), samples, fault_s, healed_s, written, asked, alerts)
 
 
-def _unavailable(samples: Samples, fault_s: float, healed_s: float) -> list[str]:
-    """What is neither an answer from before the fault bit, nor a 503."""
+def _unavailable(expect: Expect, samples: Samples, fault_s: float, healed_s: float) -> list[str]:
+    """What is neither an answer from before the fault bit, nor a 503 in time."""
     settled = samples.between(fault_s + SETTLING_S, healed_s)
-    told = sum(one.status == SERVICE_UNAVAILABLE for one in settled)
+    took_ms = sorted(one.took_ms for one in settled if one.status == SERVICE_UNAVAILABLE)
+    told, p95_ms = len(took_ms), _percentile(took_ms, 0.95)
+    late = expect.p95_ms is not None and p95_ms > expect.p95_ms
     others = [one for one in samples.between(fault_s, healed_s) if one.failed and one.status != SERVICE_UNAVAILABLE]
     found = [f"{told} of {len(settled)} responses were a 503"] if told < NEARLY_ALL * len(settled) else []
-    return found + ([f"{len(others)} failed otherwise: {_statuses(samples, fault_s, healed_s)}"] if others else [])
+    found += [f"{len(others)} failed otherwise: {_statuses(samples, fault_s, healed_s)}"] if others else []
+    return found + ([f"p95 of the 503 is {p95_ms:.0f} ms, over {expect.p95_ms:.0f}"] if late else [])
 
 
 def _asked(asked: Asked) -> list[str]:
@@ -304,13 +327,11 @@ def _degraded(expect: Expect, settled: Part) -> list[str]:
 
 
 def _healed(expect: Expect, after: Part) -> bool:
-    """What the fault had left out is back without an exception; of other steps a stray one is the machine's."""
-    others = {
-        step: count
-        for step, count in after.degraded.items()
-        if not (expect.degraded and step.startswith(expect.degraded))
-    }
-    return others == dict(after.degraded) and sum(others.values()) <= FEW_STRAYS
+    """What the fault may have left out is back without an exception; of other steps a stray one is the machine's, and what is
+    shed where too much is to be done at once may go on until it is done."""
+    strict = (*([expect.degraded] if expect.degraded else []), *(step for step in expect.allowed if step not in SHED))
+    strays = {step: count for step, count in after.degraded.items() if step not in expect.allowed or step not in SHED}
+    return not any(step.startswith(strict) for step in strays) and sum(strays.values()) <= FEW_STRAYS
 
 
 def _written(expect: Expect, written: Written, *, fault_s: float, healed_s: float) -> list[str]:

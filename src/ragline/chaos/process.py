@@ -25,10 +25,29 @@ def kill_children(pid: int) -> int:
     return len(mine)
 
 
-def pause(pid: int, *, paused: bool) -> None:
-    """From now on it stands still, while `paused`: as a machine that is moved, or swaps, or is out of its share of CPU."""
-    with contextlib.suppress(*([] if paused else [ProcessLookupError])):  # one that has ended stands still for good
-        os.kill(pid, signal.SIGSTOP if paused else signal.SIGCONT)
+class Pause:
+    """From now on it stands still, until `end`: as a machine that is moved, or swaps, or is out of its share of CPU.
+
+    By a process of its own, which lets it go on at the end of its standard input: so also where we are killed. What stands still
+    cannot see to that by itself.
+    """
+
+    def __init__(self, pid: int) -> None:
+        command = [sys.executable, "-m", "ragline.chaos.process", str(pid)]
+        self._held = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        assert self._held.stdout
+        self._held.stdout.readline()
+
+    def end(self) -> None:
+        self._held.communicate()
+
+
+def _hold(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    print("held", flush=True)
+    sys.stdin.read()
+    with contextlib.suppress(ProcessLookupError):  # it was killed meanwhile
+        os.kill(pid, signal.SIGCONT)
 
 
 def resident_mib(pid: int) -> float:
@@ -48,3 +67,7 @@ def fill_disk(pid: int, *, full: bool) -> None:
     with contextlib.suppress(*([] if full else [ProcessLookupError])):  # one that has ended has no fault left
         _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (0 if full else hard, hard))
+
+
+if __name__ == "__main__":
+    _hold(int(sys.argv[1]))

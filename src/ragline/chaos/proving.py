@@ -9,16 +9,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import aiohttp
+import httpx
 
 from ragline.chaos.alarms import Alarmed, Alarms
 from ragline.chaos.asking import Asking
-from ragline.chaos.experiment import FEWEST, Experiment, Fault, Verdict, judge
+from ragline.chaos.experiment import FEWEST, Experiment, Fault, Verdict, broken_off, judge
 from ragline.chaos.llm import Behaviour, Llm
 from ragline.chaos.load import Load
-from ragline.chaos.process import fill_disk, kill_children, pause, resident_mib
+from ragline.chaos.met import unmet
+from ragline.chaos.process import Pause, fill_disk, kill_children, resident_mib
 from ragline.chaos.receivers import Receivers
 from ragline.chaos.stack import FACTS, TOPICS, Stack, documents
-from ragline.chaos.target import Target
+from ragline.chaos.target import CouldNotRun, Target
 from ragline.chaos.writing import Writing
 from ragline.faults import TARGETS
 
@@ -80,12 +82,19 @@ class Proving:
         self._seeds = itertools.count(seed)
         self._killing: asyncio.Task[None] | None = None
         self._killed = 0
-        self._disk_full = self._paused = False
+        self._disk_full = False
+        self._pause: Pause | None = None
         self._tell = tell or (lambda words: None)
         self._alarms = alarms
 
     async def run(self, experiment: Experiment) -> Verdict:
         """Cancelled, it lifts the fault and ends the load."""
+        try:
+            return await self._run(experiment)
+        except (CouldNotRun, httpx.HTTPError) as error:
+            return broken_off(experiment, str(error) or type(error).__name__)
+
+    async def _run(self, experiment: Experiment) -> Verdict:
         pace, expect = self._pace, experiment.expect
         stretched = tuple(replace(fault, for_s=fault.for_s * pace.stretch) for fault in experiment.faults)
         experiment = replace(experiment, faults=stretched)
@@ -104,11 +113,11 @@ class Proving:
         writing = self._writing(experiment, load, seed) if expect.writes else None
         asking = self._asking(experiment, queries) if experiment.jobs else None
         beside = [asyncio.create_task(one.run()) for one in (writing, asking) if one]
-        waiting, alarmed = 0, Alarmed(self._alarms) if self._alarms else None
+        alarmed = Alarmed(self._alarms) if self._alarms else None
         try:
             await asyncio.sleep(max(pace.before_s, enough_s))
             fault_s = load.elapsed_s
-            began_mib = await self._resident_mib()
+            began_mib, began = await self._resident_mib(), await self._stack.counts()
             if alarmed:
                 await alarmed.begin()
             load.rate = overload.by * capacity if overload else rate
@@ -117,22 +126,27 @@ class Proving:
             await asyncio.sleep(experiment.for_s)
             ended_mib = await self._resident_mib()
             waiting = await writing.waiting() if writing else 0
+            jobs_waiting = await asking.waiting() if asking else 0
             await self._play(())
+            ended = await self._stack.counts()
             load.rate, healed_s = rate, load.elapsed_s
             await asyncio.sleep(expect.healed_after_s + max(pace.after_s, 1.0 + enough_s))
             end_s = load.elapsed_s - 1.0  # what was due last may be under way
             load.rate = rate * WAITING_SHARE
             await _ended(beside)
             written = await writing.settled(waiting) if writing else None
-            asked = await asking.settled() if asking else None
+            asked = await asking.settled(jobs_waiting) if asking else None
+            purged = await self._receivers.purged() if self._receivers else True
             alerts = await alarmed.settled(expect.alerts) if alarmed else None
         finally:
-            await self._play(())
             load.stop()
             if alarmed:
                 alarmed.stop()
-            await _ended(beside)
-            await asyncio.wait([loading])
+            try:
+                await self._play(())
+            finally:
+                await asyncio.wait([loading])
+                await _ended(beside)
         verdict = judge(
             experiment,
             loading.result(),
@@ -144,8 +158,11 @@ class Proving:
             alerts=alerts,
         )
         verdict = replace(verdict, where=self.where(stretched), resident_mib=(began_mib, ended_mib))
-        if any(one.target == "workers" for one in stretched) and not self._killed:
-            verdict = replace(verdict, faults=(*verdict.faults, "there was no process to kill"))
+        grown = {name: value - began.get(name, 0.0) for name, value in ended.items()}
+        refused = self._receivers.refused if self._receivers else {}
+        more = unmet(experiment, verdict, grown=grown, killed=self._killed, refused=refused)
+        more += [] if purged else ["purges that were refused have not come again"]
+        verdict = replace(verdict, faults=(*verdict.faults, *more))
         return verdict if not overload else _served_enough(verdict, capacity)
 
     async def _warm(self, experiment: Experiment) -> None:
@@ -161,6 +178,9 @@ class Proving:
         return {one.target: PLAYED_BY.get(one.target) or self._stack.where(one) for one in faults}
 
     async def _play(self, faults: Sequence[Fault]) -> None:
+        if self._pause:  # first: what stands still takes nothing else, and does not end
+            await asyncio.to_thread(self._pause.end)
+            self._pause = None
         await self._stack.play({one.target: one for one in faults if one.target in TARGETS})
         if self._killing:
             self._killing.cancel()
@@ -172,12 +192,10 @@ class Proving:
         if full != self._disk_full:
             fill_disk(self._stack.pid, full=full)
             self._disk_full = full
-        paused = any(one.target == "process" for one in faults)
-        if paused != self._paused:
-            pause(self._stack.pid, paused=paused)
-            self._paused = paused
         if self._llm is not None:
             self._llm.behaviour = next((_trouble(one) for one in faults if one.target == "llm"), WELL)
+        if any(one.target == "process" for one in faults):
+            self._pause = await asyncio.to_thread(Pause, self._stack.pid)
         if self._receivers is not None:
             self._receivers.down = [one.target for one in faults if one.target in ("edge", "webhooks")]
 
@@ -234,10 +252,14 @@ class Proving:
 
 
 async def _ended(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Raises what one of them has raised: what it was to do was not done."""
     for task in tasks:
         task.cancel()
     if tasks:
         await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
 
 
 def _trouble(fault: Fault) -> Behaviour:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
+LOOK_S, PURGED_LOOKS = 0.5, 120
+
 
 class Receivers:
-    """`down`: those of ``edge`` and ``webhooks`` that answer 503 now. `told`: jobs whose end a webhook has brought."""
+    """`down`: those of ``edge`` and ``webhooks`` that answer 503 now, `refused`: how often each has. `told`: jobs whose end a
+    webhook has brought. `unpurged`: keys whose purge was refused, and has not come again.
+    """
 
     def __init__(self) -> None:
         self.down: Collection[str] = ()
+        self.refused: Counter[str] = Counter()
         self.told: set[str] = set()
+        self.unpurged: set[str] = set()
         self.url = ""
         """Set by `serving`."""
 
@@ -42,11 +50,26 @@ class Receivers:
         finally:
             await runner.cleanup()
 
+    async def purged(self) -> bool:
+        """Whether every purge that was refused has come again, within a while."""
+        for _ in range(PURGED_LOOKS):
+            if not self.unpurged:
+                return True
+            await asyncio.sleep(LOOK_S)
+        return False
+
     async def _purge(self, request: web.Request) -> web.Response:
-        return web.Response(status=503 if "edge" in self.down else 200)
+        keys = request.headers["Surrogate-Key"].split()
+        if "edge" in self.down:
+            self.refused["edge"] += 1
+            self.unpurged.update(keys)
+            return web.Response(status=503)
+        self.unpurged.difference_update(keys)
+        return web.Response()
 
     async def _hook(self, request: web.Request) -> web.Response:
         if "webhooks" in self.down:
+            self.refused["webhooks"] += 1
             return web.Response(status=503)
         self.told.add(json.loads(await request.read())["data"]["job_id"])
         return web.Response()

@@ -81,7 +81,7 @@ def expected(experiment: Experiment) -> str:
     expect = experiment.expect
     words = [f"`{expect.degraded}` left out" if expect.degraded else "nothing left out"]
     words += [f"but {', '.join(f'`{step}`' for step in expect.allowed)}"] if expect.allowed else []
-    words += ["503 at once"] if expect.unavailable else [f"{expect.errors or 'no'} errors"]
+    words += ["every response a 503"] if expect.unavailable else [f"{expect.errors or 'no'} errors"]
     words += ["429 allowed"] if expect.refused else []
     words += [f"{', '.join(expect.alerts)} fires"] if expect.alerts else []
     words += [f"uploads {expect.writes}, what is accepted live in the end"] if expect.writes else []
@@ -108,8 +108,9 @@ def _seen(one: Verdict) -> str:
         seen += f"; {accepted} of {len(meanwhile)} uploads accepted, {one.written.waiting} waiting at its end"
         seen += f", {one.written.failed} failed and driven again" if one.written.failed else ""
         seen += f", {len(one.written.lost)} lost"
-    if one.asked is not None:
-        seen += f"; {one.asked.accepted} jobs, {len(one.asked.lost)} lost, {one.asked.replayed} webhooks sent again"
+    if (asked := one.asked) is not None:
+        seen += f"; {asked.accepted} jobs, {asked.waiting} waiting at its end, {len(asked.lost)} lost"
+        seen += f", {asked.replayed} webhooks sent again" if asked.replayed else ""
     return seen
 
 

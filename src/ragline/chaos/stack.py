@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from ragline.chaos.experiment import Fault
 from ragline.chaos.leash import COMMAND
@@ -150,6 +151,16 @@ class Stack:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
         return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=30.0, trust_env=False, limits=limits)
 
+    async def counts(self) -> dict[str, float]:
+        """Each metric of the process under test, summed over its labels."""
+        found: dict[str, float] = {}
+        async with self.http() as http:
+            text = (await http.get("/metrics")).raise_for_status().text
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                found[sample.name] = found.get(sample.name, 0.0) + sample.value
+        return found
+
     async def has(self) -> set[str]:
         """Parts that there are, as `Experiment.needs` names them."""
         async with self.http() as http:
@@ -167,7 +178,7 @@ class Stack:
         if self._wires:
             return set()
         log = self._given.get("RAGLINE_LOG") or load_settings().log
-        return {"ingest", "jobs", "edge", *(["log"] if log else []), *(["disk"] if CAN_FILL_DISK else [])}
+        return {"ingest", "jobs", "edge", "recall", *(["log"] if log else []), *(["disk"] if CAN_FILL_DISK else [])}
 
     @property
     def pid(self) -> int:

@@ -40,8 +40,8 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """`waiting`: accepted, and not live when the fault ended; `lost`: not live in the end, in words; `failed`: had ended so, and
-    were driven again."""
+    """`waiting`: accepted, and not live when the fault ended; `lost`: not live in the end, in words; `failed`: had ended so by
+    then, and were driven again."""
 
     sent: tuple[Sent, ...]
     waiting: int
@@ -67,28 +67,32 @@ class Writing:
         self._target, self._namespace, self._name, self._elapsed_s = target, namespace, name, elapsed_s
         self._pages, self._served, self._redrives = pages, list((served or {}).items()), redrives
         self._sent: list[Sent] = []
+        self._failed: int | None = None
+        """How many had when the fault ended; None: it goes on, or nobody asks."""
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until cancelled, or, where it redrives, until the fault ends: else new versions would be live before."""
         async with self._target.session() as session:
-            while True:
+            while self._failed is None:
                 self._sent.append(await self._send(session, len(self._sent)))
                 await asyncio.sleep(EVERY_S)
 
     async def waiting(self) -> int:
-        """Accepted, and not live by now."""
-        return len(await self._not_live())
+        """Accepted, and not live by now, when the fault ends."""
+        left = await self._not_live()
+        if self._redrives:
+            self._failed = sum(" failed " in one for one in left)
+        return len(left)
 
     async def settled(self, waiting: int) -> Written:
         """When all that was accepted is live, or after a while. `waiting`: how many were not, when the fault ended."""
         loop = asyncio.get_running_loop()
-        until, failed = loop.time() + SETTLED_WITHIN_S, 0
+        until = loop.time() + SETTLED_WITHIN_S
         while (left := await self._not_live()) and loop.time() < until:
             if self._redrives:
-                failed = max(failed, sum(" failed " in one for one in left))
                 await self._redrive()
             await asyncio.sleep(LOOK_S)
-        return Written(tuple(self._sent), waiting, tuple(left), failed)
+        return Written(tuple(self._sent), waiting, tuple(left), self._failed or 0)
 
     async def _redrive(self) -> None:
         async with self._target.session() as session:
