@@ -15,7 +15,7 @@ One file says all of it::
     errors = 0
     mean_ratio = 1.05           # to the time before, over the whole fault
     p95_ratio = 1.05
-    healed_after_s = 10         # from then on nothing is degraded
+    healed_after_s = 10         # from then on it is back
 
     [without]                   # settings that take the protection away: the experiment must fail
     protects = "breaker and adaptive deadline of the leg"
