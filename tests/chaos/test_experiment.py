@@ -18,6 +18,7 @@ from ragline.chaos.met import unmet
 from ragline.chaos.report import as_html, as_json, markdown
 from ragline.chaos.samples import Lost, Sample, Samples
 from ragline.chaos.writing import Sent, Written
+from ragline.cli.prove import command_line
 from ragline.errors import ConfigurationError
 from ragline.settings import Settings
 from tests.deploy.alerts import RULES
@@ -288,6 +289,17 @@ def test_a_file_that_is_none_is_refused_by_name(tmp_path: Path, text: str) -> No
     file.write_text(text)
     with pytest.raises(ConfigurationError, match=r"mine\.toml"):
         load(file)
+
+
+def test_a_report_says_by_which_command_it_was_made() -> None:
+    words = {"every": True, "only": (), "files": (), "without": False, "rate": 50.0, "stretch": 1.0}
+    assert command_line(local=True, alerts=RULES.relative_to(RULES.parents[1]), **words) == (  # type: ignore[arg-type]
+        "ragline prove --local --all --alerts deploy/prometheus --rate 50"
+    )
+    words |= {"every": False, "only": ("a", "b"), "files": (Path("c.toml"),), "without": True, "stretch": 0.5}
+    assert command_line(local=False, alerts=None, **words) == (  # type: ignore[arg-type]
+        "ragline prove --without --only a --only b --file c.toml --rate 50 --stretch 0.5"
+    )
 
 
 def test_the_report_says_rung_by_rung_what_was_expected_seen_and_found() -> None:

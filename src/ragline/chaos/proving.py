@@ -12,16 +12,17 @@ import aiohttp
 import httpx
 
 from ragline.chaos.alarms import Alarmed, Alarms
-from ragline.chaos.asking import Asking
+from ragline.chaos.asking import Asked, Asking
 from ragline.chaos.experiment import FEWEST, Experiment, Fault, Verdict, broken_off, judge
 from ragline.chaos.llm import Behaviour, Llm
 from ragline.chaos.load import Load
 from ragline.chaos.met import unmet
 from ragline.chaos.process import Pause, fill_disk, kill_children, resident_mib
 from ragline.chaos.receivers import Receivers
+from ragline.chaos.samples import Samples
 from ragline.chaos.stack import FACTS, TOPICS, Stack, documents
 from ragline.chaos.target import CouldNotRun, Target
-from ragline.chaos.writing import Writing
+from ragline.chaos.writing import Writing, Written
 from ragline.faults import TARGETS
 
 AT_ONCE = 8
@@ -61,6 +62,22 @@ class Pace:
     stretch: float = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Course:
+    """What was seen of an experiment. Units: seconds from the load's start. `grown`: metric → by how much, during the fault."""
+
+    samples: Samples
+    fault_s: float
+    healed_s: float
+    end_s: float
+    written: Written | None
+    asked: Asked | None
+    alerts: Mapping[str, bool] | None
+    purged: bool
+    grown: Mapping[str, float]
+    resident_mib: tuple[float, float]
+
+
 class Proving:
     """`llm`, `receivers`: those that the process under test asks, where they are played. `tell`: is told when a fault begins."""
 
@@ -95,8 +112,7 @@ class Proving:
             return broken_off(experiment, str(error) or type(error).__name__)
 
     async def _run(self, experiment: Experiment) -> Verdict:
-        pace, expect = self._pace, experiment.expect
-        stretched = tuple(replace(fault, for_s=fault.for_s * pace.stretch) for fault in experiment.faults)
+        stretched = tuple(replace(fault, for_s=fault.for_s * self._pace.stretch) for fault in experiment.faults)
         experiment = replace(experiment, faults=stretched)
         seed = next(self._seeds)
         queries = _queries(experiment, seed)
@@ -107,11 +123,31 @@ class Proving:
         await self._stack.well()
         overload = next((fault for fault in stretched if fault.target == "load"), None)
         capacity = await self._capacity(queries) if overload else 0.0
-        load.rate = rate = min(pace.rate, capacity / 2) if overload else pace.rate * experiment.rate_share
+        load.rate = min(self._pace.rate, capacity / 2) if overload else self._pace.rate * experiment.rate_share
+        rush = overload.by * capacity if overload else load.rate
+        course = await self._course(
+            experiment, load, rush=rush,
+            writing=self._writing(experiment, load, seed) if experiment.expect.writes else None,
+            asking=self._asking(experiment, queries) if experiment.jobs else None,
+        )  # fmt: skip
+        verdict = judge(
+            experiment, course.samples, fault_s=course.fault_s, healed_s=course.healed_s, end_s=course.end_s,
+            written=course.written, asked=course.asked, alerts=course.alerts,
+        )  # fmt: skip
+        verdict = replace(verdict, where=self.where(stretched), resident_mib=course.resident_mib)
+        refused = self._receivers.refused if self._receivers else {}
+        more = unmet(experiment, verdict, grown=course.grown, killed=self._killed, refused=refused)
+        more += [] if course.purged else ["purges that were refused have not come again"]
+        verdict = replace(verdict, faults=(*verdict.faults, *more))
+        return verdict if not overload else _served_enough(verdict, capacity)
+
+    async def _course(
+        self, experiment: Experiment, load: Load, *, rush: float, writing: Writing | None, asking: Asking | None
+    ) -> _Course:
+        """Before, during and after. `rush`: the load's rate during the fault."""
+        pace, expect, rate, receivers = self._pace, experiment.expect, load.rate, self._receivers
         enough_s = 1.5 * FEWEST / rate
         loading = asyncio.create_task(load.run(float("inf")))
-        writing = self._writing(experiment, load, seed) if expect.writes else None
-        asking = self._asking(experiment, queries) if experiment.jobs else None
         beside = [asyncio.create_task(one.run()) for one in (writing, asking) if one]
         alarmed = Alarmed(self._alarms) if self._alarms else None
         try:
@@ -120,13 +156,15 @@ class Proving:
             began_mib, began = await self._resident_mib(), await self._stack.counts()
             if alarmed:
                 await alarmed.begin()
-            load.rate = overload.by * capacity if overload else rate
-            await self._play(stretched)
-            self._tell(f"{experiment.name}: {_told(self.where(stretched))}, for {experiment.for_s:g} s")
+            if receivers:
+                receivers.refused.clear()
+            load.rate = rush
+            await self._play(experiment.faults)
+            self._tell(f"{experiment.name}: {_told(self.where(experiment.faults))}, for {experiment.for_s:g} s")
             await asyncio.sleep(experiment.for_s)
             ended_mib = await self._resident_mib()
-            waiting = await writing.waiting() if writing else 0
-            jobs_waiting = await asking.waiting() if asking else 0
+            documents_wait = await writing.waiting() if writing else 0
+            jobs_wait = await asking.waiting() if asking else 0
             await self._play(())
             ended = await self._stack.counts()
             load.rate, healed_s = rate, load.elapsed_s
@@ -134,9 +172,9 @@ class Proving:
             end_s = load.elapsed_s - 1.0  # what was due last may be under way
             load.rate = rate * WAITING_SHARE
             await _ended(beside)
-            written = await writing.settled(waiting) if writing else None
-            asked = await asking.settled(jobs_waiting) if asking else None
-            purged = await self._receivers.purged() if self._receivers else True
+            written = await writing.settled(documents_wait) if writing else None
+            asked = await asking.settled(jobs_wait) if asking else None
+            purged = await receivers.purged() if receivers else True
             alerts = await alarmed.settled(expect.alerts) if alarmed else None
         finally:
             load.stop()
@@ -147,23 +185,10 @@ class Proving:
             finally:
                 await asyncio.wait([loading])
                 await _ended(beside)
-        verdict = judge(
-            experiment,
-            loading.result(),
-            fault_s=fault_s,
-            healed_s=healed_s,
-            end_s=end_s,
-            written=written,
-            asked=asked,
-            alerts=alerts,
-        )
-        verdict = replace(verdict, where=self.where(stretched), resident_mib=(began_mib, ended_mib))
         grown = {name: value - began.get(name, 0.0) for name, value in ended.items()}
-        refused = self._receivers.refused if self._receivers else {}
-        more = unmet(experiment, verdict, grown=grown, killed=self._killed, refused=refused)
-        more += [] if purged else ["purges that were refused have not come again"]
-        verdict = replace(verdict, faults=(*verdict.faults, *more))
-        return verdict if not overload else _served_enough(verdict, capacity)
+        return _Course(
+            loading.result(), fault_s, healed_s, end_s, written, asked, alerts, purged, grown, (began_mib, ended_mib)
+        )
 
     async def _warm(self, experiment: Experiment) -> None:
         """What a process does first takes longer, and would let everything after it look fast."""

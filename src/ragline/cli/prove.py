@@ -140,7 +140,9 @@ async def _prove(
     with _folder() as folder:
         for group in _by_settings(chosen, without=without):
             verdicts += await _run(screen, folder, group, settings, alerts, without=without, pace=pace)
-    command = _command(local=local, without=without, alerts=alerts, rate=rate, stretch=stretch)
+    command = command_line(
+        local=local, every=every, only=only, files=files, without=without, alerts=alerts, rate=rate, stretch=stretch
+    )
     _told(screen, verdicts, report, command=command)
     if not verdicts or any(one.green is without for one in verdicts):
         raise SomeFailed
@@ -282,8 +284,14 @@ def _told(screen: Screen, verdicts: Sequence[Verdict], report: Path | None, *, c
     screen.line(as_json(verdicts, **about) if screen.as_json else markdown(verdicts, **about))
 
 
-def _command(*, local: bool, without: bool, alerts: Path | None, rate: float, stretch: float) -> str:
-    words = ["ragline prove", *(["--local"] if local else []), *(["--without"] if without else [])]
+def command_line(
+    *, local: bool, every: bool, only: Sequence[str], files: Sequence[Path], without: bool, alerts: Path | None, rate: float,
+    stretch: float,
+) -> str:  # fmt: skip
+    """By which a report was made, as its reader can type it."""
+    said = {"--local": local, "--all": every, "--without": without}
+    words = ["ragline prove", *(word for word, given in said.items() if given)]
+    words += [*(f"--only {name}" for name in only), *(f"--file {file}" for file in files)]
     words += [f"--alerts {alerts}"] if alerts else []
     return " ".join([*words, f"--rate {rate:g}", *([f"--stretch {stretch:g}"] if stretch != 1 else [])])
 
