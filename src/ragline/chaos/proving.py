@@ -57,7 +57,7 @@ class Pace:
     """
 
     rate: float = 50.0
-    before_s: float = 8.0
+    before_s: float = 12.0
     after_s: float = 4.0
     stretch: float = 1.0
 
@@ -173,6 +173,8 @@ class Proving:
             load.rate = rate * WAITING_SHARE
             await _ended(beside)
             written = await writing.settled(documents_wait) if writing else None
+            if writing:
+                await writing.remove()
             asked = await asking.settled(jobs_wait) if asking else None
             purged = await receivers.purged() if receivers else True
             alerts = await alarmed.settled(expect.alerts) if alarmed else None

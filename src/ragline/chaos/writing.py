@@ -21,6 +21,8 @@ PAGE_LINES = 40
 TIMEOUT_S = 30.0
 """Of one upload."""
 
+REMOVED_AT_ONCE = 8
+
 SETTLED_WITHIN_S, LOOK_S = 120.0, 0.5
 """How long what was accepted may take to be live once the load has ended, and how often that is looked at."""
 
@@ -93,6 +95,19 @@ class Writing:
                 await self._redrive()
             await asyncio.sleep(LOOK_S)
         return Written(tuple(self._sent), waiting, tuple(left), self._failed or 0)
+
+    async def remove(self) -> None:
+        """What was new goes: the next experiment finds what this one has found, or what it makes stale would be a smaller share."""
+        if self._served:
+            return
+        places = asyncio.Semaphore(REMOVED_AT_ONCE)
+        async with self._target.session() as session:
+
+            async def one(id: str) -> None:
+                async with places:
+                    await self._target.ask(session, "DELETE", f"{documents_path(self._namespace)}/{quote(id, safe='')}")
+
+            await asyncio.gather(*map(one, {sent.id for sent in self._sent if sent.id}))
 
     async def _redrive(self) -> None:
         async with self._target.session() as session:
