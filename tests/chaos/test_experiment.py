@@ -184,6 +184,7 @@ def test_refusals_are_no_errors_where_they_are_expected() -> None:
     ]
     assert _faults(shed, Expect(degraded="dense", refused=True)) == ()
     assert _faults(shed, Expect(degraded="dense", refused=True, p95_ms=9.0)) == ("p95 10 ms, over 9",)
+    assert _faults(shed, Expect(degraded="dense", refused=True, p95_ms=11.0, p99_ms=9.0)) == ("p99 10 ms, over 9",)
 
 
 def _uploads(*, during: Sent | None = None) -> tuple[Sent, ...]:

@@ -75,7 +75,13 @@ def _quick(one: Experiment, fault: Fault) -> Fault:
 def _timeless(one: Experiment) -> Experiment:
     healed_s = GENERATOR_HEALED_S if one.rung == "generator" else HEALED_S
     expect = replace(
-        one.expect, mean_ratio=None, p95_ratio=None, p95_ms=None, goodput_ratio=None, healed_after_s=healed_s
+        one.expect,
+        mean_ratio=None,
+        p95_ratio=None,
+        p95_ms=None,
+        p99_ms=None,
+        goodput_ratio=None,
+        healed_after_s=healed_s,
     )
     return replace(
         one,

@@ -98,6 +98,7 @@ class Expect:
     mean_ratio: float | None = None
     p95_ratio: float | None = None
     p95_ms: float | None = None
+    p99_ms: float | None = None
     goodput_ratio: float | None = None
     refused: bool = False
     writes: Writes = ""
@@ -370,8 +371,9 @@ def _slower(expect: Expect, before: Part, during: Part) -> list[str]:
             found.append(
                 f"{name} {new:.1f} ms during the fault is {new / max(old, 1e-9):.2f} × the {old:.1f} ms before, over {limit}"
             )
-    if expect.p95_ms is not None and during.p95_ms > expect.p95_ms:
-        found.append(f"p95 {during.p95_ms:.0f} ms, over {expect.p95_ms:.0f}")
+    for name, most_ms, seen_ms in (("p95", expect.p95_ms, during.p95_ms), ("p99", expect.p99_ms, during.p99_ms)):
+        if most_ms is not None and seen_ms > most_ms:
+            found.append(f"{name} {seen_ms:.0f} ms, over {most_ms:.0f}")
     if expect.goodput_ratio is not None and during.rate < expect.goodput_ratio * before.rate:
         found.append(f"{during.rate:.1f} served a second, under {expect.goodput_ratio} × the {before.rate:.1f} before")
     return found

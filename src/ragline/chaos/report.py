@@ -89,6 +89,7 @@ def expected(experiment: Experiment) -> str:
     words += [f"mean ≤ {expect.mean_ratio} ×"] if expect.mean_ratio else []
     words += [f"p95 ≤ {expect.p95_ratio} ×"] if expect.p95_ratio else []
     words += [f"p95 ≤ {expect.p95_ms:.0f} ms"] if expect.p95_ms else []
+    words += [f"p99 ≤ {expect.p99_ms:.0f} ms"] if expect.p99_ms else []
     return ", ".join(words)
 
 

@@ -97,7 +97,7 @@ class Writing:
         return Written(tuple(self._sent), waiting, tuple(left), self._failed or 0)
 
     async def remove(self) -> None:
-        """What was new goes: the next experiment finds what this one has found, or what it makes stale would be a smaller share."""
+        """What was new goes, and the next experiment finds what this one has found: what it makes stale is no smaller share."""
         if self._served:
             return
         places = asyncio.Semaphore(REMOVED_AT_ONCE)

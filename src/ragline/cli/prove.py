@@ -122,6 +122,7 @@ async def _prove(
     if listing:
         rows = [(one.name, one.rung, one.title, "core" if one.core else "", one.protects) for one in chosen]
         return screen.table(("experiment", "rung", "what fails", "", "protected by"), rows)
+    import ragline.chaos.report  # noqa: F401  (now: an upgrade meanwhile must not cost the report at the end)
     from ragline.chaos.alarms import program, rules_in
     from ragline.chaos.proving import Pace
     from ragline.settings import load_settings
