@@ -28,6 +28,9 @@ from ragline.faults import TARGETS
 AT_ONCE = 8
 """Callers that measure what the process can do: each asks again when it has its answer."""
 
+SURELY = 2
+"""Times the fewest requests that say something: they come by chance, and half as many come hardly ever."""
+
 WAITING_SHARE = 0.1
 """Of the rate, while an alert has yet to clear: it must by what is seen, not because nobody asks."""
 
@@ -146,7 +149,7 @@ class Proving:
     ) -> _Course:
         """Before, during and after. `rush`: the load's rate during the fault."""
         pace, expect, rate, receivers = self._pace, experiment.expect, load.rate, self._receivers
-        enough_s = 1.5 * FEWEST / rate
+        enough_s = SURELY * FEWEST / rate
         loading = asyncio.create_task(load.run(float("inf")))
         beside = [asyncio.create_task(one.run()) for one in (writing, asking) if one]
         alarmed = Alarmed(self._alarms) if self._alarms else None
