@@ -115,7 +115,7 @@ def _met(
     experiment = replace(HOLE, faults=(fault,), expect=Expect(), jobs=1.0 if asked else 0.0)
     samples = Samples(_samples(during=(), took_ms=took_ms), for_s=40.0)
     verdict = judge(experiment, samples, fault_s=10.0, healed_s=20.0, end_s=40.0, asked=asked)
-    return unmet(experiment, verdict, grown=grown, killed=killed, refused=refused)
+    return unmet(verdict, grown=grown, killed=killed, refused=refused)
 
 
 @pytest.mark.parametrize(

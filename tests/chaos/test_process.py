@@ -57,4 +57,6 @@ def test_it_goes_on_when_its_holder_is_killed(pid: int) -> None:
 def test_one_that_was_killed_meanwhile_is_nobodys_error(pid: int) -> None:
     pause = Pause(pid)
     os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)  # else it is still there to be told
     pause.end()
+    assert pause._held.returncode == 0

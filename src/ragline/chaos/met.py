@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ragline.chaos.experiment import QUEUED, Experiment, Fault, Verdict
+from ragline.chaos.experiment import QUEUED, Fault, Verdict
 
 RECALL = 0.95
 """Below which neighbours were missed, as the alert has it."""
 
 
-def unmet(
-    experiment: Experiment, verdict: Verdict, *, grown: Mapping[str, float], killed: int, refused: Mapping[str, int]
-) -> list[str]:
+def unmet(verdict: Verdict, *, grown: Mapping[str, float], killed: int, refused: Mapping[str, int]) -> list[str]:
     """In words; empty: each fault met something.
 
     grown:    metric → by how much it grew during the fault.
     killed:   processes.
     refused:  target of a played receiver → what it has refused.
     """
-    return [words for fault in experiment.faults if (words := _unmet(fault, verdict, grown, killed, refused))]
+    return [words for fault in verdict.experiment.faults if (words := _unmet(fault, verdict, grown, killed, refused))]
 
 
 def _unmet(fault: Fault, verdict: Verdict, grown: Mapping[str, float], killed: int, refused: Mapping[str, int]) -> str:

@@ -139,7 +139,7 @@ class Proving:
         )  # fmt: skip
         verdict = replace(verdict, where=self.where(stretched), resident_mib=course.resident_mib)
         refused = self._receivers.refused if self._receivers else {}
-        more = unmet(experiment, verdict, grown=course.grown, killed=self._killed, refused=refused)
+        more = unmet(verdict, grown=course.grown, killed=self._killed, refused=refused)
         more += [] if course.purged else ["purges that were refused have not come again"]
         verdict = replace(verdict, faults=(*verdict.faults, *more))
         return verdict if not overload else _served_enough(verdict, capacity)
