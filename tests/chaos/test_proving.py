@@ -79,7 +79,6 @@ def _timeless(one: Experiment) -> Experiment:
         mean_ratio=None,
         p95_ratio=None,
         p95_ms=None,
-        p99_ms=None,
         goodput_ratio=None,
         healed_after_s=healed_s,
     )

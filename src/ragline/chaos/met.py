@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ragline.chaos.experiment import QUEUED, Fault, Verdict
+from ragline.chaos.experiment import Fault
+from ragline.chaos.verdict import QUEUED, Verdict
 
 RECALL = 0.95
 """Below which neighbours were missed, as the alert has it."""

@@ -13,7 +13,7 @@ import httpx
 
 from ragline.chaos.alarms import Alarmed, Alarms
 from ragline.chaos.asking import Asked, Asking
-from ragline.chaos.experiment import FEWEST, Experiment, Fault, Verdict, broken_off, judge
+from ragline.chaos.experiment import Experiment, Fault
 from ragline.chaos.llm import Behaviour, Llm
 from ragline.chaos.load import Load
 from ragline.chaos.met import unmet
@@ -22,6 +22,7 @@ from ragline.chaos.receivers import Receivers
 from ragline.chaos.samples import Samples
 from ragline.chaos.stack import FACTS, TOPICS, Stack, documents
 from ragline.chaos.target import CouldNotRun, Target
+from ragline.chaos.verdict import FEWEST, Verdict, broken_off, judge
 from ragline.chaos.writing import Writing, Written
 from ragline.faults import TARGETS
 
@@ -33,6 +34,9 @@ SURELY = 2
 
 WAITING_SHARE = 0.1
 """Of the rate, while an alert has yet to clear: it must by what is seen, not because nobody asks."""
+
+WAITED_FOR = ("queued", "failed")
+"""Of uploads, where it counts what is not live yet when the fault ends."""
 
 FRESH, REPEATED = 100_000, 5
 """Queries to draw from, each as likely: so many that hardly one comes twice; so few that each does, again and again."""
@@ -166,7 +170,7 @@ class Proving:
             self._tell(f"{experiment.name}: {_told(self.where(experiment.faults))}, for {experiment.for_s:g} s")
             await asyncio.sleep(experiment.for_s)
             ended_mib = await self._resident_mib()
-            documents_wait = await writing.waiting() if writing else 0
+            documents_wait = await writing.waiting() if writing and expect.writes in WAITED_FOR else 0
             jobs_wait = await asking.waiting() if asking else 0
             await self._play(())
             ended = await self._stack.counts()

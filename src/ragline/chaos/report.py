@@ -7,8 +7,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from ragline.chaos.experiment import Experiment, Part, Verdict
+from ragline.chaos.experiment import Experiment
 from ragline.chaos.plots import Band, over_time
+from ragline.chaos.verdict import Part, Verdict
 
 
 def markdown(verdicts: Sequence[Verdict], *, command: str, version: str, machine: str) -> str:
@@ -84,12 +85,12 @@ def expected(experiment: Experiment) -> str:
     words += ["every response a 503"] if expect.unavailable else [f"{expect.errors or 'no'} errors"]
     words += ["429 allowed"] if expect.refused else []
     words += [f"{', '.join(expect.alerts)} fires"] if expect.alerts else []
-    words += [f"uploads {expect.writes}, what is accepted live in the end"] if expect.writes else []
+    uploads = "accepted or refused" if expect.writes == "either" else expect.writes
+    words += [f"uploads {uploads}, what is accepted live in the end"] if uploads else []
     words += ["every job done and delivered"] if experiment.jobs else []
     words += [f"mean ≤ {expect.mean_ratio} ×"] if expect.mean_ratio else []
     words += [f"p95 ≤ {expect.p95_ratio} ×"] if expect.p95_ratio else []
     words += [f"p95 ≤ {expect.p95_ms:.0f} ms"] if expect.p95_ms else []
-    words += [f"p99 ≤ {expect.p99_ms:.0f} ms"] if expect.p99_ms else []
     return ", ".join(words)
 
 

@@ -112,7 +112,7 @@ class Samples(Sequence[Sample]):
 
         The smallest latency that was seen, of which at least `percent` % are no larger.
         """
-        return _percentile([one.took_ms for one in self._all if one.good], percent)
+        return percentile([one.took_ms for one in self._all if one.good], percent)
 
     @property
     def mean_ms(self) -> float | None:
@@ -149,7 +149,7 @@ class Samples(Sequence[Sample]):
     @property
     def late_ms(self) -> float:
         """99th percentile of what the generator itself was late."""
-        return _percentile([one.late_ms for one in self._all if one.lost is not Lost.UNSENT], 99) or 0.0
+        return percentile([one.late_ms for one in self._all if one.lost is not Lost.UNSENT], 99) or 0.0
 
     def series(self, step_s: float = 1.0) -> list[Step]:
         """One `Step` after another, from the load's start, also where nothing was due."""
@@ -197,12 +197,13 @@ class Samples(Sequence[Sample]):
 
 def _step(at_s: float, samples: Sequence[Sample]) -> Step:
     took = [one.took_ms for one in samples if one.good]
-    p50, p95, most = (_percentile(took, percent) for percent in (50, 95, 100))
+    p50, p95, most = (percentile(took, percent) for percent in (50, 95, 100))
     failed, degraded = sum(one.failed for one in samples), sum(bool(one.degraded) for one in samples)
     return Step(at_s, len(samples), failed, degraded, sum(one.cached for one in samples), p50, p95, most)
 
 
-def _percentile(values: Sequence[float], percent: float) -> float | None:
+def percentile(values: Sequence[float], percent: float) -> float | None:
+    """The smallest of `values`, of which at least `percent` % are no larger; None: there is none."""
     return float(np.percentile(values, percent, method="inverted_cdf")) if values else None
 
 

@@ -20,8 +20,9 @@ from ragline.cli.screen import Screen
 from ragline.cli.session import run_to_exit
 
 if TYPE_CHECKING:
-    from ragline.chaos.experiment import Experiment, Verdict
+    from ragline.chaos.experiment import Experiment
     from ragline.chaos.proving import Pace
+    from ragline.chaos.verdict import Verdict
     from ragline.settings import Settings
 
 FOLDERS = "ragline-prove-"
