@@ -124,6 +124,30 @@ def test_one_that_becomes_slow_is_learnt_to_be_so() -> None:
     assert machine.refused == 0
 
 
+def test_what_a_search_takes_alone_is_not_learnt_from_a_long_overload() -> None:
+    pressure = Pressure(clock := HandClock(), target_ms=TARGET_MS)
+    _alone(pressure, clock)
+    under_way = deque[ExitStack]()
+    _full(pressure, clock, under_way, each_s=0.001_5, for_s=300)
+    before = pressure.places
+    _full(pressure, clock, under_way, each_s=0.003_5, for_s=10)
+    assert pressure.places < 0.8 * before
+
+
+def _full(pressure: Pressure, clock: HandClock, under_way: deque[ExitStack], *, each_s: float, for_s: float) -> None:
+    """One ends each `each_s`; then the next is let in, and another one refused."""
+    until = clock.monotonic() + for_s
+    while clock.monotonic() < until:
+        try:
+            while True:
+                with ExitStack() as stack:
+                    stack.enter_context(pressure.place())
+                    under_way.append(stack.pop_all())
+        except Overloaded:
+            clock.move(each_s)
+            under_way.popleft().close()
+
+
 def test_more_than_was_thought_are_taken_when_they_are_fast() -> None:
     machine = Machine(rate=4_000, work_s=0.000_01, away_s=0.05)
     machine.run(20)

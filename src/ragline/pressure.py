@@ -53,7 +53,8 @@ HELPED = 0.85
 """Of what half of the searches took before a step down: if they take less now, it was right."""
 
 DRIFT = 1.01
-"""What is taken for "alone" grows by this each window, so that an engine that is slower from today on is learnt."""
+"""What is taken for "alone" grows by this each window, so that an engine that is slower from today on is learnt; not while
+somebody is refused: nobody is alone then, and after minutes of it being in each other's way would be taken for normal."""
 
 
 class Pressure:
@@ -117,7 +118,8 @@ class Pressure:
             return
         took, rate = sorted(self._took_s), len(self._took_s) / max(passed_s, 1e-9)
         fast, half, slow = (took[int(share * (len(took) - 1))] for share in (0.1, 0.5, 0.95))
-        self._alone_s = fast if self._alone_s is None else min(fast, DRIFT * self._alone_s)
+        drift = 1.0 if self._refused else DRIFT
+        self._alone_s = fast if self._alone_s is None else min(fast, drift * self._alone_s)
         queue = slow > self._target_s and half > QUEUED * self._alone_s
         clear = half > CLEAR * self._target_s and not (self._fall and not self._fall.looks)
         self._slow = (SETTLED if clear else self._slow + 1) if queue else 0

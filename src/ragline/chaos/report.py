@@ -40,6 +40,7 @@ def as_json(verdicts: Sequence[Verdict], *, command: str, version: str, machine:
             **({"written": asdict(one.written)} if one.written else {}),
             **({"asked": asdict(one.asked)} if one.asked else {}),
             **({"alerts": dict(one.alerts)} if one.alerts is not None else {}),
+            "fault_s": [one.fault_s, one.healed_s], "series": [asdict(step) for step in one.samples.series()],
         }
         for one in verdicts
     ]  # fmt: skip
