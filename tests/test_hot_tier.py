@@ -193,6 +193,17 @@ async def test_a_write_holds_nobody_up_and_they_are_bounded(tier: HotTier, cache
     assert await cache.size() == MOST_WRITING
 
 
+async def test_whoever_has_nothing_else_waits_longer(tier: HotTier, cache: Faulty) -> None:
+    await _put(tier)
+    cache.hangs = asyncio.Event()
+    patient = asyncio.create_task(tier.get("search", "n", KEY, within_s=60))
+    assert await tier.get("search", "n", KEY) is None, "its deadline is over"
+    cache.hangs.set()
+    found = await patient
+    assert found is not None
+    assert found.payload == b"passages"
+
+
 async def test_a_caller_that_leaves_leaves_nothing_behind(tier: HotTier, cache: Faulty) -> None:
     cache.hangs = asyncio.Event()
     call = asyncio.create_task(tier.get("search", "n", KEY))

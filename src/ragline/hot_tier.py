@@ -69,14 +69,14 @@ class HotTier:
     def now(self) -> float:
         return self._clock.now()
 
-    async def get(self, kind: Kind, namespace: str, key: str) -> Found | None:
-        """None: whatever stands in the way; it is counted. `namespace`: its uid."""
+    async def get(self, kind: Kind, namespace: str, key: str, *, within_s: float | None = None) -> Found | None:
+        """None: whatever stands in the way; it is counted. `namespace`: its uid; `within_s`: else the deadline of the settings."""
         if self.rests:
             self.count(kind, "skipped")
             return None
         began = time.perf_counter()
         try:
-            kept = await self._in_time(self.cache.get(namespace, key))
+            kept = await self._in_time(self.cache.get(namespace, key), within_s)
         except (EngineError, TimeoutError) as error:
             self._failed(error)
             self.count(kind, "failed")
@@ -130,14 +130,14 @@ class HotTier:
         await asyncio.gather(*tasks, self.breaker.aclose(), return_exceptions=True)
         await self.cache.aclose()
 
-    async def _in_time(self, call: Coroutine[Any, Any, T]) -> T:
+    async def _in_time(self, call: Coroutine[Any, Any, T], within_s: float | None = None) -> T:
         """The answer of `call`, or TimeoutError. A call that is late goes on to its own end: to break it off would cost the
         connection, and an event loop that is behind is not the cache's fault."""
         if self._in_process:
             return await call
         task = self._track(asyncio.ensure_future(call))
         task.add_done_callback(_heard)
-        await asyncio.wait({task}, timeout=self._settings.deadline_ms / 1000)
+        await asyncio.wait({task}, timeout=within_s or self._settings.deadline_ms / 1000)
         for _ in range(3):  # what has arrived meanwhile is taken
             if not task.done():
                 await asyncio.sleep(0)

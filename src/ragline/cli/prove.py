@@ -27,9 +27,12 @@ if TYPE_CHECKING:
 
 FOLDERS = "ragline-prove-"
 
+HASTY = {"RAGLINE_CACHE__TTL_S": "2"}
+"""Of each process under test: a cached entry's time is over soon, so that those that outlive it are needed."""
+
 LOCAL = {
+    **HASTY,
     "RAGLINE_LOG_LEVEL": "warning",
-    "RAGLINE_CACHE__TTL_S": "2",
     "RAGLINE_CACHE__AUDIT_SHARE": "0.1",
     "RAGLINE_QUERY__RECALL_SHARE": "0.05",
     "RAGLINE_RERANKER__DEADLINE_MS": "200",
@@ -40,8 +43,8 @@ LOCAL = {
     "RAGLINE_WEBHOOKS__ATTEMPTS": "2",
     "RAGLINE_WEBHOOKS__FIRST_BACKOFF_S": "0.5",
 }
-"""Of a local proof, whose minutes are seconds. A cached entry's time is over soon, so that those that outlive it are needed; a
-document is stale after 15 s, a webhook dead after its second try; of few queries a larger share is measured."""
+"""Of a local proof, whose minutes are seconds: a document is stale after 15 s, a webhook dead after its second try; of few
+queries a larger share is measured."""
 
 
 class Render(StrEnum):
@@ -224,7 +227,7 @@ async def _run(
 
     verdicts: list[Verdict] = []
     async with AsyncExitStack() as stack:
-        variables: Mapping[str, str] = dict(group[0].without) if without else {}
+        variables: Mapping[str, str] = {**HASTY, **(group[0].without if without else {})}
         llm, receivers, wires = None, None, Wires(settings) if settings else None
         if settings is None:
             llm = await stack.enter_async_context(Llm().serving())
