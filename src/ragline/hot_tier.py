@@ -70,7 +70,7 @@ class HotTier:
         return self._clock.now()
 
     async def get(self, kind: Kind, namespace: str, key: str, *, within_s: float | None = None) -> Found | None:
-        """None: whatever stands in the way; it is counted. `namespace`: its uid; `within_s`: else the deadline of the settings."""
+        """None: whatever stands in the way; it is counted. `namespace`: its uid. `within_s`: else the settings' deadline."""
         if self.rests:
             self.count(kind, "skipped")
             return None

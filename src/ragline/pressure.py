@@ -32,6 +32,10 @@ FIRST, LEAST, MOST = 128, 16, 2048
 WINDOW, WINDOW_S = 64, 1.0
 """The number moves after so many searches, or after so long with a quarter of them."""
 
+AIM = 0.8
+"""Share of the target that is aimed at: while so much is to be done, a request waits for its place, and its answer for the wire, a
+quarter of the rest."""
+
 RISE = 1.05
 FALL = (0.3, 0.7)
 """Bounds of one step down; it goes where the last searches would just have been in time (Little 1961). What a smaller one does
@@ -62,7 +66,7 @@ class Pressure:
 
     def __init__(self, clock: Clock, *, target_ms: int) -> None:
         self._clock = clock
-        self._target_s = target_ms / 1000
+        self._target_s = AIM * target_ms / 1000
         self._places = float(FIRST)
         self._in_use = self._most_in_use = 0
         self._took_s: list[float] = []
