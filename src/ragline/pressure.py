@@ -33,8 +33,7 @@ WINDOW, WINDOW_S = 64, 1.0
 """The number moves after so many searches, or after so long with a quarter of them."""
 
 AIM = 0.8
-"""Share of the target that is aimed at: while so much is to be done, a request waits for its place, and its answer for the wire, a
-quarter of the rest."""
+"""Share of the target that is aimed at: under such a load a request waits for its place as well, and its answer for the wire."""
 
 RISE = 1.05
 FALL = (0.3, 0.7)

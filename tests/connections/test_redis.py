@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import socket
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 from redis import exceptions
 
+from ragline.chaos.wire import Wire
 from ragline.connections.redis import BY_CLASS, BY_CODE, Durability, RedisServer, options_of, translated
 from ragline.errors import (
     ConfigurationError,
@@ -219,6 +225,45 @@ async def test_a_server_that_comes_back_is_reached_again(own_redis: Redis) -> No
     own_redis.start()
     assert await ours.client.get(ours.key("a")) == b"1", "written before the answer, to a file"
     await ours.aclose()
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_whatever_a_cut_connection_raises_is_one_of_our_tree(redis: Redis, loop: Callable[[], Any]) -> None:
+    """Many share the pool, so that some write to what has just been closed: uvloop calls that a RuntimeError."""
+    told: Counter[str] = Counter()
+
+    async def call(ours: RedisServer, until: asyncio.Event) -> None:
+        while not until.is_set():
+            try:
+                with ours.translating("asking"):
+                    await ours.client.get(ours.key("a"))
+                told["answered"] += 1
+            except EngineUnavailable:
+                told["away"] += 1
+            await asyncio.sleep(0.002)
+
+    async def run() -> None:
+        options, done = options_of(redis.url(), "cache.url"), asyncio.Event()
+        async with Wire("redis", (options.host, options.port), port=0) as wire:
+            ours = RedisServer(f"redis://127.0.0.1:{wire.port}", setting="cache.url", engine="cache:redis")
+            callers = [asyncio.create_task(call(ours, done)) for _ in range(40)]
+            for _ in range(20):
+                await asyncio.sleep(0.05)
+                await wire.cut(away_s=0.02)
+            done.set()
+            await asyncio.gather(*callers)
+            await ours.aclose()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(run())
+    assert told["answered"]
+    assert told["away"]
+
+
+def test_what_is_our_own_defect_stays_one() -> None:
+    ours = RedisServer("redis://127.0.0.1", setting="cache.url", engine="cache:redis")
+    with pytest.raises(RuntimeError, match="mine"), ours.translating("asking"):
+        raise RuntimeError("mine")
 
 
 async def test_a_full_server_may_take_it_later(tmp_path: Path) -> None:

@@ -131,6 +131,8 @@ class Wire:
                     if (early_s := arrived[0] - loop.time()) > 0:
                         await asyncio.sleep(early_s)
                     await self._flows.wait()
+                    if writer.is_closing():  # it would be no OSError with every event loop
+                        break
                     writer.write(piece)
                     await writer.drain()
             await self._flows.wait()  # an end is not heard either

@@ -22,6 +22,7 @@ from redis import exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from ragline.connections import transport
 from ragline.connections.words import number, seconds, switch
 from ragline.errors import (
     ConfigurationError,
@@ -172,6 +173,11 @@ class RedisServer:
             yield
         except (*FOREIGN, OSError) as error:
             raise translated(error, what, engine=self.engine, setting=self._setting) from error
+        except transport.RAISED as error:
+            if not transport.closed(error):
+                raise
+            gone = ConnectionResetError("The connection was closed.")
+            raise translated(gone, what, engine=self.engine, setting=self._setting) from error
 
     async def check_version(self) -> str:
         """The server's version. Raises ConfigurationError: too old.  EngineError."""
