@@ -137,6 +137,46 @@ def test_what_does_not_end_in_order_ends_all_the_same(stop_s: float, signals: in
     assert "Nothing that was accepted is lost" in err
 
 
+WAITS = """
+import asyncio, sys, typer
+from ragline.cli.session import run_to_exit
+
+async def waits():
+    print("on", flush=True)
+    try:
+        await asyncio.to_thread(sys.stdin.readline)
+    finally:
+        print("off")
+
+typer.run(lambda: run_to_exit(waits(), as_json=False, debug=False))
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "number", "code"),
+    [
+        ([], signal.SIGTERM, 128 + signal.SIGTERM),
+        ([], signal.SIGINT, 128 + signal.SIGINT),
+        ([], signal.SIGHUP, 128 + signal.SIGHUP),
+        (["nohup"], signal.SIGHUP, 0),
+    ],
+)
+def test_a_signal_ends_a_command_in_order_and_a_closed_terminal_none_that_nohup_keeps(
+    command: list[str], number: signal.Signals, code: int
+) -> None:
+    with subprocess.Popen(
+        [*command, sys.executable, "-c", WAITS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline() == "on\n"
+        process.send_signal(number)
+        time.sleep(0.5)
+        process.stdin.close()
+        assert process.wait(60) == code
+        assert process.stdout.read() == "off\n"
+
+
 def test_an_address_that_others_reach_needs_a_key(tmp_path: Path) -> None:
     for command in (("up",), ("serve", "embedder")):
         refused = ragline(*command, "--host", "0.0.0.0", "--port", "0", cwd=tmp_path)

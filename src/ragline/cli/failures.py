@@ -1,7 +1,7 @@
 """What a command ends with: exit codes, and errors that a person and a script can both read.
 
     0  done                                3    no Ragline server, or an engine of it, can be reached
-    1  the request, or a document, failed  130  interrupted by Ctrl-C (143 by SIGTERM)
+    1  the request, or a document, failed  130  interrupted by Ctrl-C (143 by SIGTERM, 129 with its terminal)
     2  usage or configuration
 
 Errors of usage that typer finds itself are its own plain text, also under --json.
@@ -18,7 +18,9 @@ from typing import Any
 
 from ragline.errors import ConfigurationError, EngineTimeout, EngineUnavailable, RaglineError
 
-DONE, FAILED, USAGE, UNREACHABLE, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
+DONE, FAILED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
+SIGNALLED = 128
+"""And the signal's number."""
 
 
 class WrongUsage(RaglineError):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import typer
 
-from ragline.cli.failures import DONE, FAILED, INTERRUPTED, TERMINATED, report
+from ragline.cli.failures import DONE, FAILED, SIGNALLED, report
 from ragline.cli.options import Config, DataDir, Debug, Json, Key, Url
 from ragline.cli.screen import Screen
 
@@ -74,22 +74,23 @@ def run_to_exit(
     work: Coroutine[Any, Any, None], *, as_json: bool, debug: bool,
     loop: Callable[[], asyncio.AbstractEventLoop] | None = None, stop_s: float | None = None,
 ) -> None:  # fmt: skip
-    """Run `work`; whatever it ends with becomes a message and an exit code. SIGTERM ends it as orderly as Ctrl-C.
+    """Run `work`; whatever it ends with becomes a message and an exit code. SIGTERM, and SIGHUP of a terminal that was closed,
+    end it as orderly as Ctrl-C.
 
     `loop`: makes the event loop; None: asyncio's own. `stop_s`: seconds that an orderly end may take; then, and at a second
     signal, the process is gone as if killed, which loses nothing. None: as long as it takes.
     """
-    terminated = False
+    ended_by = signal.SIGINT
 
     async def stoppable() -> None:
         task, stopping = asyncio.current_task(), False
         assert task
 
         def stop(number: int) -> None:
-            nonlocal terminated, stopping
+            nonlocal ended_by, stopping
             if stopping and stop_s is not None:
                 _leave("It was told twice to stop")
-            stopping, terminated = True, number == signal.SIGTERM
+            stopping, ended_by = True, signal.Signals(number)
             task.cancel()
             if stop_s is not None:  # in a thread: a loop that hangs is one of the reasons
                 patience = threading.Timer(stop_s, _leave, [f"It did not end in order within {stop_s:.0f} s"])
@@ -97,7 +98,7 @@ def run_to_exit(
                 patience.start()
 
         with contextlib.suppress(NotImplementedError):  # not on Windows
-            for number in (signal.SIGTERM,) if stop_s is None else (signal.SIGTERM, signal.SIGINT):
+            for number in _ending(ctrl_c=stop_s is not None):
                 asyncio.get_running_loop().add_signal_handler(number, stop, number)
         await work
 
@@ -105,10 +106,17 @@ def run_to_exit(
         with asyncio.Runner(loop_factory=loop) as runner:
             runner.run(stoppable())
     except asyncio.CancelledError:
-        raise typer.Exit(TERMINATED if terminated else INTERRUPTED) from None
+        raise typer.Exit(SIGNALLED + ended_by) from None
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the end of the line: it becomes a message
         raise typer.Exit(report(error, as_json=as_json, debug=debug)) from None
     raise typer.Exit(DONE)
+
+
+def _ending(*, ctrl_c: bool) -> list[signal.Signals]:
+    """Signals that end a command in order. Ctrl-C is asyncio's own, unless the caller counts it; what nohup ignores stays so."""
+    hangup = getattr(signal, "SIGHUP", None)  # not on Windows
+    hung_up = [hangup] if hangup and signal.getsignal(hangup) is not signal.SIG_IGN else []
+    return [signal.SIGTERM, *hung_up, *([signal.SIGINT] if ctrl_c else [])]
 
 
 def _leave(why: str) -> None:
