@@ -70,6 +70,14 @@ def test_each_thing_that_is_not_as_expected_is_named(samples: Sequence[Sample], 
     assert any(words in one for one in _faults(samples)), _faults(samples)
 
 
+def test_before_the_fault_what_is_shed_under_load_may_be_left_out_where_it_is_allowed() -> None:
+    busy = [replace(one, degraded=("rerank",)) if one.at_s < 5 else one for one in _samples()]
+    assert _faults(busy, replace(HOLE.expect, allowed=("rerank",))) == ()
+    assert _faults(busy) == ("before the fault: 0 errors , rerank 50: it is not well by itself",)
+    dense = [replace(one, degraded=("keyword",)) if one.at_s < 5 else one for one in _samples()]
+    assert "keyword 50" in _faults(dense, replace(HOLE.expect, allowed=("keyword",)))[0]
+
+
 def test_while_it_settles_a_response_may_be_of_either_kind() -> None:
     early = [replace(one, degraded=()) if 10 <= one.at_s < 11 else one for one in _samples()]
     late = [replace(one, degraded=("dense",)) if 20 <= one.at_s < 29 else one for one in early]

@@ -82,7 +82,8 @@ def expected(experiment: Experiment) -> str:
     """In words."""
     expect = experiment.expect
     words = [f"`{expect.degraded}` left out" if expect.degraded else "nothing left out"]
-    words += [f"but {', '.join(f'`{step}`' for step in expect.allowed)}"] if expect.allowed else []
+    perhaps = "perhaps" if expect.degraded else "but"
+    words += [f"{perhaps} {', '.join(f'`{step}`' for step in expect.allowed)}"] if expect.allowed else []
     words += ["every response a 503"] if expect.unavailable else [f"{expect.errors or 'no'} errors"]
     words += ["429 allowed"] if expect.refused else []
     words += [f"{', '.join(expect.alerts)} fires"] if expect.alerts else []
