@@ -33,8 +33,9 @@ from tests.engines.s3 import s3_server as s3_server
 from tests.house import House
 from tests.spread import Spread
 
-# Whoever runs us in the background may have SIGINT ignored, and the commands under test would inherit that.
+# Whoever runs us in the background may have these ignored, and the commands under test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # A busy machine is no fault: nothing is left out because it takes long. Also of the processes that tests start.
 os.environ |= {

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.cache.corpus import NAME, Corpus
+from ragline.breaker import RUNNING
 from ragline.caches.memory import MemoryCache
 from ragline.caches.redis import RedisCache
 from ragline.caching import cache_key, normalised, pipeline
@@ -397,6 +398,13 @@ async def test_with_every_leg_down_an_expired_entry_that_holds_is_served_and_mar
     async def down(*_: object, **__: object) -> list[Hit]:
         raise away
 
+    async def late() -> None:
+        await asyncio.Event().wait()
+
+    assert corpus.tier
+    for _ in range(RUNNING):
+        corpus.tier.breaker.failed(TimeoutError(), late)
+    assert corpus.tier.rests, "it was late, and is asked all the same"
     corpus.words.search = down  # type: ignore[method-assign]
     found = await corpus.ask("a")
     assert (_texts(found), found.cached, found.degraded) == (["a 1"], True, ("expired",))

@@ -38,9 +38,6 @@ R = TypeVar("R", Retrieved, Answer)
 EXPIRED = "expired"
 """Marks a result that is older than it may be, served because every leg is down."""
 
-LAST_RESORT_S = 0.5
-"""How long the cache is waited for when it is all that is left: a late entry is better than none."""
-
 _NO_MATTER = {
     "threads", "concurrency", "leg_concurrency", "timeout_s", "patience_s", "deadline_ms", "keyword_deadline_ms",
     "dense_deadline_ms", "least_deadline_ms", "grace_ms", "target_ms", "leave_out_after", "guard_deadline_ms",
@@ -153,7 +150,7 @@ class HotCache:
         """Passages whose time is over and that hold all the same: for while every leg is down, and marked as such."""
         if self.tier is None:
             return None
-        if (kept := await self.tier.get("search", namespace.uid, key, within_s=LAST_RESORT_S)) is None:
+        if (kept := await self.tier.get("search", namespace.uid, key, last=True)) is None:
             return None
         try:
             found = load_retrieved(kept.payload)

@@ -31,6 +31,9 @@ SKEW_S = 5.0
 
 PROBE = "0" * 32
 
+LAST_RESORT_S = 0.5
+"""How long the cache is waited for when it is all that is left: a late entry is better than none."""
+
 Kind: TypeAlias = Literal["search", "answer"]
 Outcome: TypeAlias = Literal[
     "hit", "miss", "expired", "behind", "stale", "unchecked", "unusable", "failed", "skipped"
@@ -69,14 +72,17 @@ class HotTier:
     def now(self) -> float:
         return self._clock.now()
 
-    async def get(self, kind: Kind, namespace: str, key: str, *, within_s: float | None = None) -> Found | None:
-        """None: whatever stands in the way; it is counted. `namespace`: its uid. `within_s`: else the settings' deadline."""
-        if self.rests:
+    async def get(self, kind: Kind, namespace: str, key: str, *, last: bool = False) -> Found | None:
+        """None: whatever stands in the way; it is counted. `namespace`: its uid.
+
+        last: there is nothing else: it is asked though it is left out, since it may only be slow, and waited for longer.
+        """
+        if self.rests and not last:
             self.count(kind, "skipped")
             return None
         began = time.perf_counter()
         try:
-            kept = await self._in_time(self.cache.get(namespace, key), within_s)
+            kept = await self._in_time(self.cache.get(namespace, key), last=last)
         except (EngineError, TimeoutError) as error:
             self._failed(error)
             self.count(kind, "failed")
@@ -130,14 +136,15 @@ class HotTier:
         await asyncio.gather(*tasks, self.breaker.aclose(), return_exceptions=True)
         await self.cache.aclose()
 
-    async def _in_time(self, call: Coroutine[Any, Any, T], within_s: float | None = None) -> T:
+    async def _in_time(self, call: Coroutine[Any, Any, T], *, last: bool = False) -> T:
         """The answer of `call`, or TimeoutError. A call that is late goes on to its own end: to break it off would cost the
         connection, and an event loop that is behind is not the cache's fault."""
         if self._in_process:
             return await call
         task = self._track(asyncio.ensure_future(call))
         task.add_done_callback(_heard)
-        await asyncio.wait({task}, timeout=within_s or self._settings.deadline_ms / 1000)
+        deadline_s = self._settings.deadline_ms / 1000
+        await asyncio.wait({task}, timeout=max(LAST_RESORT_S, deadline_s) if last else deadline_s)
         for _ in range(3):  # what has arrived meanwhile is taken
             if not task.done():
                 await asyncio.sleep(0)

@@ -47,7 +47,8 @@ SETTLED = 2
 """Windows running, before a step down: the first one saw what was before as well."""
 
 CLEAR = 2.0
-"""Times the target: if even half of the searches take longer, one window is enough, unless it is of before the last step."""
+"""Times what is aimed at: if even half of the searches take longer, one window is enough, unless it is of before the last
+step."""
 
 JUDGED = 3
 """Windows after a step down until it is judged, the first of which says nothing either: once, before other things have come."""
@@ -61,11 +62,12 @@ somebody is refused: nobody is alone then, and after minutes of it being in each
 
 
 class Pressure:
-    """Of one process. `target_ms`: what a search may take; while they take less, nobody is refused for how many there are."""
+    """Of one process. `target_ms`: what a search may take; while they take less than AIM of it, nobody is refused for how many
+    there are."""
 
     def __init__(self, clock: Clock, *, target_ms: int) -> None:
         self._clock = clock
-        self._target_s = AIM * target_ms / 1000
+        self._aim_s = AIM * target_ms / 1000
         self._places = float(FIRST)
         self._in_use = self._most_in_use = 0
         self._took_s: list[float] = []
@@ -123,8 +125,8 @@ class Pressure:
         fast, half, slow = (took[int(share * (len(took) - 1))] for share in (0.1, 0.5, 0.95))
         drift = 1.0 if self._refused else DRIFT
         self._alone_s = fast if self._alone_s is None else min(fast, drift * self._alone_s)
-        queue = slow > self._target_s and half > QUEUED * self._alone_s
-        clear = half > CLEAR * self._target_s and not (self._fall and not self._fall.looks)
+        queue = slow > self._aim_s and half > QUEUED * self._alone_s
+        clear = half > CLEAR * self._aim_s and not (self._fall and not self._fall.looks)
         self._slow = (SETTLED if clear else self._slow + 1) if queue else 0
         now = _Look(rate, half, self._refused)
         if (fall := self._fall) and fall.judged(now):
@@ -133,11 +135,11 @@ class Pressure:
                 self._places, self._alone_s, self._slow = fall.places, fast, 0
         used = min(self._places, self._most_in_use)
         if self._slow >= SETTLED and used > LEAST:
-            kept = max(LEAST, used * min(FALL[1], max(FALL[0], self._target_s / slow)))
+            kept = max(LEAST, used * min(FALL[1], max(FALL[0], self._aim_s / slow)))
             first = self._fall or _Fall(self._places, used, replace(now, rate=max(rate, self._rate)))
             self._fall = _Fall(first.places, first.used, first.before, kept)
             self._places, self._slow = kept, 0
-        if slow <= self._target_s and self._most_in_use > AT["rerank"] * self._places:
+        if slow <= self._aim_s and self._most_in_use > AT["rerank"] * self._places:
             self._places = min(MOST, RISE * self._places + 1)
         metrics.search_places.set(self.places)
         self._took_s, self._most_in_use, self._began_at, self._refused = [], self._in_use, self._clock.monotonic(), 0

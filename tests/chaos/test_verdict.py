@@ -271,7 +271,7 @@ def test_the_report_says_rung_by_rung_what_was_expected_seen_and_found() -> None
     assert "Fault played on the connection." in page
     (green, red) = json.loads(as_json(verdicts, **about))["experiments"]
     assert (green["green"], red["green"], green["played"]) == (True, False, where)
-    assert green["fault_s"] == [10.0, 20.0]
+    assert (green["fault_s"], green["healed_s"]) == (10.0, 20.0)
     assert [step["degraded"] for step in green["series"]] == [0] * 10 + [10] * 10 + [0] * 20
     both = replace(verdicts[0], where={**where, "log": "inside the process"})
     assert "| vectors on the connection, log inside the process |" in markdown([both], **about)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import signal
 import socket
 import subprocess
@@ -175,6 +177,44 @@ def test_a_signal_ends_a_command_in_order_and_a_closed_terminal_none_that_nohup_
         process.stdin.close()
         assert process.wait(60) == code
         assert process.stdout.read() == "off\n"
+
+
+HUNG_UP = """
+import asyncio, os, pathlib, sys, typer
+from ragline.cli.session import run_to_exit
+
+async def waits():
+    os.open(os.ttyname(0), os.O_RDWR)  # from now on it is the terminal that this process belongs to
+    print("on", flush=True)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        print("off", flush=True)
+        await asyncio.{farewell}
+        pathlib.Path("ended").touch()
+
+typer.run(lambda: run_to_exit(waits(), as_json=False, debug=False, stop_s={stop_s}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("stop_s", "farewell", "code"),
+    [(None, "sleep(0.5)", 129), (600.0, "sleep(0.5)", 129), (0.2, "Event().wait()", 1)],
+)
+def test_a_terminal_that_is_closed_ends_a_command_in_order_though_it_says_so_twice(
+    stop_s: float | None, farewell: str, code: int, tmp_path: Path
+) -> None:
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", HUNG_UP.format(stop_s=stop_s, farewell=farewell)], cwd=tmp_path, start_new_session=True,
+        stdin=theirs, stdout=theirs, stderr=theirs,
+    ) as process:  # fmt: skip
+        os.close(theirs)
+        assert os.read(ours, 2) == b"on"
+        os.close(ours)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == code
+    assert (tmp_path / "ended").exists() == (code == 129)
 
 
 def test_an_address_that_others_reach_needs_a_key(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import uvloop
@@ -260,10 +260,29 @@ def test_whatever_a_cut_connection_raises_is_one_of_our_tree(redis: Redis, loop:
     assert told["away"]
 
 
-def test_what_is_our_own_defect_stays_one() -> None:
+async def test_what_is_our_own_defect_stays_one() -> None:
     ours = RedisServer("redis://127.0.0.1", setting="cache.url", engine="cache:redis")
     with pytest.raises(RuntimeError, match="mine"), ours.translating("asking"):
         raise RuntimeError("mine")
+    with pytest.raises(TypeError, match="callable"), ours.translating("asking"):
+        cast(Any, None)()
+    reader = asyncio.StreamReader()
+    first = asyncio.create_task(reader.read(1))
+    await asyncio.sleep(0)
+    with pytest.raises(RuntimeError, match="another coroutine"), ours.translating("asking"):
+        await reader.read(1)
+    first.cancel()
+
+
+@pytest.mark.parametrize("method", ["write", "writelines"])
+@pytest.mark.parametrize("error", [TypeError("'NoneType' object is not callable"), AttributeError("_add_writer")])
+def test_what_other_versions_of_asyncio_raise_in_a_write_is_a_closed_connection(error: Exception, method: str) -> None:
+    """Of Python 3.12 to 3.14, as their transports do it."""
+    ours = RedisServer("redis://127.0.0.1", setting="cache.url", engine="cache:redis")
+    transport: dict[str, Any] = {"__name__": "asyncio.selector_events", "error": error}
+    exec(f"def {method}(data):\n    raise error", transport)
+    with pytest.raises(EngineUnavailable, match="cannot be reached"), ours.translating("asking"):
+        transport[method](b"")
 
 
 async def test_a_full_server_may_take_it_later(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ WAITING_SHARE = 0.1
 """Of the rate, while an alert has yet to clear: it must by what is seen, not because nobody asks."""
 
 WAITED_FOR = ("queued", "failed")
-"""Of uploads, where it counts what is not live yet when the fault ends."""
+"""Of uploads, where it counts what is not live yet when the fault ends; the registry, which is asked, may not answer then."""
 
 FRESH, REPEATED = 100_000, 5
 """Queries to draw from, each as likely: so many that hardly one comes twice; so few that each does, again and again."""
@@ -170,7 +170,7 @@ class Proving:
             self._tell(f"{experiment.name}: {_told(self.where(experiment.faults))}, for {experiment.for_s:g} s")
             await asyncio.sleep(experiment.for_s)
             ended_mib = await self._resident_mib()
-            documents_wait = await writing.waiting() if writing and expect.writes in WAITED_FOR else 0
+            documents_wait = await writing.waiting() if writing and expect.writes in WAITED_FOR else None
             jobs_wait = await asking.waiting() if asking else 0
             await self._play(())
             ended = await self._stack.counts()
@@ -248,7 +248,7 @@ class Proving:
     def _writing(self, experiment: Experiment, load: Load, seed: int) -> Writing:
         return Writing(
             self._target, self._stack.namespace, name=f"ledger-{seed}", elapsed_s=lambda: load.elapsed_s,
-            pages=experiment.pages, served=asked_about(documents()) if experiment.rewrites else None,
+            for_s=experiment.for_s, pages=experiment.pages, served=asked_about(documents()) if experiment.rewrites else None,
             redrives=experiment.expect.writes == "failed",
         )  # fmt: skip
 

@@ -40,7 +40,7 @@ def as_json(verdicts: Sequence[Verdict], *, command: str, version: str, machine:
             **({"written": asdict(one.written)} if one.written else {}),
             **({"asked": asdict(one.asked)} if one.asked else {}),
             **({"alerts": dict(one.alerts)} if one.alerts is not None else {}),
-            "fault_s": [one.fault_s, one.healed_s], "series": [asdict(step) for step in one.samples.series()],
+            "fault_s": one.fault_s, "healed_s": one.healed_s, "series": [asdict(step) for step in one.samples.series()],
         }
         for one in verdicts
     ]  # fmt: skip
@@ -109,7 +109,8 @@ def _seen(one: Verdict) -> str:
     if one.written is not None:
         meanwhile = one.written.between(one.fault_s, one.healed_s)
         accepted = sum(bool(sent.id) for sent in meanwhile)
-        seen += f"; {accepted} of {len(meanwhile)} uploads accepted, {one.written.waiting} waiting at its end"
+        seen += f"; {accepted} of {len(meanwhile)} uploads accepted"
+        seen += f", {one.written.waiting} waiting at its end" if one.written.waiting is not None else ""
         seen += f", {one.written.failed} failed and driven again" if one.written.failed else ""
         seen += f", {len(one.written.lost)} lost"
     if (asked := one.asked) is not None:

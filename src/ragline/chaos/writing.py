@@ -18,8 +18,8 @@ EVERY_S = 0.25
 PAGE_LINES = 40
 """Of a page: more than a passage holds."""
 
-TIMEOUT_S = 30.0
-"""Of one upload."""
+PATIENCE_S = 30.0
+"""Of one upload, beyond the fault's length: one that hangs may be accepted when it is over."""
 
 REMOVED_AT_ONCE = 8
 
@@ -42,11 +42,11 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """`waiting`: accepted, and not live when the fault ended; `lost`: not live in the end, in words; `failed`: had ended so by
-    then, and were driven again."""
+    """`waiting`: accepted, and not live when the fault ended; None: nobody looked. `lost`: not live in the end, in words.
+    `failed`: had ended so when the fault ended, and were driven again."""
 
     sent: tuple[Sent, ...]
-    waiting: int
+    waiting: int | None
     lost: tuple[str, ...]
     failed: int = 0
 
@@ -59,14 +59,16 @@ class Writing:
     those of `served` over and over, each time with another line.
 
     elapsed_s:  of the load beside it.
+    for_s:      the fault's length.
     redrives:   what has failed is driven again in the end, as Alertmanager does it.
     """
 
     def __init__(
         self, target: Target, namespace: str, *, name: str, elapsed_s: Callable[[], float],
-        pages: int = 1, served: Mapping[str, str] | None = None, redrives: bool = False,
+        for_s: float = 0.0, pages: int = 1, served: Mapping[str, str] | None = None, redrives: bool = False,
     ) -> None:  # fmt: skip
         self._target, self._namespace, self._name, self._elapsed_s = target, namespace, name, elapsed_s
+        self._within_s = for_s + PATIENCE_S
         self._pages, self._served, self._redrives = pages, list((served or {}).items()), redrives
         self._sent: list[Sent] = []
         self._failed: int | None = None
@@ -86,8 +88,9 @@ class Writing:
             self._failed = sum(" failed " in one for one in left)
         return len(left)
 
-    async def settled(self, waiting: int) -> Written:
-        """When all that was accepted is live, or after a while. `waiting`: how many were not, when the fault ended."""
+    async def settled(self, waiting: int | None) -> Written:
+        """When all that was accepted is live, or after a while. `waiting`: how many were not, when the fault ended; None: nobody
+        looked."""
         loop = asyncio.get_running_loop()
         until = loop.time() + SETTLED_WITHIN_S
         while (left := await self._not_live()) and loop.time() < until:
@@ -132,7 +135,7 @@ class Writing:
         form.add_field("file", text.encode(), filename=name, content_type="text/plain")
         try:
             async with (
-                asyncio.timeout(TIMEOUT_S),
+                asyncio.timeout(self._within_s),
                 session.post(self._target.url + documents_path(self._namespace), data=form) as response,
             ):
                 body, status = await response.json(content_type=None), response.status

@@ -63,7 +63,7 @@ async def follow(session: Session, what: Following) -> Synced:
     except asyncio.CancelledError:
         if total is None:
             raise
-        session.screen.note("Stopped.")  # Ctrl-C and SIGTERM are how watching ends
+        session.screen.note("Stopped.")  # a signal is how watching ends
         return total
     finally:
         following.cancel()

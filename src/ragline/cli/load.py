@@ -1,7 +1,8 @@
 """`ragline load`: requests at a stated rate, and whether what is promised was kept.
 
 0  ran, and kept what --slo-… promises       2  could not run: no server, no right, nothing to ask
-1  ran, and missed it                        130  stopped by Ctrl-C, after showing what was seen (143 by SIGTERM)
+1  ran, and missed it                        130  stopped by Ctrl-C, after showing what was seen
+                                             (143 by SIGTERM, 129 with its terminal)
 """
 
 from __future__ import annotations

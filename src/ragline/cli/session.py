@@ -81,6 +81,7 @@ def run_to_exit(
     signal, the process is gone as if killed, which loses nothing. None: as long as it takes.
     """
     ended_by = signal.SIGINT
+    hangup, terminals = getattr(signal, "SIGHUP", None), [fd for fd in (1, 2) if os.isatty(fd)]
 
     async def stoppable() -> None:
         task, stopping = asyncio.current_task(), False
@@ -88,6 +89,10 @@ def run_to_exit(
 
         def stop(number: int) -> None:
             nonlocal ended_by, stopping
+            if number == hangup:
+                _let_go(terminals)  # before anything is said: a terminal that is gone fails each word
+                if stopping:  # it comes twice, from the shell and from the kernel
+                    return
             if stopping and stop_s is not None:
                 _leave("It was told twice to stop")
             stopping, ended_by = True, signal.Signals(number)
@@ -98,7 +103,7 @@ def run_to_exit(
                 patience.start()
 
         with contextlib.suppress(NotImplementedError):  # not on Windows
-            for number in _ending(ctrl_c=stop_s is not None):
+            for number in _ending(hangup, ctrl_c=stop_s is not None):
                 asyncio.get_running_loop().add_signal_handler(number, stop, number)
         await work
 
@@ -112,19 +117,28 @@ def run_to_exit(
     raise typer.Exit(DONE)
 
 
-def _ending(*, ctrl_c: bool) -> list[signal.Signals]:
-    """Signals that end a command in order. Ctrl-C is asyncio's own, unless the caller counts it; what nohup ignores stays so."""
-    hangup = getattr(signal, "SIGHUP", None)  # not on Windows
+def _ending(hangup: signal.Signals | None, *, ctrl_c: bool) -> list[signal.Signals]:
+    """Signals that end a command in order. `hangup`: where the system has it (not on Windows); what nohup ignores stays so.
+    Ctrl-C is asyncio's own, unless the caller counts it."""
     hung_up = [hangup] if hangup and signal.getsignal(hangup) is not signal.SIG_IGN else []
     return [signal.SIGTERM, *hung_up, *([signal.SIGINT] if ctrl_c else [])]
 
 
+def _let_go(terminals: list[int]) -> None:
+    """What is still said goes nowhere, instead of being an error."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for fd in terminals:
+        os.dup2(nowhere, fd)
+    os.close(nowhere)
+
+
 def _leave(why: str) -> None:
     """An engine that is silent answers no farewell either. Work in hand is under leases, and accepted work is on the disk."""
-    print(
-        f"{why}, so it has left at once. Nothing that was accepted is lost: another process, or the next one, takes it up.",
-        file=sys.stderr, flush=True,
-    )  # fmt: skip
+    with contextlib.suppress(OSError, ValueError):  # nobody listens any more
+        print(
+            f"{why}, so it has left at once. Nothing that was accepted is lost: another process, or the next one, takes it up.",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
     os._exit(FAILED)
 
 

@@ -108,7 +108,7 @@ async def _serve(part: Part, given: dict[str, Any], screen: Screen, *, works: bo
                 _welcome(screen, part, settings, url, service.words, open_to_all=open_to_all, works=works)
                 await asyncio.Event().wait()
     except asyncio.CancelledError:
-        screen.note("Stopped.")  # Ctrl-C and SIGTERM are how a server ends
+        screen.note("Stopped.")  # a signal is how a server ends
 
 
 @asynccontextmanager

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 RAISED = (RuntimeError, TypeError, AttributeError)
 
-LOOPS = ("asyncio", "uvloop")
+UVLOOP = "unable to perform operation on"
+
+WRITES = ("write", "writelines")
+"""Methods of asyncio's transports in which the others are raised."""
 
 
 def closed(error: BaseException) -> bool:
-    """Whether `error` is one of RAISED, and the event loop itself raised it: those of our own code are defects."""
+    """Whether `error` is one of them, and no defect of ours of the same type."""
+    if isinstance(error, RuntimeError):
+        return str(error).startswith(UVLOOP) and "closed" in str(error)
     trace = error.__traceback__
     if not isinstance(error, RAISED) or trace is None:
         return False
     while trace.tb_next:
         trace = trace.tb_next
-    return str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0] in LOOPS
+    frame = trace.tb_frame
+    return str(frame.f_globals.get("__name__")).startswith("asyncio.") and frame.f_code.co_name in WRITES
