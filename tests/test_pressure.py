@@ -100,6 +100,16 @@ def test_afterwards_nobody_is_refused_and_nothing_left_out() -> None:
     assert not any(machine.shed.values())
 
 
+def test_a_minute_later_as_many_are_let_in_at_once_as_at_the_start() -> None:
+    """Else the first moment of a fault, in which searches wait, would be one of refusals."""
+    machine = Machine(rate=300, work_s=0.01)
+    machine.run(60)
+    assert machine.pressure.places < FIRST / 2
+    machine._rate = 30
+    machine.run(60)
+    assert machine.pressure.places == FIRST
+
+
 @pytest.mark.parametrize("rate", [5, 50, 80])
 def test_below_capacity_nobody_is_refused(rate: float) -> None:
     machine = Machine(rate=rate, work_s=0.01)
