@@ -140,9 +140,8 @@ class Pressure:
             self._fall = _Fall(first.places, first.used, first.before, kept)
             self._places, self._slow = kept, 0
         short = self._most_in_use > AT["rerank"] * self._places
-        if slow <= self._aim_s and (
-            short or self._places < FIRST
-        ):  # what an overload has taken comes back when it is over
+        # What an overload has taken comes back when it is over, used or not.
+        if slow <= self._aim_s and (short or self._places < FIRST):
             self._places = min(MOST if short else FIRST, RISE * self._places + 1)
         metrics.search_places.set(self.places)
         self._took_s, self._most_in_use, self._began_at, self._refused = [], self._in_use, self._clock.monotonic(), 0
